@@ -1,0 +1,95 @@
+import { type Channel, channel } from 'node:diagnostics_channel'
+import type { Facts, FinishReason, NoteSource, Usage } from './chunk.ts'
+import type { ChatRequest } from './request.ts'
+
+/** Every message says which object sent it (channels are process-wide) and which call it belongs to. */
+export interface ChannelMessage {
+  readonly owner: object
+  readonly callId: string
+}
+
+export interface CallStart extends ChannelMessage {
+  /** The object the caller passed; not a copy. Listeners must not keep or change it. */
+  readonly request: ChatRequest
+  readonly stream: boolean
+  /** `performance.now()`. */
+  readonly startedAt: number
+}
+
+/** The first content has arrived. */
+export interface CallContent extends ChannelMessage {
+  readonly elapsedMs: number
+}
+
+export interface CallEnd extends ChannelMessage {
+  /** `aborted`: by the caller's signal. `abandoned`: the reader left the loop. */
+  readonly outcome: 'success' | 'error' | 'aborted' | 'abandoned'
+  readonly elapsedMs: number
+  /** Absent when there was no content. */
+  readonly firstContentMs?: number | undefined
+  /** Chunks with content. */
+  readonly contents: number
+  readonly provider?: string | undefined
+  readonly model?: string | undefined
+  readonly id?: string | undefined
+  readonly finish?: FinishReason | undefined
+  readonly usage?: Usage | undefined
+  readonly notes: Readonly<Partial<Record<NoteSource, Facts>>>
+  readonly error?: unknown
+}
+
+/** One HTTP request of a call. */
+export interface AttemptStart extends ChannelMessage {
+  /** 1 for the first. */
+  readonly attempt: number
+  readonly method: string
+  /** Scheme, host and port; neither path nor query. */
+  readonly origin: string
+}
+
+/** The response's head has arrived, or the attempt failed before it. */
+export interface AttemptEnd extends ChannelMessage {
+  readonly attempt: number
+  readonly origin: string
+  readonly elapsedMs: number
+  readonly status?: number | undefined
+  readonly error?: unknown
+}
+
+export interface CacheLookup extends ChannelMessage {
+  readonly state: 'hit' | 'stale' | 'joined' | 'miss' | 'bypass'
+  readonly elapsedMs: number
+  readonly ageMs?: number | undefined
+}
+
+interface TypedChannel<M extends ChannelMessage> {
+  readonly hasSubscribers: boolean
+  readonly name: string | symbol
+  publish(message: M): void
+  subscribe(listener: (message: M, name: string | symbol) => void): void
+  unsubscribe(listener: (message: M, name: string | symbol) => void): void
+}
+
+const typed = <M extends ChannelMessage>(name: string): TypedChannel<M> => channel(name) as Channel as TypedChannel<M>
+
+/**
+ * Where packages tell what they do. Publish only behind `hasSubscribers`: unheard, that costs about a nanosecond.
+ *
+ * @example
+ * channels.callEnd.subscribe(({ outcome, elapsedMs }) => console.log(outcome, elapsedMs))
+ */
+export const channels: {
+  readonly callStart: TypedChannel<CallStart>
+  readonly callContent: TypedChannel<CallContent>
+  readonly callEnd: TypedChannel<CallEnd>
+  readonly attemptStart: TypedChannel<AttemptStart>
+  readonly attemptEnd: TypedChannel<AttemptEnd>
+  readonly cacheLookup: TypedChannel<CacheLookup>
+} = {
+  callStart: typed('millrace:call:start'),
+  callContent: typed('millrace:call:content'),
+  callEnd: typed('millrace:call:end'),
+  attemptStart: typed('millrace:attempt:start'),
+  attemptEnd: typed('millrace:attempt:end'),
+  cacheLookup: typed('millrace:cache:lookup')
+}

@@ -1,0 +1,54 @@
+import type { Chunk } from './chunk.ts'
+import { assemble, type Completion } from './completion.ts'
+import { annotate, MillraceError } from './error.ts'
+
+/**
+ * Reads a stream to its end and gives the whole answer. It awaits only what is asynchronous, so a provider that holds its
+ * chunks ready costs one promise a chunk and no more.
+ *
+ * @throws {MillraceError} `protocol` with `reason: 'incomplete'` when the stream ends without a `finish`; whatever the
+ * stream throws. Both carry `error.partial`.
+ *
+ * @example
+ * const completion = await collect(provider(request, {}))
+ */
+export async function collect(chunks: AsyncIterable<Chunk>): Promise<Completion> {
+  const assembly = assemble()
+  try {
+    for await (const chunk of chunks) assembly.add(chunk)
+  } catch (error) {
+    throw annotate(error, { partial: assembly.partial() })
+  }
+  if (!assembly.finished) throw incomplete(assembly.partial())
+  return assembly.partial()
+}
+
+/** The error of a stream that ended without a finish reason: never a success, whatever text it carried. */
+export function incomplete(partial: Completion): MillraceError<'protocol'> {
+  return new MillraceError('protocol', 'the stream ended without a finish reason; the text so far is in error.partial', {
+    details: { reason: 'incomplete' },
+    context: { provider: partial.provider || undefined, model: partial.model || undefined },
+    partial
+  })
+}
+
+/**
+ * The way back: the chunks that `collect` would turn into this completion.
+ *
+ * @example
+ * for (const chunk of chunksOf(completion)) yield chunk
+ */
+export function* chunksOf(completion: Completion): Generator<Chunk, void, undefined> {
+  const { provider, model, id } = completion
+  yield { type: 'start', provider, model, ...(id === undefined ? {} : { id }) }
+  for (const [from, facts] of Object.entries(completion.notes)) {
+    yield { type: 'note', from: from as keyof Completion['notes'], facts }
+  }
+  for (const block of completion.reasoning) yield { type: 'reasoning', ...block }
+  if (completion.text !== '') yield { type: 'text', text: completion.text }
+  if (completion.refusal !== undefined) yield { type: 'refusal', text: completion.refusal }
+  for (const [index, call] of completion.toolCalls.entries()) yield { type: 'tool-call', index, ...call }
+  for (const extra of completion.extras) yield { type: 'extra', ...extra }
+  if (completion.usage !== undefined) yield { type: 'usage', usage: completion.usage }
+  yield { type: 'finish', reason: completion.finish }
+}

@@ -1,0 +1,78 @@
+// `export *` so that other packages can add their key to CallOptions by declaration merging: TypeScript merges an
+// augmentation of '@millrace/core' into re-exported names only through a star.
+export * from './call.ts'
+export {
+  type AttemptEnd,
+  type AttemptStart,
+  type CacheLookup,
+  type CallContent,
+  type CallEnd,
+  type CallStart,
+  type ChannelMessage,
+  channels
+} from './channels.ts'
+export { checkJson, checkRequest } from './check-request.ts'
+export {
+  type Chunk,
+  type ExtraChunk,
+  type Facts,
+  type FinishChunk,
+  type FinishReason,
+  inputTokens,
+  isContent,
+  type NoteChunk,
+  type NoteSource,
+  outputTokens,
+  type ReasoningChunk,
+  type StartChunk,
+  type TextChunk,
+  type ToolCallChunk,
+  type Usage,
+  type UsageChunk
+} from './chunk.ts'
+export { chunksOf, collect, incomplete } from './collect.ts'
+export { type Assembly, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
+export {
+  type ContentClock,
+  type ContentLimits,
+  type Deadline,
+  startContentClock,
+  startDeadline,
+  timeoutError
+} from './deadline.ts'
+export {
+  annotate,
+  type ErrorCode,
+  type ErrorContext,
+  type ErrorDetails,
+  isMillraceError,
+  MillraceError,
+  type MillraceErrorInit
+} from './error.ts'
+export { isJsonObject, type Json, type JsonObject, parseJson } from './json.ts'
+export { createLog, type FollowOptions, type LogOptions, type StreamLog } from './log.ts'
+export { pipe } from './pipe.ts'
+export type {
+  AssistantMessage,
+  AudioPart,
+  ChatRequest,
+  Extra,
+  FilePart,
+  ImagePart,
+  Message,
+  OtherPart,
+  Part,
+  PromptMessage,
+  ReasoningPart,
+  ResponseFormat,
+  Role,
+  TextPart,
+  Tool,
+  ToolCall,
+  ToolChoice,
+  ToolMessage
+} from './request.ts'
+export { abortable, clampTimer, type LinkedAbort, linkAbort, onAbort, sleep } from './signal.ts'
+export { createSSEParser, parseSSE, type ServerSentEvent, type SSEOptions, type SSEParser } from './sse.ts'
+export { type CallListener, watch } from './watch.ts'
+export type { HttpBody, HttpRequest, HttpResponse, Send, WirePhase } from './wire.ts'
