@@ -1,1 +1,12 @@
-export {}
+export {
+  type Adapter,
+  type AdapterOptions,
+  type AdapterStats,
+  type CompleteOptions,
+  createAdapter,
+  type TokenOptions
+} from './adapter.ts'
+export type { AnswerStream } from './answer-stream.ts'
+export type { BatchOptions, BatchResult } from './batch.ts'
+export type { WireProvider } from './http-provider.ts'
+export type { CallStats } from './stats.ts'

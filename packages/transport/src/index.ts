@@ -1,1 +1,5 @@
-export {}
+export { createFetch, type Fetch, type FetchOptions } from './fetch.ts'
+export type { OriginStats } from './pool.ts'
+export { type RetryOptions, retry } from './retry.ts'
+export { retryAfterMs } from './retry-after.ts'
+export { createTransport, type Transport, type TransportOptions, type TransportStats } from './transport.ts'

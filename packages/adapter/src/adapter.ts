@@ -1,0 +1,188 @@
+import { type Cache, type CacheOptions, createCache, withCache } from '@millrace/cache'
+import {
+  type CallOptions,
+  type ChatRequest,
+  type Completion,
+  collect,
+  type Provider,
+  pipe,
+  type Timeouts,
+  watch
+} from '@millrace/core'
+import { type Operator, withOperators } from '@millrace/streaming'
+import { createTokenizers, type Tokenizers, withTokenBudget } from '@millrace/tokens'
+import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
+import { type AnswerStream, createAnswerStream } from './answer-stream.ts'
+import { type BatchOptions, type BatchResult, runBatch } from './batch.ts'
+import type { WireProvider } from './http-provider.ts'
+import { layersOf } from './layers.ts'
+import { createRunningCalls } from './running-calls.ts'
+import { type CallStats, createCallCounter } from './stats.ts'
+
+export interface AdapterOptions {
+  /** `openai(...)`, `anthropic(...)`, or any function of your own that is a `Provider`. */
+  readonly provider: WireProvider | Provider
+  /** Names who answers, for the cache's key. Needed only for a provider of your own together with a cache. */
+  readonly origin?: string | undefined
+  /** Options of a transport that the adapter makes and closes, or a transport of yours that it only uses. */
+  readonly transport?: TransportOptions | Transport | undefined
+  /** Options of a cache that the adapter makes and closes, or a cache of yours. @default no cache */
+  readonly cache?: CacheOptions | Cache | undefined
+  /** Fits prompts into a model's window; nothing is counted without it. @default prompts are sent as they are */
+  readonly tokens?: TokenOptions | undefined
+  /** What every stream runs through, such as `coalesce()`; the first stands nearest to the provider. @default none */
+  readonly operators?: readonly Operator[] | undefined
+  /** Limits of every call; a call may set its own. @default { connectMs: 10000, idleMs: 60000, totalMs: 300000 } */
+  readonly timeouts?: Timeouts | undefined
+}
+
+export interface TokenOptions {
+  /** Tokens the model can hold, prompt and answer together. */
+  readonly contextWindow: number
+  /** Kept free for the answer where the request sets no `maxOutputTokens`. @default see withTokenBudget */
+  readonly reserve?: number | undefined
+}
+
+/** The options of `complete`, beside those every call has. */
+export interface CompleteOptions extends CallOptions {
+  /** Told what had been received when the caller's own signal ends the call, for then the call rejects with the signal's reason. */
+  readonly onAbort?: ((partial: Completion) => void) | undefined
+}
+
+export interface AdapterStats extends CallStats, TransportStats {
+  /** Absent without a cache. */
+  readonly cache?: ReturnType<Cache['stats']> | undefined
+}
+
+export interface Adapter extends AsyncDisposable {
+  /**
+   * The whole answer.
+   *
+   * @throws {MillraceError} with what was received as `error.partial`; `signal.reason` on the caller's own abort
+   */
+  complete(request: ChatRequest, options?: CompleteOptions): Promise<Completion>
+  /** The answer as it comes. Nothing is sent before the first chunk is asked for. */
+  stream(request: ChatRequest, options?: CallOptions): AnswerStream
+  /** Many requests, a bounded number at a time; outcomes come as they are known. */
+  batch(requests: Iterable<ChatRequest> | AsyncIterable<ChatRequest>, options?: BatchOptions): AsyncIterable<BatchResult>
+  /** The same as a function, to put further layers around. */
+  readonly provider: Provider
+  stats(): AdapterStats
+  /**
+   * Refuses new calls with `closed`, lets running ones finish for `graceMs`, then ends them. Safe to call twice.
+   * `graceMs` defaults to 10000.
+   */
+  close(options?: { readonly graceMs?: number }): Promise<void>
+}
+
+/**
+ * One object that makes calls to a language model: pooled, retried, held to their deadlines, and, where asked for, cached
+ * and fitted into the model's window.
+ *
+ * @throws {TypeError} for options that make no sense; the text says what to write instead
+ *
+ * @example
+ * await using adapter = createAdapter({ provider: openai({ apiKey: process.env.OPENAI_API_KEY }), cache: {} })
+ * const { text } = await adapter.complete({ model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hello' }] })
+ */
+export function createAdapter(options: AdapterOptions): Adapter {
+  const { totalMs = 300_000, ...timeouts } = checkTimeouts(options.timeouts)
+  const origin = originOf(options)
+  const owned: AsyncDisposable[] = []
+  const transport = own(owned, options.transport, isTransport, createTransport)
+  const cache = options.cache === undefined ? undefined : own(owned, options.cache, isCache, createCache)
+  const tokenizers = options.tokens === undefined ? undefined : createTokenizers()
+  if (tokenizers !== undefined) owned.push(tokenizers)
+
+  const base = typeof options.provider === 'function' ? options.provider : options.provider.connect(transport.send)
+  const calls = createRunningCalls(totalMs)
+  const counter = createCallCounter()
+  const layers = layersOf({
+    cache: cache && withCache(cache, { origin }),
+    tokens: tokenizers && withTokenBudget({ ...(options.tokens as TokenOptions), tokenizers }),
+    operators: options.operators && withOperators(...options.operators),
+    deadline: calls.layer,
+    watch: watch({ name: 'adapter' }, counter.add)
+  })
+  const assembled = pipe(base, ...layers.flatMap(({ layer }) => layer ?? []))
+  const provider: Provider = (request, call) => assembled(request, { ...call, timeouts: { ...timeouts, ...checkTimeouts(call.timeouts) } })
+
+  async function complete(request: ChatRequest, { onAbort, ...call }: CompleteOptions = {}): Promise<Completion> {
+    if (onAbort === undefined) return collect(provider(request, { ...call, stream: false }))
+    const stream = createAnswerStream(() => provider(request, { ...call, stream: false }))
+    try {
+      return await stream.completion()
+    } catch (error) {
+      if (call.signal?.aborted === true && error === call.signal.reason) onAbort(stream.partial)
+      throw error
+    }
+  }
+
+  let closing: Promise<void> | undefined
+  async function close(graceMs: number): Promise<void> {
+    await calls.close(graceMs)
+    for (const resource of owned.reverse()) await resource[Symbol.asyncDispose]()
+  }
+
+  const adapter: Adapter = {
+    complete,
+    stream: (request, call = {}) => createAnswerStream(() => provider(request, { ...call, stream: true })),
+    batch: (requests, batchOptions = {}) => runBatch(requests, complete, batchOptions),
+    provider,
+    stats: () => ({
+      ...counter.stats(calls.size),
+      ...transport.stats(),
+      ...(cache === undefined ? {} : { cache: cache.stats() })
+    }),
+    close({ graceMs = 10_000 } = {}) {
+      closing ??= close(graceMs)
+      return closing
+    },
+    [Symbol.asyncDispose]: () => adapter.close()
+  }
+  return adapter
+}
+
+/** A thing that was handed in is used; options for one make one, which is then ours to close. */
+function own<T extends AsyncDisposable, O extends object>(
+  owned: AsyncDisposable[],
+  given: T | O | undefined,
+  isMade: (value: T | O) => value is T,
+  create: (options?: O) => T
+): T {
+  if (given !== undefined && isMade(given)) return given
+  const made = create(given)
+  owned.push(made)
+  return made
+}
+
+const isTransport = (value: TransportOptions | Transport): value is Transport => 'send' in value
+const isCache = (value: CacheOptions | Cache): value is Cache => 'wrap' in value
+
+function originOf({ provider, origin, cache }: AdapterOptions): string {
+  if (typeof provider === 'object' && provider !== null && typeof provider.connect === 'function')
+    return origin ?? provider.origin
+  if (typeof provider !== 'function') {
+    throw new TypeError(
+      "provider must be a provider: openai({ apiKey }) of '@millrace/adapter/openai', anthropic({ apiKey }), or a function of yours"
+    )
+  }
+  if (cache !== undefined && origin === undefined) {
+    throw new TypeError(
+      "origin is missing: with a cache and a provider of your own, name who answers, such as origin: 'my-model-server'"
+    )
+  }
+  return origin ?? ''
+}
+
+function checkTimeouts(timeouts: Timeouts = {}): Timeouts {
+  for (const [name, value] of Object.entries(timeouts)) {
+    if (!timeoutNames.has(name)) throw new TypeError(`timeouts.${name} is unknown: use ${[...timeoutNames].join(', ')}`)
+    if (value !== undefined && !(typeof value === 'number' && value > 0)) {
+      throw new TypeError(`timeouts.${name} must be a number of milliseconds above 0, or Infinity to lift the limit`)
+    }
+  }
+  return timeouts
+}
+
+const timeoutNames: ReadonlySet<string> = new Set(['connectMs', 'headersMs', 'firstChunkMs', 'idleMs', 'totalMs'])

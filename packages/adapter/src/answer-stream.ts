@@ -1,0 +1,56 @@
+import { type Assembly, annotate, assemble, type Chunk, type Completion, collect, incomplete } from '@millrace/core'
+
+/** An answer as it comes. Read it once: by `for await`, or by `completion()`. */
+export interface AnswerStream extends AsyncIterableIterator<Chunk, undefined>, AsyncDisposable {
+  /** What has been received so far; also after an abort. Of text beyond 512 Ki characters only the beginning is kept. */
+  readonly partial: Completion
+  /**
+   * Reads to the end and gives the whole answer.
+   *
+   * @throws {MillraceError} with what was received as `error.partial`; `signal.reason` on the caller's own abort
+   */
+  completion(): Promise<Completion>
+  return(): Promise<IteratorResult<Chunk, undefined>>
+}
+
+/** Longest answers of today's models are about half a million characters; an endless stream must not fill memory. */
+const maxPartialChars = 512 * 1024
+
+export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStream {
+  const assembly: Assembly = assemble({ maxChars: maxPartialChars })
+  let source: AsyncIterator<Chunk> | undefined
+
+  function took(result: IteratorResult<Chunk, unknown>): IteratorResult<Chunk, undefined> {
+    if (result.done !== true) {
+      assembly.add(result.value)
+      return result
+    }
+    if (!assembly.finished) throw incomplete(assembly.partial())
+    return { done: true, value: undefined }
+  }
+  function failed(error: unknown): never {
+    throw annotate(error, { partial: assembly.partial() })
+  }
+
+  const stream: AnswerStream = {
+    get partial() {
+      return assembly.partial()
+    },
+    async next() {
+      source ??= start()[Symbol.asyncIterator]()
+      return source.next().then(took, failed)
+    },
+    async return() {
+      await source?.return?.()
+      return { done: true, value: undefined }
+    },
+    completion: () => collect(stream),
+    [Symbol.asyncIterator]() {
+      return stream
+    },
+    async [Symbol.asyncDispose]() {
+      await stream.return()
+    }
+  }
+  return stream
+}

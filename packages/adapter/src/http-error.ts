@@ -1,0 +1,127 @@
+import {
+  type ErrorCode,
+  type ErrorDetails,
+  type HttpResponse,
+  isJsonObject,
+  type Json,
+  MillraceError,
+  parseJson
+} from '@millrace/core'
+import { retryAfterMs } from '@millrace/transport'
+import { redact } from './redact.ts'
+
+/** An error body is read up to here; the rest is given up. */
+const maxErrorBytes = 64 * 1024
+
+interface Origin {
+  readonly name: string
+  readonly secrets: readonly string[]
+}
+
+/** The error of a response that is not 200. */
+export async function httpError(response: HttpResponse, origin: Origin): Promise<MillraceError> {
+  // A body that breaks off or never ends does not change what the status says.
+  const text = await response.body.text(maxErrorBytes).catch(() => '')
+  const body = parseJson(text)
+  return providerError(response.status, body ?? text, origin, retryAfterMs(response.headers))
+}
+
+/**
+ * A provider's refusal as one of our codes, by status, then by the provider's own code, then by the few wordings for a
+ * full context window (providers agree on no code for it). Its prose goes to `providerMessage` only.
+ */
+export function providerError(status: number, body: Json, origin: Origin, retryAfter?: number): MillraceError {
+  const { providerCode, prose } = readError(body)
+  const code = codeOf(status, providerCode, prose)
+  const details = {
+    status,
+    ...(providerCode === undefined ? {} : { providerCode }),
+    ...(retryAfter === undefined ? {} : { retryAfterMs: retryAfter })
+  }
+  const name = providerCode === undefined ? '' : `, ${providerCode}`
+  return new MillraceError<ErrorCode>(code, `${origin.name} ${said[code] ?? 'refused the request'} (${status}${name})`, {
+    details: code === 'protocol' ? { ...details, reason: 'unexpected' } : (details as ErrorDetails[ErrorCode]),
+    context: { provider: origin.name },
+    providerMessage: prose === '' ? undefined : redact(prose, origin.secrets)
+  })
+}
+
+const said: Partial<Readonly<Record<ErrorCode, string>>> = {
+  'rate-limited': 'asks for fewer requests',
+  'quota-exceeded': 'says the quota is used up',
+  overloaded: 'is overloaded',
+  unavailable: 'failed',
+  unauthorized: 'does not accept the credentials',
+  'invalid-request': 'refused the request',
+  'context-overflow': 'says the prompt is longer than the context window',
+  'content-filtered': 'refused the prompt for its content',
+  protocol: 'answered with an unexpected status'
+}
+
+const quota: ReadonlySet<string> = new Set([
+  'insufficient_quota',
+  'billing_hard_limit_reached',
+  'billing_not_active',
+  'credit_balance_too_low'
+])
+const filtered: ReadonlySet<string> = new Set(['content_filter', 'content_policy_violation', 'ResponsibleAIPolicyViolation'])
+const overflow: ReadonlySet<string> = new Set(['context_length_exceeded', 'too_many_prompt_tokens', 'request_too_large'])
+const overflowProse =
+  /maximum context length|prompt (?:is )?too long|exceeds? (?:the )?(?:max|context)|context (?:length|window) exceeded/i
+
+function codeOf(status: number, providerCode: string | undefined, prose: string): ErrorCode {
+  const named = (names: ReadonlySet<string>): boolean => providerCode !== undefined && names.has(providerCode)
+  if (status === 401 || status === 403) return 'unauthorized'
+  if (status === 402 || (status === 429 && named(quota))) return 'quota-exceeded'
+  if (status === 429) return 'rate-limited'
+  if (status === 503 || status === 529) return 'overloaded'
+  if (status >= 500 || status === 408 || status === 409) return 'unavailable'
+  if (status < 400) return 'protocol'
+  if (named(filtered)) return 'content-filtered'
+  if (named(overflow) || overflowProse.test(prose)) return 'context-overflow'
+  return 'invalid-request'
+}
+
+/** The statuses behind the names that errors inside a stream carry instead of one. */
+const statusOfType: Readonly<Record<string, number>> = {
+  invalid_request_error: 400,
+  authentication_error: 401,
+  invalid_api_key: 401,
+  permission_error: 403,
+  not_found_error: 404,
+  request_too_large: 413,
+  rate_limit_error: 429,
+  rate_limit_exceeded: 429,
+  insufficient_quota: 429,
+  api_error: 500,
+  server_error: 500,
+  overloaded_error: 529,
+  content_filter: 400,
+  context_length_exceeded: 400
+}
+
+/** The status an error object inside a 200 stands for; 500 when it does not say. */
+export function statusOf(error: Json): number {
+  if (!isJsonObject(error)) return 500
+  for (const value of [error.status, error.code, error.type]) {
+    const number = typeof value === 'string' && /^[45]\d\d$/.test(value) ? Number(value) : value
+    if (typeof number === 'number' && number >= 400 && number <= 599) return number
+    if (typeof value === 'string' && Object.hasOwn(statusOfType, value)) return statusOfType[value] as number
+  }
+  return 500
+}
+
+/** Shapes seen in recordings: `{ error: { message, type, code } }`, `{ error: 'text' }`, `{ detail }`, `{ message }`, HTML. */
+function readError(body: Json): { providerCode: string | undefined; prose: string } {
+  if (typeof body === 'string') return { providerCode: undefined, prose: body }
+  if (!isJsonObject(body)) return { providerCode: undefined, prose: '' }
+  const error = isJsonObject(body.error) ? body.error : body
+  const inner = isJsonObject(error.innererror) ? error.innererror.code : undefined
+  const prose = [error.message, body.error, body.detail].find((value) => typeof value === 'string') ?? ''
+  return { providerCode: [error.code, error.type, inner].find(isShortName), prose: String(prose) }
+}
+
+/** A name, not prose and not a number repeated from the status: safe to show. */
+function isShortName(value: unknown): value is string {
+  return typeof value === 'string' && /^[A-Za-z][\w.-]{0,63}$/.test(value)
+}

@@ -1,0 +1,285 @@
+import {
+  annotate,
+  type CallOptions,
+  type ChatRequest,
+  type Chunk,
+  type ContentClock,
+  checkRequest,
+  createSSEParser,
+  type HttpResponse,
+  isContent,
+  isMillraceError,
+  type JsonObject,
+  type LinkedAbort,
+  linkAbort,
+  MillraceError,
+  type Provider,
+  parseJson,
+  type Send,
+  type ServerSentEvent,
+  startContentClock
+} from '@millrace/core'
+import { httpError } from './http-error.ts'
+import { rateLimits } from './rate-limits.ts'
+
+/** A provider that has everything but its wire; the adapter connects it to its own transport. */
+export interface WireProvider {
+  /** What it is called in chunks, errors and telemetry: `openai`, `anthropic`, or a name of yours. */
+  readonly name: string
+  /** Where it sends to, for the cache's key: the base URL. */
+  readonly origin: string
+  /** Gives the provider over a transport's `send`. */
+  connect(send: Send): Provider
+}
+
+/** What one API family says about itself: how a request is written and how an answer is read. */
+export interface Dialect {
+  readonly name: string
+  readonly url: string
+  /** Credentials included; they are also what is removed from error texts. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly secrets: readonly string[]
+  body(request: ChatRequest, options: { readonly stream: boolean }): JsonObject
+  reader(request: ChatRequest): AnswerReader
+}
+
+/** Reads one answer. Each method adds what it found to `out`; contract errors of the provider are thrown. */
+export interface AnswerReader {
+  /** An event of a stream. True: this was the last one. */
+  event(event: ServerSentEvent, out: Chunk[]): boolean
+  /** A whole answer as one JSON body. */
+  answer(body: JsonObject, out: Chunk[]): void
+  /** The stream has ended: adds usage and finish, if the provider told why it stopped. */
+  end(out: Chunk[]): boolean
+  /** The provider has said why it stopped; what follows is only bookkeeping. */
+  readonly finished: boolean
+}
+
+/** Silence between two contents that no provider needs: the longest pauses seen come before the first content. */
+const defaultIdleMs = 60_000
+
+/** What a server may still send behind its last event; the socket is kept if it ends within this time. */
+const drainMs = 1000
+
+/**
+ * Turns a dialect and a `Send` into a provider: request checks, content clocks, errors and the reading of both shapes.
+ * Reads are batched: all events of one socket read are parsed in one go and handed out without further promises of ours.
+ */
+export function httpProvider(dialect: Dialect, send: Send): Provider {
+  return (request, options) => ({ [Symbol.asyncIterator]: () => new Answer(dialect, send, request, options) })
+}
+
+/** One call. A class, for it is the hot path: one object a call, shared methods. */
+class Answer implements AsyncIterator<Chunk, undefined> {
+  readonly #dialect: Dialect
+  readonly #send: Send
+  readonly #request: ChatRequest
+  readonly #options: CallOptions
+  readonly #reader: AnswerReader
+  #ready: Chunk[] = []
+  #next = 0
+  #batches: AsyncIterator<readonly Uint8Array[]> | undefined
+  #parser = createSSEParser((event) => this.#take(event))
+  #linked: LinkedAbort | undefined
+  #clock: ContentClock | undefined
+  #response: HttpResponse | undefined
+  #state: 'new' | 'open' | 'done' = 'new'
+  #lastEvent = false
+  #failure: { readonly error: unknown } | undefined
+
+  constructor(dialect: Dialect, send: Send, request: ChatRequest, options: CallOptions) {
+    this.#dialect = dialect
+    this.#send = send
+    this.#request = request
+    this.#options = options
+    this.#reader = dialect.reader(request)
+  }
+
+  next(): Promise<IteratorResult<Chunk, undefined>> {
+    const value = this.#ready[this.#next]
+    if (value === undefined) return this.#pull()
+    this.#next++
+    return Promise.resolve({ done: false, value })
+  }
+
+  async return(): Promise<IteratorResult<Chunk, undefined>> {
+    if (this.#state === 'open' && !this.#reader.finished) {
+      this.#linked?.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
+    }
+    this.#close()
+    return { done: true, value: undefined }
+  }
+
+  async #pull(): Promise<IteratorResult<Chunk, undefined>> {
+    this.#ready = []
+    this.#next = 0
+    try {
+      if (this.#failure !== undefined) throw this.#failure.error
+      while (this.#ready.length === 0 && this.#state !== 'done') {
+        if (this.#state === 'new') await this.#open()
+        else await this.#read()
+      }
+    } catch (error) {
+      // What was read before the failure is handed out first; the failure comes with the pull after it.
+      if (this.#ready.length > 0 && this.#failure === undefined) this.#failure = { error }
+      else this.#settle(error)
+    }
+    const value = this.#ready[0]
+    if (value === undefined) return { done: true, value: undefined }
+    this.#next = 1
+    return { done: false, value }
+  }
+
+  async #open(): Promise<void> {
+    const { signal, timeouts, callId, idempotencyKey } = this.#options
+    const stream = this.#options.stream !== false
+    checkRequest(this.#request)
+    if (signal?.aborted === true) throw signal.reason
+    const body = JSON.stringify(this.#dialect.body(this.#request, { stream }))
+    const linked = linkAbort(signal)
+    this.#linked = linked
+    this.#state = 'open'
+    if (stream) {
+      this.#clock = startContentClock(
+        { firstChunkMs: timeouts?.firstChunkMs, idleMs: timeouts?.idleMs ?? defaultIdleMs },
+        (error) => linked.abort(error)
+      )
+    }
+    this.#clock?.waiting()
+    const response = await this.#send({
+      method: 'POST',
+      url: this.#dialect.url,
+      headers: {
+        ...this.#dialect.headers,
+        'content-type': 'application/json',
+        accept: stream ? 'text/event-stream' : 'application/json',
+        'accept-encoding': 'identity',
+        ...(idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey })
+      },
+      body,
+      signal: linked.signal,
+      timeouts: timeouts && { connectMs: timeouts.connectMs, headersMs: timeouts.headersMs },
+      callId
+    })
+    this.#clock?.resting()
+    this.#response = response
+    if (response.status !== 200) throw await httpError(response, this.#dialect)
+    if (isStream(response, stream)) this.#batches = response.body[Symbol.asyncIterator]()
+    else this.#takeAnswer(await this.#readAnswer(response))
+  }
+
+  async #readAnswer(response: HttpResponse): Promise<JsonObject> {
+    this.#clock?.waiting()
+    const text = await response.body.text()
+    this.#clock?.resting()
+    const body = parseJson(text)
+    if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as JsonObject
+    throw this.#protocolError(
+      'malformed',
+      `the answer is not a JSON object (${text.length} characters, ${contentType(response)})`
+    )
+  }
+
+  #takeAnswer(body: JsonObject): void {
+    this.#reader.answer(body, this.#ready)
+    this.#finish()
+    this.#addNotes()
+  }
+
+  async #read(): Promise<void> {
+    this.#clock?.waiting()
+    const { done, value } = await (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
+    this.#clock?.resting()
+    if (done === true) this.#takeRest()
+    else for (const bytes of value) this.#parser.push(bytes)
+    if (this.#ready.some(isContent)) this.#clock?.content()
+    if (done === true) this.#finish()
+    else if (this.#lastEvent) {
+      this.#finish()
+      drain(this.#response as HttpResponse, this.#batches as AsyncIterator<unknown>)
+    }
+    this.#addNotes()
+  }
+
+  #take(event: ServerSentEvent): void {
+    if (!this.#lastEvent) this.#lastEvent = this.#reader.event(event, this.#ready)
+  }
+
+  /** The bytes have ended, perhaps inside an event: then it is the end that is wrong, not the JSON. */
+  #takeRest(): void {
+    try {
+      this.#parser.end()
+    } catch (error) {
+      if (!isMillraceError(error, 'protocol') || error.details.reason !== 'malformed') throw error
+    }
+  }
+
+  /** The answer is whole: usage and finish go out. */
+  #finish(): void {
+    if (!this.#reader.end(this.#ready)) {
+      throw this.#protocolError('incomplete', 'the stream ended without a finish reason; the text so far is in error.partial')
+    }
+    this.#close()
+  }
+
+  /** Notes go right behind the start, before any content. */
+  #addNotes(): void {
+    const response = this.#response
+    if (this.#ready[0]?.type !== 'start' || response === undefined) return
+    const notes: Chunk[] = []
+    if (response.attempts > 1) notes.push({ type: 'note', from: 'retry', facts: { attempts: response.attempts } })
+    const limits = rateLimits(response.headers)
+    if (limits !== undefined) notes.push({ type: 'note', from: 'provider', facts: { rateLimits: limits } })
+    if (notes.length > 0) this.#ready.splice(1, 0, ...notes)
+  }
+
+  #settle(error: unknown): void {
+    this.#failure = undefined
+    this.#response?.body.cancel(error)
+    this.#close()
+    // All content has come and only the bookkeeping broke off (no [DONE], a reset at the end): that is a whole answer.
+    const aborted = this.#options.signal?.aborted === true
+    if (this.#reader.finished && !aborted && isMillraceError(error) && this.#reader.end(this.#ready)) return
+    throw annotate(error, {
+      context: {
+        provider: this.#dialect.name,
+        model: this.#request.model,
+        requestId: requestId(this.#response),
+        attempt: this.#response?.attempts
+      }
+    })
+  }
+
+  #protocolError(reason: 'incomplete' | 'malformed', message: string): MillraceError<'protocol'> {
+    return new MillraceError('protocol', message, { details: { reason, status: this.#response?.status } })
+  }
+
+  #close(): void {
+    this.#state = 'done'
+    this.#clock?.[Symbol.dispose]()
+    this.#linked?.[Symbol.dispose]()
+  }
+}
+
+/** The server's last bytes are read in the background, so that the socket can be used again. */
+function drain({ body }: HttpResponse, batches: AsyncIterator<unknown>): void {
+  const timer = setTimeout(() => body.cancel(), drainMs).unref()
+  const stop = (): void => clearTimeout(timer)
+  const read = ({ done }: IteratorResult<unknown>): unknown => (done === true ? stop() : batches.next().then(read))
+  // Nobody waits for these bytes; a socket that breaks now is simply not used again.
+  batches.next().then(read).then(undefined, stop)
+}
+
+function isStream(response: HttpResponse, asked: boolean): boolean {
+  const type = contentType(response)
+  if (type.includes('text/event-stream')) return true
+  return asked && !type.includes('json') && !type.includes('html')
+}
+
+function contentType({ headers }: HttpResponse): string {
+  return headers['content-type']?.toLowerCase() ?? 'no content type'
+}
+
+function requestId(response: HttpResponse | undefined): string | undefined {
+  return response?.headers['x-request-id'] ?? response?.headers['request-id'] ?? response?.headers['apim-request-id']
+}

@@ -1,0 +1,210 @@
+import {
+  type ChatRequest,
+  type Chunk,
+  type FinishReason,
+  isJsonObject,
+  type Json,
+  type JsonObject,
+  parseJson,
+  type Usage
+} from '@millrace/core'
+import { count, malformed, text } from './fields.ts'
+import { providerError, statusOf } from './http-error.ts'
+import type { AnswerReader } from './http-provider.ts'
+
+/** Fields of a choice or a message that the contract has no name for, handed on as `extra` chunks. */
+const choiceExtras = ['logprobs', 'content_filter_results']
+const messageExtras = ['annotations', 'audio', 'function_call', 'images', 'reasoning_details']
+/** Top-level fields that some servers repeat in every event; handed on once, as they first came. */
+const answerExtras = ['citations', 'search_results', 'prompt_filter_results']
+
+/**
+ * Reads answers of OpenAI's chat completions API, and of the servers that nearly speak it: recordings of seventeen of
+ * them have an empty first model, `choices: []`, null deltas, content as a list of parts, usage in four places, tool-call
+ * indices left out, an id repeated as `''`, and no `[DONE]`.
+ */
+export function createOpenAIReader(origin: { name: string; secrets: readonly string[] }, request: ChatRequest): AnswerReader {
+  let started = false
+  let finish: FinishReason | undefined
+  let usage: Usage | undefined
+  const seenExtras = new Set<string>()
+  const toolCalls = createToolCallIndex()
+
+  function start(body: JsonObject, out: Chunk[]): void {
+    started = true
+    const model = typeof body.model === 'string' && body.model !== '' ? body.model : request.model
+    out.push({
+      type: 'start',
+      provider: origin.name,
+      model,
+      ...(typeof body.id === 'string' && body.id !== '' ? { id: body.id } : {})
+    })
+  }
+
+  function readBody(body: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
+    if (body.error !== undefined && body.error !== null) throw providerError(statusOf(body.error), body, origin)
+    const choices = Array.isArray(body.choices) ? (body.choices as readonly Json[]) : []
+    const choice = choices.find((candidate) => isJsonObject(candidate) && (candidate.index ?? 0) === 0)
+    // Azure's first event has neither a model nor a choice: the start waits for one of them.
+    if (!started && (choice !== undefined || body.model !== '')) start(body, out)
+    for (const name of answerExtras) {
+      const value = body[name]
+      if (value === undefined || value === null || seenExtras.has(name) || !started) continue
+      seenExtras.add(name)
+      out.push({ type: 'extra', name, value })
+    }
+    const xGroq = isJsonObject(body.x_groq) ? body.x_groq.usage : undefined
+    const told = body.usage ?? xGroq ?? (isJsonObject(choice) ? choice.usage : undefined)
+    if (isJsonObject(told)) usage = readUsage(told)
+    if (isJsonObject(choice)) readChoice(choice, out, key)
+  }
+
+  function readChoice(choice: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
+    const message = choice[key] ?? choice.message ?? choice.delta
+    if (isJsonObject(message)) readMessage(message, out)
+    for (const name of choiceExtras) pushExtra(choice, name, out)
+    if (typeof choice.finish_reason === 'string' && choice.finish_reason !== '') finish = finishOf(choice.finish_reason)
+  }
+
+  function readMessage(message: JsonObject, out: Chunk[]): void {
+    const reasoning = text(message.reasoning_content) || text(message.reasoning)
+    if (reasoning !== '') out.push({ type: 'reasoning', text: reasoning })
+    const { content } = message
+    if (typeof content === 'string') pushText(content, out)
+    else if (Array.isArray(content)) for (const part of content as readonly Json[]) readPart(part, out)
+    const refusal = text(message.refusal)
+    if (refusal !== '') out.push({ type: 'refusal', text: refusal })
+    if (Array.isArray(message.tool_calls)) {
+      for (const [position, call] of (message.tool_calls as readonly Json[]).entries()) {
+        if (isJsonObject(call)) out.push(toolCalls.read(call, position))
+      }
+    }
+    for (const name of messageExtras) pushExtra(message, name, out)
+  }
+
+  /** Mistral's parts: text, and thinking that holds parts itself. */
+  function readPart(part: Json, out: Chunk[]): void {
+    if (!isJsonObject(part)) return
+    if (part.type === 'text') pushText(text(part.text), out)
+    else if (part.type === 'thinking' && Array.isArray(part.thinking)) {
+      const thought = (part.thinking as readonly Json[]).map((piece) => (isJsonObject(piece) ? text(piece.text) : '')).join('')
+      if (thought !== '') out.push({ type: 'reasoning', text: thought })
+    } else out.push({ type: 'extra', name: 'content', value: part })
+  }
+
+  return {
+    get finished() {
+      return finish !== undefined
+    },
+    event({ data }, out) {
+      if (data === '[DONE]') return true
+      if (data === '') return false
+      const body = parseJson(data)
+      if (!isJsonObject(body)) throw malformed(`an event is not a JSON object (${data.length} characters)`)
+      readBody(body, out, 'delta')
+      return false
+    },
+    answer(body, out) {
+      readBody(body, out, 'message')
+      if (finish === undefined && !Array.isArray(body.choices)) throw malformed('the answer has no choices')
+    },
+    end(out) {
+      if (finish === undefined) return false
+      if (!started) start({}, out)
+      if (usage !== undefined) out.push({ type: 'usage', usage })
+      out.push({ type: 'finish', reason: finish })
+      return true
+    }
+  }
+}
+
+/**
+ * Which call a piece belongs to. Usually `index` says so; servers that leave it out send whole calls, or tell a new call
+ * by a new id.
+ */
+function createToolCallIndex(): { read(call: JsonObject, position: number): Chunk } {
+  const byId = new Map<string, number>()
+  let last = -1
+
+  function indexOf(call: JsonObject, id: string, position: number): number {
+    if (typeof call.index === 'number') return call.index
+    if (id === '') return last === -1 ? position : last
+    return byId.get(id) ?? byId.size
+  }
+
+  return {
+    read(call, position) {
+      const id = text(call.id)
+      const index = indexOf(call, id, position)
+      if (!Number.isSafeInteger(index) || index < 0 || index >= 1024) throw malformed('a tool call has an index out of bounds')
+      if (id !== '' && !byId.has(id)) byId.set(id, index)
+      last = index
+      const fn = isJsonObject(call.function) ? call.function : {}
+      const name = text(fn.name)
+      const args = fn.arguments
+      return {
+        type: 'tool-call',
+        index,
+        ...(id === '' ? {} : { id }),
+        ...(name === '' ? {} : { name }),
+        arguments: typeof args === 'string' ? args : args === undefined || args === null ? '' : JSON.stringify(args)
+      }
+    }
+  }
+}
+
+/**
+ * OpenAI's usage counts cached tokens inside the prompt and reasoning inside the completion. Seen otherwise: xAI adds
+ * reasoning on top of the completion (its total shows it), and reports more cached tokens than the prompt has.
+ */
+function readUsage(usage: JsonObject): Usage {
+  const input = isJsonObject(usage.prompt_tokens_details) ? usage.prompt_tokens_details : {}
+  const output = isJsonObject(usage.completion_tokens_details) ? usage.completion_tokens_details : {}
+  const prompt = count(usage.prompt_tokens)
+  const completion = count(usage.completion_tokens)
+  const cacheRead = Math.min(prompt, count(input.cached_tokens ?? usage.prompt_cache_hit_tokens ?? usage.cached_tokens))
+  const cacheWrite = Math.min(prompt - cacheRead, count(input.cache_write_tokens))
+  const reasoning = count(output.reasoning_tokens)
+  const onTop = reasoning > 0 && count(usage.total_tokens) === prompt + completion + reasoning
+  return {
+    input: { uncached: prompt - cacheRead - cacheWrite, cacheRead, cacheWrite },
+    output: onTop
+      ? { text: completion, reasoning }
+      : { text: Math.max(0, completion - reasoning), reasoning: Math.min(reasoning, completion) },
+    estimated: false,
+    billed: true
+  }
+}
+
+function finishOf(reason: string): FinishReason {
+  switch (reason) {
+    case 'stop':
+    case 'eos':
+    case 'end_turn':
+      return 'stop'
+    case 'length':
+    case 'max_tokens':
+      return 'length'
+    case 'tool_calls':
+    case 'function_call':
+      return 'tool-calls'
+    case 'content_filter':
+      return 'content-filter'
+    default:
+      return 'other'
+  }
+}
+
+function pushText(piece: string, out: Chunk[]): void {
+  if (piece !== '') out.push({ type: 'text', text: piece })
+}
+
+function pushExtra(from: JsonObject, name: string, out: Chunk[]): void {
+  const value = from[name]
+  if (value === undefined || value === null || isEmpty(value)) return
+  out.push({ type: 'extra', name, value })
+}
+
+function isEmpty(value: Json): boolean {
+  return typeof value === 'object' && value !== null && Object.keys(value).length === 0
+}

@@ -1,0 +1,46 @@
+import type { JsonObject } from '@millrace/core'
+import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
+import { createOpenAIReader } from './openai-reader.ts'
+import { writeOpenAIRequest } from './openai-request.ts'
+import { checkProviderOptions, endpoint, type ProviderOptions } from './provider-options.ts'
+
+export type { WireProvider } from './http-provider.ts'
+export type { ProviderOptions } from './provider-options.ts'
+
+export interface OpenAIOptions extends ProviderOptions {
+  /** Any server that speaks OpenAI's chat completions API. @default 'https://api.openai.com/v1' */
+  readonly baseURL?: string | undefined
+  /**
+   * What the server calls the bound of generated tokens. OpenAI's reasoning models know only the first, many compatible
+   * servers only the second.
+   * @default 'max_completion_tokens' at OpenAI and Azure, else 'max_tokens'
+   */
+  readonly maxTokensField?: 'max_completion_tokens' | 'max_tokens' | undefined
+}
+
+/**
+ * OpenAI's chat completions API, and the many servers that speak it.
+ *
+ * Reasoning parts of earlier answers are not sent: the API has no field for them. One choice a request; for `n > 1` use
+ * the `fetch` door.
+ *
+ * @throws {TypeError} for a missing key or a base URL that is none
+ *
+ * @example
+ * const adapter = createAdapter({ provider: openai({ apiKey: process.env.OPENAI_API_KEY }) })
+ */
+export function openai(options: OpenAIOptions): WireProvider {
+  const { name = 'openai', baseURL = 'https://api.openai.com/v1' } = options
+  const { base, apiKey } = checkProviderOptions({ ...options, baseURL, keyName: 'OPENAI_API_KEY' })
+  const ofOpenAI = /(^|\.)openai\.(com|azure\.com)$/.test(base.hostname)
+  const { maxTokensField = ofOpenAI ? 'max_completion_tokens' : 'max_tokens' } = options
+  const dialect: Dialect = {
+    name,
+    url: endpoint(base, 'chat/completions'),
+    headers: { authorization: `Bearer ${apiKey}`, ...options.headers },
+    secrets: [apiKey],
+    body: (request, { stream }): JsonObject => writeOpenAIRequest(request, { stream, maxTokensField }),
+    reader: (request) => createOpenAIReader({ name, secrets: [apiKey] }, request)
+  }
+  return { name, origin: base.href, connect: (send) => httpProvider(dialect, send) }
+}

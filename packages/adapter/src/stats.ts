@@ -1,0 +1,86 @@
+import { type CallEnd, inputTokens, outputTokens } from '@millrace/core'
+
+/** What an adapter did since it was made. Times are milliseconds; a mean is `null` where there was nothing to take it of. */
+export interface CallStats {
+  /** Calls that have ended, however. */
+  readonly calls: number
+  readonly succeeded: number
+  readonly failed: number
+  /** Ended by the caller: by its signal, or by leaving the stream. */
+  readonly aborted: number
+  /** Running now. */
+  readonly running: number
+  /** Answered by the cache, fresh or joined to a running call. */
+  readonly cached: number
+  /** Tokens the provider billed. */
+  readonly tokens: { readonly input: number; readonly output: number }
+  /** Tokens of answers that needed no call of their own. */
+  readonly tokensSaved: { readonly input: number; readonly output: number }
+  /** Mean duration of successful calls that went to the provider. */
+  readonly meanMs: number | null
+  /** Mean duration of successful calls the cache answered; kept apart, for together they would say nothing. */
+  readonly cachedMeanMs: number | null
+  /** Mean time to the first content of calls that went to the provider. */
+  readonly meanFirstContentMs: number | null
+}
+
+export interface CallCounter {
+  add(end: CallEnd): void
+  stats(running: number): CallStats
+}
+
+/** Exact means: sums and counts, divided when somebody asks. */
+export function createCallCounter(): CallCounter {
+  let succeeded = 0
+  let failed = 0
+  let aborted = 0
+  let cached = 0
+  const billed = { input: 0, output: 0 }
+  const saved = { input: 0, output: 0 }
+  const upstream = { sum: 0, count: 0 }
+  const fromCache = { sum: 0, count: 0 }
+  const firstContent = { sum: 0, count: 0 }
+
+  function addTo(mean: { sum: number; count: number }, value: number): void {
+    mean.sum += value
+    mean.count++
+  }
+
+  return {
+    add({ outcome, elapsedMs, firstContentMs, usage, notes }) {
+      if (outcome === 'success') succeeded++
+      else if (outcome === 'error') failed++
+      else aborted++
+      const state = notes.cache?.state
+      const byCache = state === 'hit' || state === 'stale' || state === 'joined'
+      if (byCache) cached++
+      if (usage !== undefined) {
+        const tokens = usage.billed ? billed : saved
+        tokens.input += inputTokens(usage)
+        tokens.output += outputTokens(usage)
+      }
+      if (outcome !== 'success') return
+      addTo(byCache ? fromCache : upstream, elapsedMs)
+      if (!byCache && firstContentMs !== undefined) addTo(firstContent, firstContentMs)
+    },
+    stats(running) {
+      return {
+        calls: succeeded + failed + aborted,
+        succeeded,
+        failed,
+        aborted,
+        running,
+        cached,
+        tokens: { ...billed },
+        tokensSaved: { ...saved },
+        meanMs: meanOf(upstream),
+        cachedMeanMs: meanOf(fromCache),
+        meanFirstContentMs: meanOf(firstContent)
+      }
+    }
+  }
+}
+
+function meanOf({ sum, count }: { sum: number; count: number }): number | null {
+  return count === 0 ? null : sum / count
+}

@@ -1,0 +1,186 @@
+import { channels, type HttpRequest, type HttpResponse, MillraceError, pipe, type Send } from '@millrace/core'
+import { Exchange } from './exchange.ts'
+import { createFetch, type Fetch } from './fetch.ts'
+import { inflate } from './inflate.ts'
+import { createPool, type OriginStats, type Pool } from './pool.ts'
+import { type RetryOptions, retry } from './retry.ts'
+import { withTotal } from './total.ts'
+import { wireError } from './wire-error.ts'
+
+export interface TransportOptions {
+  /** Sockets an origin may have at a time. @default 512 */
+  readonly maxConnections?: number | undefined
+  /** Requests an origin may have waiting for a socket; the next one fails with `queue-full`. @default 10000 */
+  readonly maxQueue?: number | undefined
+  /** How long an idle socket is kept, unless the server's `keep-alive` hint says less. @default 30000 */
+  readonly keepAliveMs?: number | undefined
+  /** DNS, TCP and TLS together; a call may set its own in `timeouts`. @default 10000 */
+  readonly connectMs?: number | undefined
+  /** The longest response, inflated, in bytes. An event stream has no such bound: its reader holds it back. @default 16777216 */
+  readonly maxResponseBytes?: number | undefined
+  /** False: every request is tried once. @default { maxAttempts: 3 } */
+  readonly retry?: RetryOptions | false | undefined
+  /** Headers to add to each attempt of a call; telemetry gives its trace here. */
+  readonly traceHeaders?: ((callId: string) => Readonly<Record<string, string>>) | undefined
+}
+
+export interface TransportStats {
+  /** By scheme, host and port. */
+  readonly origins: Readonly<Record<string, OriginStats>>
+}
+
+export interface Transport extends AsyncDisposable {
+  /** The lean face: the head's promise, then the body in batches. */
+  readonly send: Send
+  /** The web face, for any SDK that takes a `fetch`. */
+  readonly fetch: Fetch
+  stats(): TransportStats
+  /**
+   * Refuses new requests with `closed`, lets running ones finish for `graceMs`, then aborts them. Safe to call twice.
+   * `graceMs` defaults to 10000.
+   */
+  close(options?: { readonly graceMs?: number }): Promise<void>
+}
+
+/**
+ * Owns a pool of sockets for calls to language models.
+ *
+ * @throws {TypeError} for options that make no sense
+ *
+ * @example
+ * const transport = createTransport()
+ * const client = new OpenAI({ fetch: transport.fetch, maxRetries: 0 })
+ */
+export function createTransport(options: TransportOptions = {}): Transport {
+  const {
+    maxConnections = 512,
+    maxQueue = 10_000,
+    keepAliveMs = 30_000,
+    connectMs = 10_000,
+    maxResponseBytes = 16_777_216
+  } = options
+  positiveInteger('maxConnections', maxConnections)
+  positiveInteger('maxQueue', maxQueue)
+  positive('keepAliveMs', keepAliveMs)
+  positive('connectMs', connectMs)
+  positive('maxResponseBytes', maxResponseBytes)
+
+  const pool = createPool({ maxConnections, maxQueue, keepAliveMs, connectMs })
+  const running = new Set<Exchange>()
+  const idle = Promise.withResolvers<void>()
+  let closed: Promise<void> | undefined
+
+  async function attempt(request: HttpRequest): Promise<HttpResponse> {
+    if (closed !== undefined) throw closedError()
+    if (request.signal?.aborted === true) throw request.signal.reason
+    const { origin, path } = parseUrl(request.url)
+    const place = pool.origin(origin)
+    await place.gate.enter(request.signal)
+    if (closed !== undefined || request.signal?.aborted === true) {
+      place.gate.leave()
+      throw closed === undefined ? request.signal?.reason : closedError()
+    }
+    place.requests++
+    const exchange = new Exchange(request, maxResponseBytes, request.timeouts?.connectMs ?? connectMs, () => {
+      running.delete(exchange)
+      place.gate.leave()
+      if (closed !== undefined && running.size === 0) idle.resolve()
+    })
+    running.add(exchange)
+    dispatch(pool, exchange, origin, path, request, options.traceHeaders)
+    return inflate(await exchange.head, maxResponseBytes, request.signal)
+  }
+
+  const observed = observe(attempt, () => transport)
+  const send = options.retry === false ? pipe(observed, withTotal) : pipe(observed, retry(options.retry), withTotal)
+
+  /** Not by the agent's own close: that one waits for sockets nobody needs any more, such as one that never connects. */
+  async function shutDown(graceMs: number): Promise<void> {
+    const grace = setTimeout(() => {
+      for (const exchange of [...running]) exchange.fail(closedError())
+    }, graceMs)
+    if (running.size > 0) await idle.promise
+    clearTimeout(grace)
+    await pool.agent.destroy()
+  }
+
+  const transport: Transport = {
+    send,
+    fetch: createFetch(send),
+    stats: () => ({ origins: pool.stats() }),
+    close({ graceMs = 10_000 } = {}) {
+      closed ??= shutDown(graceMs)
+      return closed
+    },
+    [Symbol.asyncDispose]: () => transport.close()
+  }
+  return transport
+}
+
+function dispatch(
+  pool: Pool,
+  exchange: Exchange,
+  origin: string,
+  path: string,
+  request: HttpRequest,
+  traceHeaders: TransportOptions['traceHeaders']
+): void {
+  const trace = request.callId === undefined ? undefined : traceHeaders?.(request.callId)
+  const { method, headers, body = null } = request
+  try {
+    pool.agent.dispatch(
+      { origin, path, method, headers: trace === undefined ? headers : { ...headers, ...trace }, body: body as Uint8Array },
+      exchange
+    )
+  } catch (error) {
+    exchange.fail(wireError(error, 'send'))
+  }
+}
+
+/** Tells the channels of each attempt. */
+function observe(attempt: Send, owner: () => object): Send {
+  return (request) => {
+    if (!channels.attemptStart.hasSubscribers && !channels.attemptEnd.hasSubscribers) return attempt(request)
+    return told(attempt, request, owner())
+  }
+}
+
+async function told(attempt: Send, request: HttpRequest, owner: object): Promise<HttpResponse> {
+  const startedAt = performance.now()
+  const facts = { owner, callId: request.callId ?? '', attempt: request.attempt ?? 1, origin: parseUrl(request.url).origin }
+  channels.attemptStart.publish({ ...facts, method: request.method })
+  try {
+    const response = await attempt(request)
+    channels.attemptEnd.publish({ ...facts, elapsedMs: performance.now() - startedAt, status: response.status })
+    return response
+  } catch (error) {
+    channels.attemptEnd.publish({ ...facts, elapsedMs: performance.now() - startedAt, error })
+    throw error
+  }
+}
+
+/** The message never quotes the URL: a key may stand in its query. */
+function parseUrl(url: string): { origin: string; path: string } {
+  const parsed = URL.parse(url)
+  if (parsed === null || (parsed.protocol !== 'http:' && parsed.protocol !== 'https:')) {
+    throw new MillraceError('invalid-request', 'the url must be an absolute http or https address', { details: { path: 'url' } })
+  }
+  if (parsed.username !== '' || parsed.password !== '') {
+    throw new MillraceError('invalid-request', 'the url must not hold a user name or password; send a header', {
+      details: { path: 'url' }
+    })
+  }
+  return { origin: parsed.origin, path: parsed.pathname + parsed.search }
+}
+
+function closedError(): MillraceError<'closed'> {
+  return new MillraceError('closed', 'the transport is closed', { details: {} })
+}
+
+function positive(name: string, value: number): void {
+  if (!(value > 0)) throw new TypeError(`${name} must be a number above 0, not ${value}`)
+}
+
+function positiveInteger(name: string, value: number): void {
+  if (!Number.isSafeInteger(value) || value < 1) throw new TypeError(`${name} must be a whole number of at least 1, not ${value}`)
+}
