@@ -1,12 +1,26 @@
-import { MillraceError } from './error.ts'
+import { checkJsonAt, forbiddenKey, invalid, isPlain, type Place } from './check-json.ts'
 import { isJsonObject } from './json.ts'
-import type { ChatRequest, Message, Part } from './request.ts'
-
-/** Deeper nesting is refused: what cannot be walked safely cannot be serialised safely by all who come after. */
-const maxDepth = 200
+import type {
+  AssistantMessage,
+  AudioPart,
+  ChatRequest,
+  FilePart,
+  ImagePart,
+  Message,
+  OtherPart,
+  Part,
+  PromptMessage,
+  ReasoningPart,
+  ResponseFormat,
+  TextPart,
+  Tool,
+  ToolCall,
+  ToolMessage
+} from './request.ts'
 
 /**
- * Refuses what no provider could answer, before a socket opens.
+ * Refuses what no provider could answer, before a socket opens: missing or wrong fields, numbers out of range, and what
+ * `checkJson` refuses. A field the contract does not know is refused too, for it would be dropped in silence.
  *
  * @throws {MillraceError} `invalid-request`; `details.path` names the field, such as `messages[2].role`
  *
@@ -14,189 +28,159 @@ const maxDepth = 200
  * checkRequest(JSON.parse(body))
  */
 export function checkRequest(request: ChatRequest): void {
-  if (!isJsonObject(request)) throw invalid('', 'a request must be an object with model and messages')
-  for (const key of Object.keys(request)) {
-    if (!Object.hasOwn(fields, key)) throw invalid(key, 'is no field of a request; put fields of the provider into extra')
-  }
-  for (const [key, check] of fieldChecks) {
-    const value = (request as unknown as Record<string, unknown>)[key]
-    if (value !== undefined) check(value, key)
-    else if (key === 'model' || key === 'messages') throw invalid(key, 'is missing')
-  }
+  checkFields(request, { key: '' })
 }
 
-type Check = (value: unknown, path: string) => void
+type Check = (value: unknown, place: Place) => void
+type RequiredKey<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T]
+// A new field of the contract does not compile until it is checked here.
+type Required<T> = { readonly [K in RequiredKey<T>]: Check }
+type Optional<T> = { readonly [K in Exclude<keyof T, RequiredKey<T>>]: Check }
 
-/** A new field of `ChatRequest` does not compile until it is checked here. */
-const fields: Readonly<Record<keyof ChatRequest, Check>> = {
-  model: nonEmptyString,
-  messages: (value, path) => {
-    if (!Array.isArray(value)) throw invalid(path, 'must be an array of messages')
-    if (value.length === 0) throw invalid(path, 'must hold at least one message')
-    for (let index = 0; index < value.length; index++) checkMessage(value[index], `${path}[${index}]`)
-  },
-  tools: (value, path) => each(value, path, checkTool),
-  toolChoice: (value, path) => {
-    if (value === 'auto' || value === 'none' || value === 'required') return
-    if (isJsonObject(value)) return nonEmptyString(value.name, `${path}.name`)
-    throw invalid(path, "must be 'auto', 'none', 'required' or { name }")
-  },
-  responseFormat: (value, path) => {
-    if (!isJsonObject(value)) throw invalid(path, 'must be an object with a type')
-    const type = value.type
-    if (type === 'text' || type === 'json') return
-    if (type !== 'json-schema') throw invalid(`${path}.type`, "must be 'text', 'json' or 'json-schema'")
-    nonEmptyString(value.name, `${path}.name`)
-    if (!isJsonObject(value.schema)) throw invalid(`${path}.schema`, 'must be a JSON Schema object')
-    checkJson(value.schema, `${path}.schema`)
-  },
-  maxOutputTokens: (value, path) => {
-    if (!Number.isSafeInteger(value) || (value as number) < 1) throw invalid(path, 'must be a whole number of at least 1')
-  },
-  temperature: (value, path) => numberBetween(value, path, 0, Number.MAX_VALUE),
-  topP: (value, path) => numberBetween(value, path, 0, 1),
-  stop: (value, path) => each(value, path, nonEmptyString),
-  seed: (value, path) => {
-    if (!Number.isSafeInteger(value) || (value as number) < 0) throw invalid(path, 'must be a whole number of at least 0')
-  },
-  extra: (value, path) => {
-    if (!isJsonObject(value)) throw invalid(path, 'must be an object of JSON values')
-    checkJson(value, path)
-  }
-}
-const fieldChecks = Object.entries(fields)
-
-const roles: ReadonlySet<unknown> = new Set<Message['role']>(['system', 'developer', 'user', 'assistant', 'tool'])
-
-function checkMessage(message: unknown, path: string): void {
-  if (!isJsonObject(message)) throw invalid(path, 'must be an object with a role and content')
-  const { role, content } = message
-  if (!roles.has(role)) throw invalid(`${path}.role`, 'must be system, developer, user, assistant or tool')
-  if (role === 'tool') nonEmptyString(message.toolCallId, `${path}.toolCallId`)
-  if (message.toolCalls !== undefined) {
-    if (role !== 'assistant') throw invalid(`${path}.toolCalls`, 'belongs to an assistant message')
-    each(message.toolCalls, `${path}.toolCalls`, checkToolCall)
-  }
-  if (Object.hasOwn(message, '__proto__')) throw forbiddenKey(path)
-  checkExtra(message.extra, path)
-  if (typeof content === 'string') return
-  if (!Array.isArray(content)) throw invalid(`${path}.content`, 'must be a string or an array of parts')
-  each(content, `${path}.content`, checkPart)
-}
-
-/** The fields of each part that must be strings. */
-const partStrings: Readonly<Record<Part['type'], readonly string[]>> = {
-  text: ['text'],
-  image: ['url'],
-  audio: ['data', 'format'],
-  file: [],
-  reasoning: ['text'],
-  other: []
-}
-
-function checkPart(part: unknown, path: string): void {
-  if (!isJsonObject(part)) throw invalid(path, 'must be a part: an object with a type')
-  const type = part.type
-  if (typeof type !== 'string' || !Object.hasOwn(partStrings, type)) {
-    throw invalid(`${path}.type`, "must be text, image, audio, file, reasoning, or other with the provider's own part as value")
-  }
-  for (const key of partStrings[type as Part['type']]) {
-    if (typeof part[key] !== 'string') throw invalid(`${path}.${key}`, 'must be a string')
-  }
-  if (type === 'file' && typeof part.fileId !== 'string' && typeof part.url !== 'string') {
-    throw invalid(path, 'a file part needs fileId or url')
-  }
-  if (type === 'other') {
-    if (!isJsonObject(part.value)) throw invalid(`${path}.value`, "must be an object: the provider's own part")
-    checkJson(part.value, `${path}.value`)
-  }
-  if (Object.hasOwn(part, '__proto__')) throw forbiddenKey(path)
-  checkExtra(part.extra, path)
-}
-
-function checkToolCall(call: unknown, path: string): void {
-  if (!isJsonObject(call)) throw invalid(path, 'must be an object with id, name and arguments')
-  nonEmptyString(call.id, `${path}.id`)
-  nonEmptyString(call.name, `${path}.name`)
-  if (typeof call.arguments !== 'string') throw invalid(`${path}.arguments`, 'must be JSON text, as the model wrote it')
-}
-
-function checkTool(tool: unknown, path: string): void {
-  if (!isJsonObject(tool)) throw invalid(path, 'must be an object with a name')
-  nonEmptyString(tool.name, `${path}.name`)
-  if (tool.parameters !== undefined) {
-    if (!isJsonObject(tool.parameters)) throw invalid(`${path}.parameters`, 'must be a JSON Schema object')
-    checkJson(tool.parameters, `${path}.parameters`)
-  }
-  checkExtra(tool.extra, path)
-}
-
-function checkExtra(extra: unknown, path: string): void {
-  if (extra === undefined) return
-  if (!isJsonObject(extra)) throw invalid(`${path}.extra`, 'must be an object of JSON values')
-  checkJson(extra, `${path}.extra`)
-}
-
-function each(value: unknown, path: string, check: Check): void {
-  if (!Array.isArray(value)) throw invalid(path, 'must be an array')
-  for (let index = 0; index < value.length; index++) check(value[index], `${path}[${index}]`)
-}
-
-function nonEmptyString(value: unknown, path: string): void {
-  if (typeof value !== 'string' || value === '') throw invalid(path, 'must be a non-empty string')
-}
-
-function numberBetween(value: unknown, path: string, low: number, high: number): void {
-  if (typeof value === 'number' && value >= low && value <= high) return
-  throw invalid(path, `must be a number ${high === Number.MAX_VALUE ? `of at least ${low}` : `from ${low} to ${high}`}`)
-}
-
-/**
- * Refuses what JSON would bend or cannot carry: cycles, `__proto__` keys, NaN, functions, Dates, Maps, holes in arrays.
- * Iterative, for the depth is the caller's.
- *
- * @throws {MillraceError} `invalid-request` with the path of the value
- */
-export function checkJson(root: unknown, rootPath: string): void {
-  const onPath = new Set<object>()
-  // An entry without a value marks the way back up: its object is no longer an ancestor.
-  const work: { value?: unknown; path: string; leave?: object }[] = [{ value: root, path: rootPath }]
-  for (let step = work.pop(); step !== undefined; step = work.pop()) {
-    if (step.leave !== undefined) {
-      onPath.delete(step.leave)
-      continue
+function fields<T>(what: string, required: Required<T>, optional: Optional<T>): Check {
+  const mandatory = Object.keys(required)
+  const checks = new Map<string, Check>([...Object.entries<Check>(required), ...Object.entries<Check>(optional)])
+  return (value, place) => {
+    if (!isJsonObject(value) || !isPlain(value)) throw invalid(place, `must be ${what}: a plain object`)
+    for (const key of mandatory) {
+      if (value[key] === undefined) throw invalid({ key, parent: place }, 'is missing')
     }
-    const { value, path } = step
-    if (typeof value === 'string' || typeof value === 'boolean' || value === null) continue
-    if (typeof value === 'number') {
-      if (!Number.isFinite(value)) throw invalid(path, 'must be a finite number')
-      continue
-    }
-    if (typeof value !== 'object') throw invalid(path, `must be a JSON value, not ${typeof value}`)
-    if (onPath.has(value)) throw invalid(path, 'refers back to an object around it (a cycle)')
-    if (onPath.size >= maxDepth) throw invalid(path, `is nested deeper than ${maxDepth}`)
-    onPath.add(value)
-    work.push({ path, leave: value })
-    if (Array.isArray(value)) {
-      for (let index = 0; index < value.length; index++) work.push({ value: value[index], path: `${path}[${index}]` })
-      continue
-    }
-    const prototype: unknown = Object.getPrototypeOf(value)
-    if (prototype !== Object.prototype && prototype !== null)
-      throw invalid(path, 'must be plain JSON, not an instance of a class')
     for (const [key, child] of Object.entries(value)) {
-      if (key === '__proto__') throw forbiddenKey(path)
-      if (child !== undefined) work.push({ value: child, path: `${path}.${key}` })
+      if (key === '__proto__') throw forbiddenKey(place)
+      if (child === undefined) continue
+      const check = checks.get(key)
+      if (check === undefined) throw unknownField(key, place, what)
+      check(child, { key, parent: place })
     }
   }
 }
 
-function forbiddenKey(path: string): MillraceError<'invalid-request'> {
-  return invalid(`${path}.__proto__`, 'is a key that pollutes prototypes; remove it')
+function unknownField(key: string, parent: Place, what: string): Error {
+  return invalid({ key, parent }, `is no field of ${what}; put fields of the provider into extra`)
 }
 
-function invalid(path: string, problem: string): MillraceError<'invalid-request'> {
-  // A path is made of keys the caller chose, so it is clipped; values never get into the message.
-  const where = path.length > 200 ? `${path.slice(0, 200)}…` : path
-  return new MillraceError('invalid-request', where === '' ? problem : `${where} ${problem}`, { details: { path: where } })
+function oneOf<K extends string>(what: string, tag: string, kinds: Readonly<Record<K, Check>>): Check {
+  const checks = new Map<unknown, Check>(Object.entries<Check>(kinds))
+  const names = [...checks.keys()].join(', ')
+  return (value, place) => {
+    if (!isJsonObject(value)) throw invalid(place, `must be ${what}: a plain object`)
+    const check = checks.get(value[tag])
+    if (check === undefined) throw invalid({ key: tag, parent: place }, `must be one of ${names}`)
+    check(value, place)
+  }
 }
+
+function list(of: Check): Check {
+  return (value, place) => {
+    if (!Array.isArray(value)) throw invalid(place, 'must be an array')
+    for (let index = 0; index < value.length; index++) of(value[index], { key: index, parent: place })
+  }
+}
+
+const string: Check = (value, place) => {
+  if (typeof value !== 'string') throw invalid(place, 'must be a string')
+}
+const name: Check = (value, place) => {
+  if (typeof value !== 'string' || value === '') throw invalid(place, 'must be a non-empty string')
+}
+const flag: Check = (value, place) => {
+  if (typeof value !== 'boolean') throw invalid(place, 'must be true or false')
+}
+const jsonObject: Check = (value, place) => {
+  if (!isJsonObject(value)) throw invalid(place, 'must be an object of JSON values')
+  checkJsonAt(value, place)
+}
+function wholeNumber(low: number): Check {
+  return (value, place) => {
+    if (Number.isSafeInteger(value) && (value as number) >= low) return
+    throw invalid(place, `must be a whole number of at least ${low}`)
+  }
+}
+function numberUpTo(high: number): Check {
+  return (value, place) => {
+    if (typeof value === 'number' && value >= 0 && value <= high) return
+    throw invalid(place, `must be a number ${high === Number.MAX_VALUE ? 'of at least 0' : `from 0 to ${high}`}`)
+  }
+}
+function text(...allowed: readonly string[]): Check {
+  return (value, place) => {
+    if (!allowed.includes(value as string)) throw invalid(place, `must be one of ${allowed.join(', ')}`)
+  }
+}
+/** The tag of a union: `oneOf` has looked at it. */
+const tag: Check = () => {}
+const extra = { extra: jsonObject }
+
+const checkFile: Check = fields<FilePart>('a file part', { type: tag }, { fileId: name, url: name, filename: string, ...extra })
+
+const checkPart = oneOf<Part['type']>('a part', 'type', {
+  text: fields<TextPart>('a text part', { type: tag, text: string }, extra),
+  image: fields<ImagePart>('an image part', { type: tag, url: name }, { detail: text('low', 'high', 'auto'), ...extra }),
+  audio: fields<AudioPart>('an audio part', { type: tag, data: string, format: name }, extra),
+  file(value, place) {
+    checkFile(value, place)
+    const { fileId, url } = value as FilePart
+    if (fileId === undefined && url === undefined) throw invalid(place, 'must have a fileId or a url')
+  },
+  reasoning: fields<ReasoningPart>('a reasoning part', { type: tag, text: string }, { signature: string, ...extra }),
+  other: fields<OtherPart>('an other part', { type: tag, value: jsonObject }, {})
+})
+const parts = list(checkPart)
+
+const content: Check = (value, place) => {
+  if (typeof value === 'string') return
+  if (!Array.isArray(value)) throw invalid(place, 'must be a string or an array of parts')
+  parts(value, place)
+}
+
+const toolCall = fields<ToolCall>('a tool call', { id: name, name, arguments: string }, {})
+const prompt = fields<PromptMessage>('a prompt message', { role: tag, content }, { name: string, ...extra })
+
+const checkMessage = oneOf<Message['role']>('a message', 'role', {
+  system: prompt,
+  developer: prompt,
+  user: prompt,
+  assistant: fields<AssistantMessage>(
+    'an assistant message',
+    { role: tag, content },
+    { name: string, toolCalls: list(toolCall), ...extra }
+  ),
+  tool: fields<ToolMessage>('a tool message', { role: tag, content, toolCallId: name }, extra)
+})
+const messages = list(checkMessage)
+
+const toolChoiceName = fields<{ name: string }>('a tool choice', { name }, {})
+
+const checkFields = fields<ChatRequest>(
+  'a request',
+  {
+    model: name,
+    messages(value, place) {
+      messages(value, place)
+      if ((value as readonly Message[]).length === 0) throw invalid(place, 'must hold at least one message')
+    }
+  },
+  {
+    tools: list(fields<Tool>('a tool', { name }, { description: string, parameters: jsonObject, strict: flag, ...extra })),
+    toolChoice(value, place) {
+      if (value === 'auto' || value === 'none' || value === 'required') return
+      if (!isJsonObject(value)) throw invalid(place, "must be 'auto', 'none', 'required' or { name }")
+      toolChoiceName(value, place)
+    },
+    responseFormat: oneOf<ResponseFormat['type']>('a response format', 'type', {
+      text: fields<{ type: 'text' }>('a text format', { type: tag }, {}),
+      json: fields<{ type: 'json' }>('a json format', { type: tag }, {}),
+      'json-schema': fields<Extract<ResponseFormat, { type: 'json-schema' }>>(
+        'a json-schema format',
+        { type: tag, name, schema: jsonObject },
+        { description: string, strict: flag }
+      )
+    }),
+    maxOutputTokens: wholeNumber(1),
+    temperature: numberUpTo(Number.MAX_VALUE),
+    topP: numberUpTo(1),
+    stop: list(name),
+    seed: wholeNumber(0),
+    ...extra
+  }
+)

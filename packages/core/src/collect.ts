@@ -7,7 +7,7 @@ import { annotate, MillraceError } from './error.ts'
  * chunks ready costs one promise a chunk and no more.
  *
  * @throws {MillraceError} `protocol` with `reason: 'incomplete'` when the stream ends without a `finish`; whatever the
- * stream throws. Both carry `error.partial`.
+ * stream throws. Every `MillraceError` carries `error.partial`; other errors, such as the caller's reason, pass as they are.
  *
  * @example
  * const completion = await collect(provider(request, {}))
@@ -23,7 +23,12 @@ export async function collect(chunks: AsyncIterable<Chunk>): Promise<Completion>
   return assembly.partial()
 }
 
-/** The error of a stream that ended without a finish reason: never a success, whatever text it carried. */
+/**
+ * The error of a stream that ended without a finish reason: never a success, whatever text it carried.
+ *
+ * @example
+ * if (!assembly.finished) throw incomplete(assembly.partial())
+ */
 export function incomplete(partial: Completion): MillraceError<'protocol'> {
   return new MillraceError('protocol', 'the stream ended without a finish reason; the text so far is in error.partial', {
     details: { reason: 'incomplete' },
@@ -33,7 +38,7 @@ export function incomplete(partial: Completion): MillraceError<'protocol'> {
 }
 
 /**
- * The way back: the chunks that `collect` would turn into this completion.
+ * The way back: the chunks that `collect` would turn into this completion. A mark of `clipped` does not survive.
  *
  * @example
  * for (const chunk of chunksOf(completion)) yield chunk

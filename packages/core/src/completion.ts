@@ -29,18 +29,22 @@ export interface Reasoning {
   readonly signature?: string | undefined
 }
 
-/**
- * Assembles chunks one by one. Past `maxChars` characters of text, reasoning, refusal and arguments together, further
- * content is let go and the result is marked `clipped`. `partial()` gives what there is so far at any time, with `finish: 'other'` until the
- * stream said more.
- */
+/** A completion in the making. */
 export interface Assembly {
+  /** @throws {MillraceError} `protocol` with `reason: 'too-large'` at tool call number 1025 */
   add(chunk: Chunk): void
+  /** A `finish` has been seen. */
   readonly finished: boolean
+  /** What there is so far, with `finish: 'other'` until the stream said more. Later chunks do not change it. */
   partial(): Completion
 }
 
-/** A tool-call index beyond this is refused: an index is a number the provider chose. */
+export interface AssemblyOptions {
+  /** How much content is kept, in characters: text, reasoning, signatures, refusal, arguments, extras together. @default Infinity */
+  readonly maxChars?: number | undefined
+}
+
+/** More are refused: how many there are is the provider's choice. */
 const maxToolCalls = 1024
 
 function tooMany(): MillraceError<'protocol'> {
@@ -49,8 +53,21 @@ function tooMany(): MillraceError<'protocol'> {
   })
 }
 
-export function assemble({ maxChars = Number.POSITIVE_INFINITY }: { maxChars?: number } = {}): Assembly {
-  let chars = 0
+/**
+ * Assembles chunks one by one. The piece that crosses `maxChars` is cut there, further content is let go, and the result is
+ * marked `clipped`.
+ *
+ * @throws {TypeError} when `maxChars` is negative or NaN
+ *
+ * @example
+ * const assembly = assemble({ maxChars: 10_000 })
+ * for await (const chunk of chunks) assembly.add(chunk)
+ * console.log(assembly.partial().text)
+ */
+export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOptions = {}): Assembly {
+  if (!(maxChars >= 0)) throw new TypeError(`maxChars must be a number from 0 up, not ${maxChars}`)
+  let left = maxChars
+  let clipped = false
   let provider = ''
   let model = ''
   let id: string | undefined
@@ -63,6 +80,18 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: { maxChars?: n
   const calls = new Map<number, { id: string; name: string; arguments: string }>()
   const extras: { name: string; value: Json }[] = []
 
+  /** As much of a piece as there is room for. */
+  function kept(piece: string): string {
+    if (piece.length <= left) {
+      left -= piece.length
+      return piece
+    }
+    const end = left
+    clipped = true
+    left = 0
+    return piece.slice(0, splitsPair(piece, end) ? end - 1 : end)
+  }
+
   function addReasoning(piece: string, signature: string | undefined): void {
     const last = reasoning.at(-1)
     const open = last !== undefined && last.signature === undefined ? last : undefined
@@ -74,20 +103,20 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: { maxChars?: n
 
   return {
     add(chunk) {
-      if (chars > maxChars && isContent(chunk)) return
+      if (clipped && isContent(chunk)) return
       switch (chunk.type) {
         case 'text':
-          text += chunk.text
-          chars += chunk.text.length
+          text += kept(chunk.text)
           return
         case 'refusal':
-          refusal = (refusal ?? '') + chunk.text
-          chars += chunk.text.length
+          refusal = (refusal ?? '') + kept(chunk.text)
           return
-        case 'reasoning':
-          addReasoning(chunk.text, chunk.signature)
-          chars += chunk.text.length
+        case 'reasoning': {
+          const piece = kept(chunk.text)
+          if (chunk.signature !== undefined) kept(chunk.signature)
+          addReasoning(piece, clipped ? undefined : chunk.signature) // half a signature is none
           return
+        }
         case 'tool-call': {
           let call = calls.get(chunk.index)
           if (call === undefined) {
@@ -96,12 +125,13 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: { maxChars?: n
           }
           if (chunk.id) call.id = chunk.id
           if (chunk.name) call.name = chunk.name
-          call.arguments += chunk.arguments
-          chars += chunk.arguments.length
+          call.arguments += kept(chunk.arguments)
           return
         }
         case 'extra':
-          extras.push({ name: chunk.name, value: chunk.value })
+          if (left !== Number.POSITIVE_INFINITY) left -= sizeOf(chunk.value, left)
+          if (left < 0) clipped = true
+          else extras.push({ name: chunk.name, value: chunk.value })
           return
         case 'usage':
           usage = chunk.usage
@@ -129,10 +159,10 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: { maxChars?: n
         text,
         ...(refusal === undefined ? {} : { refusal }),
         reasoning: reasoning.map((block) => ({ ...block })),
-        toolCalls: [...calls].sort(([a], [b]) => a - b).map(([, call]) => ({ ...call })),
+        toolCalls: [...calls].toSorted(([a], [b]) => a - b).map(([, call]) => ({ ...call })),
         extras: [...extras],
         finish: finish ?? 'other',
-        ...(chars > maxChars ? { clipped: true } : {}),
+        ...(clipped ? { clipped } : {}),
         ...(usage === undefined ? {} : { usage }),
         notes: { ...notes }
       }
@@ -140,7 +170,32 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: { maxChars?: n
   }
 }
 
-/** The completion as a message to append to the conversation, reasoning and its signatures included. */
+function splitsPair(text: string, at: number): boolean {
+  return at > 0 && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800 && (text.charCodeAt(at) & 0xfc00) === 0xdc00
+}
+
+/** About as many characters as the value has in JSON; stops counting past `limit`. By hand, for depth is the provider's choice. */
+function sizeOf(root: Json, limit: number): number {
+  let size = 0
+  const work: (Json | undefined)[] = [root]
+  while (work.length > 0 && size <= limit) {
+    const value = work.pop()
+    size += typeof value === 'string' ? value.length + 2 : 4
+    if (typeof value !== 'object' || value === null) continue
+    for (const [key, child] of Object.entries(value)) {
+      size += key.length
+      work.push(child)
+    }
+  }
+  return size
+}
+
+/**
+ * The completion as a message to append to the conversation, reasoning and its signatures included; extras are not.
+ *
+ * @example
+ * const messages = [...request.messages, messageOf(completion), { role: 'user', content: 'And then?' }]
+ */
 export function messageOf(completion: Completion): AssistantMessage {
   const parts: Part[] = completion.reasoning.map((block) => ({ type: 'reasoning', ...block }))
   if (parts.length > 0 && completion.text !== '') parts.push({ type: 'text', text: completion.text })

@@ -60,8 +60,9 @@ export interface ErrorContext {
 export interface MillraceErrorInit<C extends ErrorCode> {
   readonly details: ErrorDetails[C]
   readonly context?: ErrorContext | undefined
+  /** Kept as it is when it is ours or the system's; of any other only name, code and frames are kept. */
   readonly cause?: unknown
-  /** @default by code: network, timeout, rate-limited, overloaded, unavailable and an incomplete stream are */
+  /** @default by code: network, timeout, rate-limited, overloaded, unavailable, circuit-open, queue-full and an incomplete stream are */
   readonly retryable?: boolean | undefined
   readonly partial?: Completion | undefined
   readonly providerMessage?: string | undefined
@@ -111,7 +112,7 @@ export class MillraceError<C extends ErrorCode = ErrorCode> extends Error {
     this.context = init.context ?? {}
     hide(this, 'partial', init.partial)
     hide(this, 'providerMessage', init.providerMessage)
-    if (init.cause !== undefined) hide(this, 'cause', init.cause)
+    if (init.cause !== undefined) hide(this, 'cause', quiet(init.cause))
     hide(this, brand, true)
     hide(this, inspect.custom, render)
   }
@@ -132,6 +133,23 @@ function render(this: MillraceError, depth: number, options: object): string {
 
 function hide(error: Error, key: PropertyKey, value: unknown): void {
   Object.defineProperty(error, key, { value, enumerable: false, writable: true, configurable: true })
+}
+
+/**
+ * A cause that loggers may print, which they do without asking (pino joins the messages of all causes). Most messages are
+ * not ours: `JSON.parse` quotes the text it could not read. A system error names only a call and an address.
+ */
+function quiet(cause: unknown): unknown {
+  if (isMillraceError(cause)) return cause
+  if (!(cause instanceof Error)) return new Error(`a thrown ${typeof cause}`)
+  const { name, message, stack, code, syscall } = cause as NodeJS.ErrnoException
+  if (typeof code === 'string' && typeof syscall === 'string') return cause
+  const header = message === '' ? name : `${name}: ${message}`
+  const frames = stack?.startsWith(header) === true ? stack.slice(header.length) : ''
+  const told = new Error(typeof code === 'string' ? code : '')
+  hide(told, 'name', name)
+  hide(told, 'stack', `${name}${told.message === '' ? '' : `: ${told.message}`}${frames}`)
+  return typeof code === 'string' ? Object.assign(told, { code }) : told
 }
 
 function isIncomplete(code: ErrorCode, details: object): boolean {
@@ -158,7 +176,13 @@ export function isMillraceError(error: unknown, code?: ErrorCode): boolean {
   return code === undefined || (error as MillraceError).code === code
 }
 
-/** Adds what a layer knows to an error on its way out: context it lacks, and what was received so far. */
+/**
+ * Adds what a layer knows to an error on its way out, and gives it back: context it lacks, and what was received so far.
+ * What is there already stays; an error that is not ours passes unchanged.
+ *
+ * @example
+ * throw annotate(error, { context: { provider: 'openai' } })
+ */
 export function annotate(error: unknown, facts: { context?: ErrorContext; partial?: Completion | undefined }): unknown {
   if (!isMillraceError(error)) return error
   const open = error as { context: ErrorContext; partial: Completion | undefined }

@@ -11,7 +11,8 @@ export {
   type ChannelMessage,
   channels
 } from './channels.ts'
-export { checkJson, checkRequest } from './check-request.ts'
+export { checkJson } from './check-json.ts'
+export { checkRequest } from './check-request.ts'
 export {
   type Chunk,
   type ExtraChunk,
@@ -31,7 +32,7 @@ export {
   type UsageChunk
 } from './chunk.ts'
 export { chunksOf, collect, incomplete } from './collect.ts'
-export { type Assembly, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
+export { type Assembly, type AssemblyOptions, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
 export {
   type ContentClock,
   type ContentLimits,

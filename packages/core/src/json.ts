@@ -11,11 +11,17 @@ export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** `JSON.parse` that answers `undefined` instead of throwing; for text that somebody else wrote. */
+/**
+ * `JSON.parse` that answers `undefined` instead of throwing; for text that somebody else wrote. It keeps `__proto__` keys
+ * and any depth: walk the result with a stack of your own, or check it.
+ *
+ * @example
+ * const body = parseJson(text)
+ */
 export function parseJson(text: string): Json | undefined {
   try {
     return JSON.parse(text) as Json
   } catch {
-    return undefined
+    return undefined // told by the result, so nothing is lost
   }
 }

@@ -1,22 +1,25 @@
 import { MillraceError } from './error.ts'
-import { abortable } from './signal.ts'
+import { onAbort } from './signal.ts'
 
 /**
  * A stream that several readers follow, each from its own offset: the late one gets what was, then what comes. It serves
  * the cache's late joiners, and resuming a stream.
  *
- * Bound: past `maxSize` the older half is let go (half, so that letting go costs little an item); a reader that still needed them, or a new one that starts there, gets
- * `protocol` with `reason: 'too-large'`. `whole` says whether the beginning is still there.
+ * Bound: past `maxSize` the older half is let go (half, so that letting go costs little an item; the newest item always
+ * stays). A reader that still needed it, or a new one that starts there, gets `protocol` with `reason: 'too-large'`.
+ * `whole` says whether the beginning is still there.
  */
 export interface StreamLog<T> {
+  /** @throws {TypeError} after `end` or `fail` */
   append(item: T): void
   end(): void
+  /** Ends the log with an error, which every reader gets behind the last item. The first of `end` and `fail` counts. */
   fail(error: unknown): void
   /**
-   * Reads from item number `offset` on. `pull` is called whenever the reader has caught up and the log is open, so that
-   * a source can be read on demand.
+   * Reads from item number `offset` on; an offset ahead of the log waits for its item.
    *
-   * @throws what `fail` was given; `signal.reason`
+   * @throws {TypeError} when `offset` is not a whole number from 0 up. The reader throws what `fail` was given, or
+   * `signal.reason`
    */
   follow(offset: number, options?: FollowOptions): AsyncIterableIterator<T, undefined>
   /** Items appended so far, those let go included. */
@@ -30,18 +33,33 @@ export interface StreamLog<T> {
 
 export interface FollowOptions {
   readonly signal?: AbortSignal | undefined
+  /**
+   * Called whenever this reader has caught up and the log is open, so that a source can be read on demand. It may be called
+   * again, by other readers too, before the source has answered.
+   */
   readonly pull?: (() => void) | undefined
-  /** Called once, when the reader has ended for whatever reason. */
+  /** Called once, when the reader has ended for whatever reason. A reader whose `next` was never called must `return`. */
   readonly onLeave?: (() => void) | undefined
 }
 
 export interface LogOptions<T> {
-  /** The size of an item, in the unit of `maxSize`. @default every item is 1 */
+  /** The size of an item, in the unit of `maxSize`; the same each time it is asked. @default every item is 1 */
   readonly sizeOf?: ((item: T) => number) | undefined
   /** @default 65536 */
   readonly maxSize?: number | undefined
 }
 
+/**
+ * Makes an empty log. It owns nothing that must be closed: without readers it is plain memory.
+ *
+ * @throws {TypeError} when `maxSize` is not above 0
+ *
+ * @example
+ * const log = createLog<Chunk>({ maxSize: 1000 })
+ * log.append({ type: 'text', text: 'Hello' })
+ * log.end()
+ * for await (const chunk of log.follow(0)) console.log(chunk)
+ */
 export function createLog<T>({ sizeOf = () => 1, maxSize = 65_536 }: LogOptions<T> = {}): StreamLog<T> {
   if (!(maxSize > 0)) throw new TypeError(`maxSize must be a number above 0, not ${maxSize}`)
   let items: T[] = []
@@ -49,17 +67,16 @@ export function createLog<T>({ sizeOf = () => 1, maxSize = 65_536 }: LogOptions<
   let size = 0
   let state: StreamLog<T>['state'] = 'open'
   let failure: unknown
-  let news = Promise.withResolvers<void>()
+  // One entry for each pending read, taken out when it ends: a shared promise would keep every reader that gave up.
+  const waiting = new Set<() => void>()
 
   function wake(): void {
-    const told = news
-    news = Promise.withResolvers<void>()
-    told.resolve()
+    for (const resume of waiting) resume()
   }
 
   function shrink(): void {
     let dropped = 0
-    while (size > maxSize / 2 && dropped < items.length) size -= sizeOf(items[dropped++] as T)
+    while (size > maxSize / 2 && dropped < items.length - 1) size -= sizeOf(items[dropped++] as T)
     items = items.slice(dropped)
     first += dropped
   }
@@ -78,16 +95,34 @@ export function createLog<T>({ sizeOf = () => 1, maxSize = 65_536 }: LogOptions<
   }
 
   function follow(offset: number, { signal, pull, onLeave }: FollowOptions = {}): AsyncIterableIterator<T, undefined> {
+    if (!Number.isSafeInteger(offset) || offset < 0) {
+      throw new TypeError(`offset must be a whole number from 0 up, not ${offset}`)
+    }
     let at = offset
     let left = false
+    const pending = new Set<() => void>() // this reader's own part of `waiting`
     function leave(): void {
       if (left) return
       left = true
+      for (const resume of pending) resume()
       onLeave?.()
     }
     function fail(error: unknown): never {
       leave()
       throw error
+    }
+    function news(): Promise<void> {
+      return new Promise((resolve) => {
+        const off = onAbort(signal, resume)
+        function resume(): void {
+          off()
+          waiting.delete(resume)
+          pending.delete(resume)
+          resolve()
+        }
+        waiting.add(resume)
+        pending.add(resume)
+      })
     }
     async function next(): Promise<IteratorResult<T, undefined>> {
       for (;;) {
@@ -100,22 +135,19 @@ export function createLog<T>({ sizeOf = () => 1, maxSize = 65_536 }: LogOptions<
           leave()
           continue
         }
-        const told = news.promise
-        pull?.()
-        // A source that answers at once needs no wait.
-        if (told !== news.promise) continue
+        const told = news()
         try {
-          await abortable(told, signal)
+          pull?.()
         } catch (error) {
           fail(error)
         }
+        await told
       }
     }
     return {
       next,
       async return() {
         leave()
-        wake()
         return { done: true, value: undefined }
       },
       [Symbol.asyncIterator]() {

@@ -41,7 +41,7 @@ export interface PromptMessage extends MessageBase {
   readonly name?: string | undefined
 }
 
-/** An earlier answer of the model. `completion.message` gives one to append to the conversation. */
+/** An earlier answer of the model. `messageOf(completion)` gives one to append to the conversation. */
 export interface AssistantMessage extends MessageBase {
   readonly role: 'assistant'
   /** Empty (`''`) when the model only called tools. */

@@ -30,7 +30,12 @@ export function linkAbort(source: AbortSignal | undefined): LinkedAbort {
   }
 }
 
-/** Calls `listener` once when `signal` aborts, or at once if it has. Returns what takes the listener off. */
+/**
+ * Calls `listener` once when `signal` aborts, or at once if it has. Returns what takes the listener off.
+ *
+ * @example
+ * const off = onAbort(options.signal, (reason) => socket.destroy())
+ */
 export function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
   if (signal === undefined) return () => {}
   const heard = (): void => listener(signal.reason)
@@ -42,7 +47,13 @@ export function onAbort(signal: AbortSignal | undefined, listener: (reason: unkn
   return () => signal.removeEventListener('abort', heard)
 }
 
-/** Settles as `work` does, or rejects with `signal.reason` as soon as `signal` aborts. Leaves no listener. */
+/**
+ * Settles as `work` does, or rejects with `signal.reason` as soon as `signal` aborts. Leaves no listener on the signal; what
+ * waits on `work` is let go when `work` settles, so do not abort again and again on one promise that never does.
+ *
+ * @example
+ * const value = await abortable(work, options.signal)
+ */
 export async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return work
   const { promise: aborted, reject } = Promise.withResolvers<never>()
@@ -54,7 +65,12 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal | undef
   }
 }
 
-/** Waits `ms` milliseconds; rejects with `signal.reason` when `signal` aborts. The timer keeps the process alive. */
+/**
+ * Waits `ms` milliseconds; rejects with `signal.reason` when `signal` aborts. The timer keeps the process alive.
+ *
+ * @example
+ * await sleep(error.details.retryAfterMs ?? 1000, options.signal)
+ */
 export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>()
   const timer = setTimeout(resolve, clampTimer(ms))
@@ -65,7 +81,7 @@ export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   }
 }
 
-/** `setTimeout` takes a longer delay for 1 ms: its limit is 2^31 - 1 ms, about 24.8 days. */
+/** A delay `setTimeout` can take: above 2^31 - 1 ms (24.8 days), and for NaN, it would fire after 1 ms with a warning. */
 export function clampTimer(ms: number): number {
-  return Math.min(Math.max(0, ms), 2_147_483_647)
+  return ms > 0 ? Math.min(ms, 2_147_483_647) : 0
 }

@@ -16,11 +16,17 @@ export interface SSEOptions {
 }
 
 export interface SSEParser {
-  /** @throws {MillraceError} `protocol` with `reason: 'too-large'` when an event outgrows `maxEventChars` */
+  /**
+   * Whatever this or `onEvent` throws, the rest of `bytes` is lost: the parser is of no more use.
+   *
+   * @throws {MillraceError} `protocol` with `reason: 'too-large'` when an event outgrows `maxEventChars`
+   */
   push(bytes: Uint8Array): void
   /**
    * The bytes have ended. A browser drops an event that has no blank line behind it; providers are seen to leave it out,
-   * so here it is dispatched.
+   * so here it is dispatched. After a cut it may be half an event.
+   *
+   * @throws {MillraceError} as `push` does
    */
   end(): void
   /** Reconnection time the server asked for, in milliseconds. */
@@ -28,6 +34,7 @@ export interface SSEParser {
 }
 
 const lineFeed = 10
+const byteOrderMark = 0xfeff
 
 /**
  * A push parser: bytes in any cut, events out, synchronously, so that many events of one read cost no promise. Each
@@ -41,8 +48,10 @@ const lineFeed = 10
 export function createSSEParser(onEvent: (event: ServerSentEvent) => void, options: SSEOptions = {}): SSEParser {
   const { maxEventChars = 1_048_576 } = options
   if (!(maxEventChars > 0)) throw new TypeError(`maxEventChars must be a number above 0, not ${maxEventChars}`)
-  // The decoder drops one leading BOM, holds back a split character, and replaces invalid bytes as the standard asks.
-  const decoder = new TextDecoder()
+  // The decoder holds back a split character and replaces invalid bytes as the standard asks. The one leading BOM is
+  // dropped here: Node's decoder drops a second one too when the first comes in several pieces.
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  let atStart = true
   let pieces: string[] = [] // of the line that has not ended yet
   let pieceChars = 0
   let afterCarriageReturn = false
@@ -52,8 +61,13 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
   let retryMs: number | undefined
 
   function push(text: string): void {
+    if (text === '') return
     let start = 0
-    if (afterCarriageReturn && text !== '') {
+    if (atStart) {
+      atStart = false
+      if (text.charCodeAt(0) === byteOrderMark) start = 1
+    }
+    if (afterCarriageReturn) {
       afterCarriageReturn = false
       if (text.charCodeAt(0) === lineFeed) start = 1
     }
@@ -149,8 +163,13 @@ export async function* parseSSE(
   let events: ServerSentEvent[] = []
   const parser = createSSEParser((event) => events.push(event), options)
   for await (const batch of body) {
-    if (batch instanceof Uint8Array) parser.push(batch)
-    else for (const bytes of batch) parser.push(bytes)
+    try {
+      if (batch instanceof Uint8Array) parser.push(batch)
+      else for (const bytes of batch) parser.push(bytes)
+    } catch (error) {
+      yield* events // what came before the fault is not lost
+      throw error
+    }
     if (events.length === 0) continue
     const ready = events
     events = []

@@ -57,9 +57,10 @@ export function providerConformance(subject: () => ConformanceSubject): readonly
       run: async () => {
         const { provider, request, requestsSeen } = subject()
         const before = requestsSeen()
-        provider(request, {})
+        const iterator = provider(request, {})[Symbol.asyncIterator]()
         await delay(50)
         assert.equal(requestsSeen(), before)
+        await iterator.return?.()
       }
     },
     {
@@ -86,6 +87,21 @@ export function providerConformance(subject: () => ConformanceSubject): readonly
           },
           (error) => error === reason
         )
+        assert.equal(getEventListeners(controller.signal, 'abort').length, 0)
+        await becomes(openAnswers, 0)
+      }
+    },
+    {
+      title: 'rejects with the reason of an abort while a read is pending, and closes the connection',
+      run: async () => {
+        const { provider, slowRequest, openAnswers } = subject()
+        const controller = new AbortController()
+        const reason = new Error('stopped by the test')
+        const answer = collect(provider(slowRequest, { signal: controller.signal }))
+        const rejected = assert.rejects(answer, (error) => error === reason)
+        await delay(100)
+        controller.abort(reason)
+        await rejected
         assert.equal(getEventListeners(controller.signal, 'abort').length, 0)
         await becomes(openAnswers, 0)
       }
@@ -152,9 +168,18 @@ function checkOrder(chunks: readonly Chunk[]): void {
   assert.equal(types.filter((type) => type === 'start').length, 1)
   assert.equal(types.at(-1), 'finish')
   assert.equal(types.filter((type) => type === 'finish').length, 1)
-  assert.ok(types.filter((type) => type === 'usage').length <= 1)
+  assert.ok(types.filter((type) => type === 'usage').length <= 1, 'usage comes at most once')
   const firstContent = chunks.findIndex(isContent)
-  if (firstContent !== -1) assert.ok(types.lastIndexOf('note') < firstContent)
+  if (firstContent !== -1) assert.ok(types.lastIndexOf('note') < firstContent, 'notes come before the first content')
+  for (const chunk of chunks) {
+    if (chunk.type !== 'usage') continue
+    const { input, output } = chunk.usage
+    const parts = [input.uncached, input.cacheRead, input.cacheWrite, output.text, output.reasoning]
+    assert.ok(
+      parts.every((tokens) => Number.isSafeInteger(tokens) && tokens >= 0),
+      'every part of usage is a whole number from 0 up'
+    )
+  }
 }
 
 /** The server learns of a closed socket a moment later than we close it. */

@@ -16,6 +16,8 @@ export interface HttpRequest {
   readonly signal?: AbortSignal | undefined
   readonly timeouts?: Timeouts | undefined
   readonly callId?: string | undefined
+  /** Which try of the call this is; set by the layer that retries. @default 1 */
+  readonly attempt?: number | undefined
 }
 
 export interface HttpResponse {

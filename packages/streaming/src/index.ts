@@ -1,1 +1,6 @@
-export {}
+export { createSSEParser, parseSSE, type ServerSentEvent, type SSEOptions, type SSEParser } from '@millrace/core'
+export { type CoalesceOptions, coalesce } from './coalesce.ts'
+export { limitTokens, type RunningCount } from './limit-tokens.ts'
+export { onlyText } from './only-text.ts'
+export type { Operator } from './operate.ts'
+export { withOperators } from './with-operators.ts'

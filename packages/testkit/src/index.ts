@@ -1,1 +1,27 @@
-export {}
+export type { ScriptedReply } from './answer.ts'
+export { type StartedBrowser, startBrowser } from './browser.ts'
+export type { ScriptedRequest, ScriptedTool, ScriptedToolCall } from './dialect.ts'
+export {
+  ConnectionGone,
+  chunk,
+  type FaultConnection,
+  type FaultRequest,
+  type FaultServer,
+  namedSse,
+  responseHead,
+  sse,
+  startFaultServer
+} from './fault-server.ts'
+export { heapAfterGc, type LeakProbe, probeLeaks } from './leaks.ts'
+export { type Random, seededRandom } from './random.ts'
+export {
+  loadRecordings,
+  type RecordedRequest,
+  type RecordedUsage,
+  type Recording,
+  type ServedRecording,
+  serveRecording
+} from './recordings.ts'
+export { type RedisOptions, type RedisServer, requireRedis, startRedis } from './redis.ts'
+export { type ScriptedOptions, type ScriptedProvider, type ScriptedStats, startScriptedProvider } from './scripted.ts'
+export { type SpawnedProvider, spawnScriptedProvider } from './spawn.ts'

@@ -1,1 +1,6 @@
-export {}
+export { type TokenBudgetOptions, withTokenBudget } from './budget.ts'
+export { type FitOptions, type FitResult, fit } from './fit.ts'
+export { uncountedParts } from './message.ts'
+export type { Encoding } from './model.ts'
+export { createTokenizers, type Tokenizer, type Tokenizers, tokenizerFor } from './tokenizer.ts'
+export type { TokenCounter } from './vocabulary.ts'

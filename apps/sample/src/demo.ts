@@ -1,0 +1,128 @@
+import { fork } from 'node:child_process'
+import diagnostics from 'node:diagnostics_channel'
+import { once } from 'node:events'
+import { extname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { CallFailed, type CallResult, call, type Target } from './caller.ts'
+import { ConfigError, readConfig } from './config.ts'
+import { createProgress, type Run, table } from './report.ts'
+import { type Conversation, createWorkload } from './workload.ts'
+
+/** With a provider that costs money, the demo asks less of it. */
+const calls = { embedded: 160, real: 24 }
+const concurrency = 16
+/** The embedded model is taken to hold so many tokens; longer talks lose their oldest turns. */
+const embeddedContextWindow = 1024
+
+/** `pnpm demo`: the same work through plain `fetch` and through the gateway, and a table of what it took. */
+async function main(): Promise<void> {
+  const config = readConfig(process.env)
+  const embedded = config.upstream === undefined
+  const workload = createWorkload({ calls: embedded ? calls.embedded : calls.real })
+  const distinct = new Set(workload.map((conversation) => JSON.stringify(conversation))).size
+
+  const gateway = await startGateway(embedded)
+  try {
+    const { model, upstream } = gateway
+    const where = embedded ? 'the embedded provider (a server of its own, 24 requests a second)' : upstream.baseURL
+    console.log(`\n  ${workload.length} calls, ${distinct} of them different, ${concurrency} at a time, to ${where}\n`)
+    const direct: Target = { ...upstream, model, maxTokens: 200 }
+    const plain = await runPlain(workload, direct)
+    const millrace = await runMillrace(workload, { ...direct, baseURL: `${gateway.url}/v1`, apiKey: config.token ?? 'none' })
+    console.log(`\n${table(plain, millrace)}`)
+    console.log(`  Both sides use the same client code; Millrace is the sample gateway, one more process in between.
+  Fewer calls: equal questions were asked once (cache, and joining calls in flight).${embedded ? `\n  Fewer tokens: fewer calls, and talks beyond ${embeddedContextWindow} tokens lost their oldest turns.` : ''}
+  Start it for yourself: npx -y pnpm@12.21.0 start\n`)
+  } finally {
+    await gateway.close()
+  }
+}
+
+interface GatewayProcess {
+  readonly url: string
+  readonly upstream: { readonly baseURL: string; readonly apiKey: string }
+  readonly model: string
+  close(): Promise<void>
+}
+
+async function startGateway(embedded: boolean): Promise<GatewayProcess> {
+  const program = fileURLToPath(new URL(`./main${extname(import.meta.url)}`, import.meta.url))
+  const env = { ...process.env, PORT: '0', ...(embedded && { MILLRACE_CONTEXT_WINDOW: String(embeddedContextWindow) }) }
+  const child = fork(program, { env })
+  const ended = once(child, 'close')
+  const started: unknown = await Promise.race([once(child, 'message').then(([message]) => message as unknown), ended.then(() => undefined)])
+  if (started === undefined) throw new CallFailed('the gateway did not start')
+  return {
+    ...(started as Omit<GatewayProcess, 'close'>),
+    async close() {
+      child.disconnect()
+      await ended
+    }
+  }
+}
+
+async function runPlain(workload: readonly Conversation[], target: Target): Promise<Run> {
+  let socketsOpened = 0
+  const opened = (): void => void socketsOpened++
+  // Node's own fetch tells of every socket it opens.
+  diagnostics.subscribe('undici:client:connected', opened)
+  try {
+    const { results, wallMs } = await runAll('plain fetch', workload, target)
+    return {
+      calls: results,
+      wallMs,
+      upstreamRequests: sum(results, (result) => result.requests),
+      socketsOpened,
+      tokensIn: sum(results, (result) => result.tokensIn)
+    }
+  } finally {
+    diagnostics.unsubscribe('undici:client:connected', opened)
+  }
+}
+
+async function runMillrace(workload: readonly Conversation[], target: Target): Promise<Run> {
+  const { results, wallMs } = await runAll('Millrace', workload, target)
+  const response = await fetch(`${target.baseURL}/stats`, { headers: { authorization: `Bearer ${target.apiKey}` } })
+  const stats = (await response.json()) as {
+    tokens: { input: number }
+    origins: Record<string, { requests: number; opened: number }>
+  }
+  const origins = Object.values(stats.origins)
+  return {
+    calls: results,
+    wallMs,
+    upstreamRequests: sum(origins, (origin) => origin.requests),
+    socketsOpened: sum(origins, (origin) => origin.opened),
+    tokensIn: stats.tokens.input
+  }
+}
+
+async function runAll(
+  title: string,
+  workload: readonly Conversation[],
+  target: Target
+): Promise<{ results: CallResult[]; wallMs: number }> {
+  const progress = createProgress(title, workload.length, process.stdout)
+  const startedAt = performance.now()
+  const results: CallResult[] = []
+  const queue = workload.values()
+  await Promise.all(
+    Array.from({ length: concurrency }, async () => {
+      for (const conversation of queue) {
+        results.push(await call(conversation, target))
+        progress.step()
+      }
+    })
+  )
+  progress.end()
+  return { results, wallMs: performance.now() - startedAt }
+}
+
+function sum<T>(items: readonly T[], value: (item: T) => number): number {
+  return items.reduce((total, item) => total + value(item), 0)
+}
+
+main().catch((error: unknown) => {
+  process.exitCode = 1
+  console.error(error instanceof CallFailed || error instanceof ConfigError ? `\nmillrace: ${error.message}` : error)
+})

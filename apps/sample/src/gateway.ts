@@ -1,0 +1,199 @@
+import { randomUUID, timingSafeEqual } from 'node:crypto'
+import type { AddressInfo } from 'node:net'
+import { type ServerType, serve } from '@hono/node-server'
+import type { Adapter } from '@millrace/adapter'
+import { type Chunk, checkRequest, isContent, isJsonObject, type JsonObject, parseJson } from '@millrace/core'
+import type { Transport } from '@millrace/transport'
+import { type Context, Hono } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import { createEventWriter, errorBody, writeCompletion, writeError } from './openai-answer.ts'
+import { readRequest } from './openai-request.ts'
+import { page } from './page.ts'
+
+/** Larger bodies are refused: a chat request of text is far below, and images travel as addresses. */
+const maxBodyBytes = 4 * 1024 * 1024
+
+export interface GatewayOptions {
+  readonly adapter: Adapter
+  /** The adapter's transport, for what is passed on untouched. */
+  readonly transport: Transport
+  readonly upstream: { readonly apiKey: string; readonly baseURL: string }
+  readonly host: string
+  readonly port: number
+  readonly token?: string | undefined
+  readonly model: string
+}
+
+export interface Gateway extends AsyncDisposable {
+  readonly url: string
+  /** Stops accepting, lets running answers finish for `graceMs`, then ends them. `graceMs` defaults to 10000. */
+  close(options?: { readonly graceMs?: number }): Promise<void>
+}
+
+/** @throws what `listen` reports, such as `EADDRINUSE` */
+export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const server = await listen(createApp(options), options)
+  const { port } = server.address() as AddressInfo
+  const url = `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`
+  let closing: Promise<void> | undefined
+
+  async function close(graceMs: number): Promise<void> {
+    const closed = new Promise((resolve) => server.close(resolve))
+    await options.adapter.close({ graceMs })
+    // What is left now are connections without a request, or readers that do not take what has been written.
+    if ('closeAllConnections' in server) setTimeout(() => server.closeAllConnections(), 100).unref()
+    await closed
+  }
+
+  return {
+    url,
+    close({ graceMs = 10_000 } = {}) {
+      closing ??= close(graceMs)
+      return closing
+    },
+    [Symbol.asyncDispose]() {
+      return this.close()
+    }
+  }
+}
+
+function listen(app: Hono, { host, port }: GatewayOptions): Promise<ServerType> {
+  return new Promise((resolve, reject) => {
+    const server = serve({ fetch: app.fetch, hostname: host, port }, () => {
+      server.off('error', reject)
+      resolve(server)
+    })
+    server.once('error', reject)
+  })
+}
+
+function createApp(options: GatewayOptions): Hono {
+  const { adapter, transport, upstream, token, model } = options
+  const app = new Hono()
+
+  app.get('/healthz', (context) => context.json({ status: 'ok' }))
+  app.get('/', (context) => context.html(page(model)))
+  app.use('/v1/*', async (context, next) => {
+    if (token === undefined || isToken(context.req.header('authorization'), token)) return next()
+    return context.json(errorBody('the bearer token is missing or wrong', 'invalid_request_error', 'invalid_api_key'), 401)
+  })
+  app.use('/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: (context) => context.json(tooLarge, 413) }))
+
+  app.get('/v1/stats', (context) => context.json(adapter.stats()))
+  app.get('/v1/models', () => pass('models', { method: 'GET' }))
+  app.post('/v1/chat/completions', async (context) => {
+    const text = await context.req.text()
+    const body = parseJson(text)
+    if (!isJsonObject(body)) return context.json(errorBody('the body is not a JSON object', 'invalid_request_error', 'invalid_json'), 400)
+    const request = readRequest(body)
+    if (request === undefined) return pass('chat/completions', { method: 'POST', body: text, signal: context.req.raw.signal })
+    try {
+      checkRequest(request)
+      return body.stream === true ? await stream(context, body, request) : await complete(context, request)
+    } catch (error) {
+      return failed(context, error)
+    }
+  })
+  app.notFound((context) =>
+    context.json(errorBody(`there is no ${context.req.method} ${context.req.path} here`, 'invalid_request_error', 'unknown_url'), 404)
+  )
+  app.onError((error, context) => failed(context, error))
+
+  async function complete(context: Context, request: Parameters<Adapter['complete']>[0]): Promise<Response> {
+    const completion = await adapter.complete(request, { signal: context.req.raw.signal })
+    return context.json(writeCompletion(completion, newId(), now()), 200, factsOf(completion.notes))
+  }
+
+  /** The head waits for the first content, so that a failure before it still gets its status, and the notes their headers. */
+  async function stream(context: Context, body: JsonObject, request: Parameters<Adapter['stream']>[0]): Promise<Response> {
+    const answer = adapter.stream(request, { signal: context.req.raw.signal })
+    const writer = createEventWriter(newId(), now(), isJsonObject(body.stream_options) && body.stream_options.include_usage === true)
+    const first: Chunk[] = []
+    for (;;) {
+      const { done, value } = await answer.next()
+      if (done === true) break
+      first.push(value)
+      if (isContent(value)) break
+    }
+    const headers = { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', ...factsOf(answer.partial.notes) }
+    return new Response(eventStream(first, answer, writer), { headers })
+  }
+
+  /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte. */
+  async function pass(path: string, init: RequestInit): Promise<Response> {
+    const response = await transport.fetch(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
+      ...init,
+      headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' }
+    })
+    const type = response.headers.get('content-type')
+    return new Response(response.body, { status: response.status, headers: type === null ? {} : { 'content-type': type } })
+  }
+
+  return app
+}
+
+/** Pulls the next chunk only when the client's socket has room: a slow reader slows the provider. */
+function eventStream(
+  first: readonly Chunk[],
+  answer: AsyncIterableIterator<Chunk, undefined>,
+  writer: ReturnType<typeof createEventWriter>
+): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder()
+  let begun = false
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        let text = begun ? '' : first.map((chunk) => writer.write(chunk)).join('')
+        begun = true
+        try {
+          while (text === '') {
+            const { done, value } = await answer.next()
+            if (done === true) {
+              controller.enqueue(encoder.encode(writer.end()))
+              controller.close()
+              return
+            }
+            text = writer.write(value)
+          }
+        } catch (error) {
+          // The head is out: the failure is told by an event, and no [DONE] follows it.
+          text = `data: ${JSON.stringify(writeError(error).body)}\n\n`
+          controller.enqueue(encoder.encode(text))
+          controller.close()
+          return
+        }
+        controller.enqueue(encoder.encode(text))
+      },
+      async cancel() {
+        await answer.return?.()
+      }
+    },
+    { highWaterMark: 0 }
+  )
+}
+
+function failed(context: Context, error: unknown): Response {
+  const { status, body, retryAfterMs } = writeError(error)
+  const headers = retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)), 'retry-after-ms': String(retryAfterMs) }
+  return context.json(body, status as 500, headers)
+}
+
+/** What the layers did, as response headers. */
+function factsOf(notes: { cache?: { state?: unknown }; retry?: { attempts?: unknown }; tokens?: { dropped?: unknown } }): Record<string, string> {
+  return {
+    ...(notes.cache === undefined ? {} : { 'x-millrace-cache': String(notes.cache.state) }),
+    ...(notes.retry === undefined ? {} : { 'x-millrace-attempts': String(notes.retry.attempts) }),
+    ...(notes.tokens === undefined ? {} : { 'x-millrace-dropped-messages': String(notes.tokens.dropped) })
+  }
+}
+
+/** Compared in constant time, so that the answer's delay tells nothing of the token. */
+function isToken(header: string | undefined, token: string): boolean {
+  const given = Buffer.from(header ?? '')
+  const expected = Buffer.from(`Bearer ${token}`)
+  return given.length === expected.length && timingSafeEqual(given, expected)
+}
+
+const tooLarge = errorBody(`the body is larger than ${maxBodyBytes} bytes`, 'invalid_request_error', 'request_too_large')
+const newId = (): string => `chatcmpl-${randomUUID()}`
+const now = (): number => Math.floor(Date.now() / 1000)

@@ -1,0 +1,42 @@
+import { ConfigError, readConfig } from './config.ts'
+import { startService } from './service.ts'
+
+/** `pnpm start`: the gateway until SIGTERM or SIGINT. */
+async function main(): Promise<void> {
+  const config = readConfig(process.env)
+  const service = await startService(config, process.env)
+
+  let stopping = false
+  function stop(): void {
+    if (stopping) return
+    stopping = true
+    service.close().catch(fail)
+  }
+  process.on('SIGTERM', stop)
+  process.on('SIGINT', stop)
+  // The demo runs this program as its child: it is told the addresses, and the gateway ends when the demo does.
+  process.send?.({ url: service.url, upstream: service.upstream, model: config.model })
+  process.once('disconnect', stop)
+
+  if (process.send !== undefined) return
+  const provider = config.upstream === undefined ? `its embedded provider, ${service.upstream.baseURL}` : service.upstream.baseURL
+  console.log(`Millrace gateway on ${service.url}, in front of ${provider}
+
+Call it:
+  curl ${service.url}/v1/chat/completions -H 'content-type: application/json' \\${config.token === undefined ? '' : "\n    -H \"authorization: Bearer $MILLRACE_TOKEN\" \\"}
+    -d '{"model": "${config.model}", "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": true}'
+
+or with any OpenAI client: baseURL ${service.url}/v1. What it did so far: ${service.url}/v1/stats. Stop it with Ctrl+C.`)
+}
+
+/** One line that says what to do; a stack trace only for what nobody foresaw. */
+function fail(error: unknown): void {
+  process.exitCode = 1
+  if (error instanceof ConfigError) console.error(`millrace: ${error.message}`)
+  else if ((error as { code?: unknown }).code === 'EADDRINUSE') {
+    console.error(`millrace: port ${process.env.PORT || 8787} is in use: stop what listens there, or set PORT to another one`)
+  } else console.error(error instanceof TypeError ? `millrace: ${error.message}` : error)
+  process.disconnect?.()
+}
+
+main().catch(fail)

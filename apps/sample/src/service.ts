@@ -1,0 +1,68 @@
+import { type Adapter, createAdapter } from '@millrace/adapter'
+import { openai } from '@millrace/adapter/openai'
+import { createTelemetry } from '@millrace/telemetry'
+import { spawnScriptedProvider } from '@millrace/testkit'
+import { createTransport } from '@millrace/transport'
+import type { Config, Upstream } from './config.ts'
+import { type Gateway, startGateway } from './gateway.ts'
+import { startExport } from './telemetry.ts'
+
+export interface Service extends AsyncDisposable {
+  readonly url: string
+  readonly upstream: Upstream
+  readonly adapter: Adapter
+  close(options?: { readonly graceMs?: number }): Promise<void>
+}
+
+/** Everything the gateway is made of, from the provider to the port, and its end in the right order. */
+export async function startService(config: Config, env: Readonly<Record<string, string | undefined>>): Promise<Service> {
+  const opened: AsyncDisposable[] = []
+  try {
+    const upstream = config.upstream ?? (await embed(opened))
+    const exporting = await startExport(env)
+    opened.push(exporting)
+    const telemetry = createTelemetry()
+    opened.push({ [Symbol.asyncDispose]: async () => telemetry.close() })
+    const transport = createTransport({ traceHeaders: telemetry.traceHeaders })
+    opened.push(transport)
+    const adapter = createAdapter({
+      provider: openai(upstream),
+      transport,
+      cache: { ttlMs: config.cacheTtlMs },
+      tokens: config.contextWindow === undefined ? undefined : { contextWindow: config.contextWindow }
+    })
+    opened.push(adapter)
+    const { host, port, token, model } = config
+    const gateway: Gateway = await startGateway({ adapter, transport, upstream, host, port, token, model })
+    let closing: Promise<void> | undefined
+    async function close(graceMs: number | undefined): Promise<void> {
+      await gateway.close(graceMs === undefined ? {} : { graceMs })
+      await closeAll(opened)
+    }
+    const service: Service = {
+      url: gateway.url,
+      upstream,
+      adapter,
+      close({ graceMs } = {}) {
+        closing ??= close(graceMs)
+        return closing
+      },
+      [Symbol.asyncDispose]: () => service.close()
+    }
+    return service
+  } catch (error) {
+    await closeAll(opened)
+    throw error
+  }
+}
+
+/** The embedded provider: a real server in its own process, at a human pace, that refuses what is above its rate limit. */
+async function embed(opened: AsyncDisposable[]): Promise<Upstream> {
+  const provider = await spawnScriptedProvider({ tokensPerSecond: 120, firstTokenMs: 200, rateLimit: { requests: 24, perMs: 1000 } })
+  opened.push(provider)
+  return { apiKey: 'embedded', baseURL: provider.url }
+}
+
+async function closeAll(opened: AsyncDisposable[]): Promise<void> {
+  for (const resource of opened.splice(0).reverse()) await resource[Symbol.asyncDispose]()
+}

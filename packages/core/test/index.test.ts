@@ -1,0 +1,38 @@
+import { expect, it } from 'vitest'
+import * as core from '../src/index.ts'
+import * as testing from '../src/testing.ts'
+
+it('exports these names, and no others', () => {
+  expect(Object.keys(core).toSorted()).toEqual([
+    'MillraceError',
+    'abortable',
+    'annotate',
+    'assemble',
+    'channels',
+    'checkJson',
+    'checkRequest',
+    'chunksOf',
+    'clampTimer',
+    'collect',
+    'createLog',
+    'createSSEParser',
+    'incomplete',
+    'inputTokens',
+    'isContent',
+    'isJsonObject',
+    'isMillraceError',
+    'linkAbort',
+    'messageOf',
+    'onAbort',
+    'outputTokens',
+    'parseJson',
+    'parseSSE',
+    'pipe',
+    'sleep',
+    'startContentClock',
+    'startDeadline',
+    'timeoutError',
+    'watch'
+  ])
+  expect(Object.keys(testing)).toEqual(['providerConformance'])
+})

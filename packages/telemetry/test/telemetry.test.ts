@@ -1,0 +1,172 @@
+import { type ChatRequest, channels, collect, MillraceError, type Provider, sleep } from '@millrace/core'
+import { type MeterProvider, propagation, type TextMapPropagator, type TracerProvider, trace } from '@opentelemetry/api'
+import { TracerProvider as SdkTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace'
+import { expect, test } from 'vitest'
+import { createTelemetry } from '../src/index.ts'
+import { answer, createHarness, fails, goesOn, provides } from './harness.ts'
+
+const request: ChatRequest = { model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hi' }] }
+
+/** As the W3C propagator writes it. */
+const w3c: TextMapPropagator = {
+  inject(context, carrier, setter) {
+    const span = trace.getSpanContext(context)
+    if (span !== undefined) setter.set(carrier, 'traceparent', `00-${span.traceId}-${span.spanId}-01`)
+    if (propagation.getBaggage(context) !== undefined) setter.set(carrier, 'baggage', 'leaked')
+  },
+  extract: (context) => context,
+  fields: () => ['traceparent']
+}
+
+test('traceHeaders names the span of the attempt, of the newest attempt, of the call, or nothing', async () => {
+  await using harness = createHarness()
+  const { layer, traceHeaders } = harness.telemetry
+  const seen: Record<string, string>[] = []
+  const owner = {}
+  const origin = 'https://api.example.com'
+  const provider: Provider = async function* (_request, { callId = '' }) {
+    await sleep(1)
+    seen.push(traceHeaders(callId, 1))
+    channels.attemptStart.publish({ owner, callId, attempt: 1, method: 'POST', origin })
+    seen.push(traceHeaders(callId, 1), traceHeaders(callId), traceHeaders(callId, 2))
+    channels.attemptEnd.publish({ owner, callId, attempt: 1, origin, elapsedMs: 1, status: 200 })
+    yield* answer
+  }
+  expect(await collect(layer(provider)(request, {})).then(() => seen.splice(0))).toEqual([{}, {}, {}, {}])
+  propagation.setGlobalPropagator(w3c)
+  try {
+    await collect(layer(provider)(request, {}))
+    expect(traceHeaders('unknown')).toEqual({})
+  } finally {
+    propagation.disable()
+  }
+  const [attempt, call] = harness.spans().slice(2)
+  expect(seen).toEqual(
+    [call, attempt, attempt, call].map((span) => {
+      const { traceId, spanId } = span?.spanContext() ?? { traceId: '', spanId: '' }
+      return { traceparent: `00-${traceId}-${spanId}-01` }
+    })
+  )
+})
+
+test('a secret in prompt, tools, extra, tenant, query, headers or error appears in no span and no metric', async () => {
+  await using harness = createHarness()
+  const canary = 'sk-canary-5a8b1c'
+  const secretive: ChatRequest = {
+    model: 'gpt-5.6',
+    messages: [{ role: 'user', content: canary, name: canary }],
+    tools: [{ name: canary, description: canary }],
+    toolChoice: { name: canary },
+    responseFormat: { type: 'json-schema', name: canary, schema: { title: canary } },
+    stop: [canary],
+    extra: { user: canary, [canary]: 1 }
+  }
+  const options = { tenant: canary, idempotencyKey: canary, callId: canary }
+  const error = new MillraceError('unauthorized', `bad key ${canary}`, {
+    details: { status: 401, providerCode: canary },
+    context: { provider: 'openai', requestId: canary },
+    cause: new Error(canary),
+    providerMessage: canary
+  })
+  const foreign = Object.assign(new Error(canary), { name: canary, code: canary })
+  const origin = `https://user:${canary}@api.example.com/${canary}?key=${canary}`
+  const provider: Provider = async function* (asked, { callId = '' }) {
+    const attempt = { owner: secretive, callId, attempt: 1, origin }
+    channels.attemptStart.publish({ ...attempt, method: 'POST' })
+    channels.attemptEnd.publish({ ...attempt, elapsedMs: 1, error: foreign })
+    yield { type: 'start', provider: 'openai', model: asked.model }
+    yield { type: 'note', from: 'cache', facts: { state: canary, key: canary } }
+    yield { type: 'note', from: 'fallback', facts: { tried: [canary] } }
+    yield { type: 'text', text: canary }
+    yield { type: 'extra', name: canary, value: canary }
+    throw error
+  }
+  await expect(collect(harness.telemetry.layer(provider)(secretive, options))).rejects.toBe(error)
+  await expect(collect(harness.telemetry.layer(fails(foreign))(secretive, options))).rejects.toBe(foreign)
+  expect(harness.spans()).toHaveLength(3)
+  const exported = await harness.everything()
+  expect(exported).toContain('api.example.com')
+  expect(exported).not.toContain(canary)
+  expect(harness.telemetry.stats().failures).toBe(0)
+})
+
+test('an SDK whose hooks throw reaches no call: each exception is counted', async () => {
+  const broken = (): never => {
+    throw new Error('a hook of the SDK')
+  }
+  const exporter = { export: () => {}, shutdown: async () => {} }
+  const processor = Object.assign(new SimpleSpanProcessor({ exporter }), { onEnd: broken })
+  await using harness = createHarness({ tracerProvider: new SdkTracerProvider({ spanProcessors: [processor] }) })
+  const completion = await collect(harness.telemetry.layer(provides())(request, {}))
+  expect(completion.text).toBe('Hello there')
+  expect(harness.telemetry.stats()).toMatchObject({ open: 0, failures: 1 })
+  expect(await harness.metric('gen_ai.client.operation.duration')).toMatchObject([{ count: 1 }])
+})
+
+test('a tracer and a meter that throw everywhere reach no call', async () => {
+  const hostile: unknown = new Proxy(() => {}, {
+    get: (target, key) => (key === 'getTracer' || key === 'getMeter' ? () => throwing : Reflect.get(target, key))
+  })
+  const throwing: unknown = new Proxy(
+    {},
+    {
+      get: (_target, key) => {
+        if (typeof key === 'string' && (key.startsWith('create') || key.includes('Batch'))) return () => throwing
+        throw new Error('hostile')
+      }
+    }
+  )
+  const telemetry = createTelemetry({
+    tracerProvider: hostile as TracerProvider,
+    meterProvider: hostile as MeterProvider
+  })
+  expect((await collect(telemetry.layer(provides())(request, {}))).text).toBe('Hello there')
+  expect(telemetry.stats().failures).toBeGreaterThan(0)
+  await telemetry.close()
+})
+
+test('a request that is no request still has its call told', async () => {
+  await using harness = createHarness()
+  const invalid = new MillraceError('invalid-request', 'is missing', { details: { path: 'model' } })
+  for (const bad of [null, 7, { model: 5 }, {}]) {
+    await collect(harness.telemetry.layer(fails(invalid))(bad as never, {})).catch(() => {})
+  }
+  expect(harness.spans().map((span) => span.name)).toEqual(['chat', 'chat', 'chat', 'chat'])
+  expect(harness.telemetry.stats().failures).toBe(0)
+})
+
+test('close ends the spans of open calls, leaves no listener, and may be called twice', async () => {
+  const harness = createHarness()
+  const heard = () => Object.values(channels).filter((channel) => channel.hasSubscribers).length
+  expect(heard()).toBe(5)
+  await harness.telemetry.layer(goesOn)(request, {})[Symbol.asyncIterator]().next()
+  await harness.telemetry.close()
+  await harness.telemetry.close()
+  expect(heard()).toBe(0)
+  expect(harness.spans().map((span) => span.attributes['millrace.outcome'])).toEqual(['dropped'])
+  expect(harness.telemetry.stats().open).toBe(0)
+  expect(() => harness.telemetry.observe({})).toThrow(expect.objectContaining({ code: 'closed' }))
+  expect((await collect(harness.telemetry.layer(provides())(request, {}))).text).toBe('Hello there')
+})
+
+test('wrong options are refused with the cure', () => {
+  expect(() => createTelemetry({ maxOpenCalls: 0 })).toThrow(new TypeError('maxOpenCalls must be a whole number of at least 1'))
+  expect(() => createTelemetry({ maxModels: 1.5 })).toThrow(TypeError)
+  expect(() => createTelemetry({ tracerProvider: {} as never })).toThrow(/must be a TracerProvider/)
+  expect(() => createTelemetry({ meterProvider: {} as never })).toThrow(/must be a MeterProvider/)
+})
+
+test('a hundred thousand calls leave nothing behind', async () => {
+  await using telemetry = createTelemetry()
+  const watched = telemetry.layer(provides())
+  const used = async (calls: number): Promise<number> => {
+    for (let call = 0; call < calls; call++) await collect(watched(request, {}))
+    globalThis.gc?.()
+    return process.memoryUsage().heapUsed
+  }
+  await used(10_000)
+  const before = await used(10_000)
+  const after = await used(90_000)
+  expect(telemetry.stats()).toEqual({ open: 0, dropped: 0, failures: 0 })
+  expect(after - before).toBeLessThan(4 * 1024 * 1024)
+})
