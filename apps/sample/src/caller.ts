@@ -54,7 +54,9 @@ async function request(messages: Conversation['messages'], { baseURL, apiKey, mo
     })
   } catch (error) {
     const code = (error as { cause?: { code?: unknown } }).cause?.code
-    throw new CallFailed(`${baseURL} cannot be reached (${String(code ?? 'network error')}): check OPENAI_BASE_URL and the network`)
+    throw new CallFailed(
+      `${baseURL} cannot be reached (${String(code ?? 'network error')}): check OPENAI_BASE_URL and the network`
+    )
   }
 }
 

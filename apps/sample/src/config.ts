@@ -26,7 +26,9 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
   const host = env.HOST || '127.0.0.1'
   const token = env.MILLRACE_TOKEN || undefined
   if (!isLoopback(host) && token === undefined) {
-    throw new ConfigError(`HOST=${host} is open to others: set MILLRACE_TOKEN to a secret that callers must send, or leave HOST out`)
+    throw new ConfigError(
+      `HOST=${host} is open to others: set MILLRACE_TOKEN to a secret that callers must send, or leave HOST out`
+    )
   }
   const upstream = readUpstream(env)
   return {
@@ -44,7 +46,9 @@ function readUpstream(env: Readonly<Record<string, string | undefined>>): Upstre
   const { OPENAI_API_KEY: apiKey, OPENAI_BASE_URL: baseURL = 'https://api.openai.com/v1' } = env
   if (!apiKey) {
     if (!env.OPENAI_BASE_URL) return undefined
-    throw new ConfigError('OPENAI_BASE_URL is set, but OPENAI_API_KEY is not: set it (any text will do for a server that asks for none)')
+    throw new ConfigError(
+      'OPENAI_BASE_URL is set, but OPENAI_API_KEY is not: set it (any text will do for a server that asks for none)'
+    )
   }
   const url = URL.parse(baseURL)
   if (url === null || !/^https?:$/.test(url.protocol)) {
@@ -60,7 +64,13 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || host === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(host)
 }
 
-function wholeNumber(env: Readonly<Record<string, string | undefined>>, key: string, fallback: number, low: number, high: number): number {
+function wholeNumber(
+  env: Readonly<Record<string, string | undefined>>,
+  key: string,
+  fallback: number,
+  low: number,
+  high: number
+): number {
   const text = env[key]
   if (text === undefined || text === '') return fallback
   const value = Number(text)

@@ -50,7 +50,10 @@ async function startGateway(embedded: boolean): Promise<GatewayProcess> {
   const env = { ...process.env, PORT: '0', ...(embedded && { MILLRACE_CONTEXT_WINDOW: String(embeddedContextWindow) }) }
   const child = fork(program, { env })
   const ended = once(child, 'close')
-  const started: unknown = await Promise.race([once(child, 'message').then(([message]) => message as unknown), ended.then(() => undefined)])
+  const started: unknown = await Promise.race([
+    once(child, 'message').then(([message]) => message as unknown),
+    ended.then(() => undefined)
+  ])
   if (started === undefined) throw new CallFailed('the gateway did not start')
   return {
     ...(started as Omit<GatewayProcess, 'close'>),

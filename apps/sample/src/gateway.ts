@@ -84,7 +84,8 @@ function createApp(options: GatewayOptions): Hono {
   app.post('/v1/chat/completions', async (context) => {
     const text = await context.req.text()
     const body = parseJson(text)
-    if (!isJsonObject(body)) return context.json(errorBody('the body is not a JSON object', 'invalid_request_error', 'invalid_json'), 400)
+    if (!isJsonObject(body))
+      return context.json(errorBody('the body is not a JSON object', 'invalid_request_error', 'invalid_json'), 400)
     const request = readRequest(body)
     if (request === undefined) return pass('chat/completions', { method: 'POST', body: text, signal: context.req.raw.signal })
     try {
@@ -95,7 +96,10 @@ function createApp(options: GatewayOptions): Hono {
     }
   })
   app.notFound((context) =>
-    context.json(errorBody(`there is no ${context.req.method} ${context.req.path} here`, 'invalid_request_error', 'unknown_url'), 404)
+    context.json(
+      errorBody(`there is no ${context.req.method} ${context.req.path} here`, 'invalid_request_error', 'unknown_url'),
+      404
+    )
   )
   app.onError((error, context) => failed(context, error))
 
@@ -107,7 +111,11 @@ function createApp(options: GatewayOptions): Hono {
   /** The head waits for the first content, so that a failure before it still gets its status, and the notes their headers. */
   async function stream(context: Context, body: JsonObject, request: Parameters<Adapter['stream']>[0]): Promise<Response> {
     const answer = adapter.stream(request, { signal: context.req.raw.signal })
-    const writer = createEventWriter(newId(), now(), isJsonObject(body.stream_options) && body.stream_options.include_usage === true)
+    const writer = createEventWriter(
+      newId(),
+      now(),
+      isJsonObject(body.stream_options) && body.stream_options.include_usage === true
+    )
     const first: Chunk[] = []
     for (;;) {
       const { done, value } = await answer.next()
@@ -115,7 +123,11 @@ function createApp(options: GatewayOptions): Hono {
       first.push(value)
       if (isContent(value)) break
     }
-    const headers = { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', ...factsOf(answer.partial.notes) }
+    const headers = {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache',
+      ...factsOf(answer.partial.notes)
+    }
     return new Response(eventStream(first, answer, writer), { headers })
   }
 
@@ -174,12 +186,19 @@ function eventStream(
 
 function failed(context: Context, error: unknown): Response {
   const { status, body, retryAfterMs } = writeError(error)
-  const headers = retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)), 'retry-after-ms': String(retryAfterMs) }
+  const headers =
+    retryAfterMs === undefined
+      ? {}
+      : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)), 'retry-after-ms': String(retryAfterMs) }
   return context.json(body, status as 500, headers)
 }
 
 /** What the layers did, as response headers. */
-function factsOf(notes: { cache?: { state?: unknown }; retry?: { attempts?: unknown }; tokens?: { dropped?: unknown } }): Record<string, string> {
+function factsOf(notes: {
+  cache?: { state?: unknown }
+  retry?: { attempts?: unknown }
+  tokens?: { dropped?: unknown }
+}): Record<string, string> {
   return {
     ...(notes.cache === undefined ? {} : { 'x-millrace-cache': String(notes.cache.state) }),
     ...(notes.retry === undefined ? {} : { 'x-millrace-attempts': String(notes.retry.attempts) }),

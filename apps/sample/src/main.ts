@@ -23,7 +23,7 @@ async function main(): Promise<void> {
   console.log(`Millrace gateway on ${service.url}, in front of ${provider}
 
 Call it:
-  curl ${service.url}/v1/chat/completions -H 'content-type: application/json' \\${config.token === undefined ? '' : "\n    -H \"authorization: Bearer $MILLRACE_TOKEN\" \\"}
+  curl ${service.url}/v1/chat/completions -H 'content-type: application/json' \\${config.token === undefined ? '' : '\n    -H "authorization: Bearer $MILLRACE_TOKEN" \\'}
     -d '{"model": "${config.model}", "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": true}'
 
 or with any OpenAI client: baseURL ${service.url}/v1. What it did so far: ${service.url}/v1/stats. Stop it with Ctrl+C.`)

@@ -1,4 +1,13 @@
-import { type Chunk, type Completion, type FinishReason, inputTokens, isMillraceError, type Json, outputTokens, type Usage } from '@millrace/core'
+import {
+  type Chunk,
+  type Completion,
+  type FinishReason,
+  inputTokens,
+  isMillraceError,
+  type Json,
+  outputTokens,
+  type Usage
+} from '@millrace/core'
 
 /** Where an `extra` chunk goes back to in OpenAI's shape; what has no place there is left out. */
 const extrasOfMessage: ReadonlySet<string> = new Set(['annotations', 'audio', 'images', 'function_call', 'reasoning_details'])
@@ -45,7 +54,8 @@ export function createEventWriter(id: string, created: number, includeUsage: boo
   let usage: Usage | undefined
 
   const event = (more: object): string => `data: ${JSON.stringify({ ...head, ...more })}\n\n`
-  const choice = (delta: object, more: object = {}): string => event({ choices: [{ index: 0, delta, logprobs: null, finish_reason: null, ...more }] })
+  const choice = (delta: object, more: object = {}): string =>
+    event({ choices: [{ index: 0, delta, logprobs: null, finish_reason: null, ...more }] })
 
   return {
     write(chunk) {
@@ -62,7 +72,9 @@ export function createEventWriter(id: string, created: number, includeUsage: boo
         case 'tool-call': {
           const { index, id: callId, name, arguments: text } = chunk
           const first = callId === undefined ? {} : { id: callId, type: 'function' }
-          return choice({ tool_calls: [{ index, ...first, function: { ...(name === undefined ? {} : { name }), arguments: text } }] })
+          return choice({
+            tool_calls: [{ index, ...first, function: { ...(name === undefined ? {} : { name }), arguments: text } }]
+          })
         }
         case 'extra':
           if (chunk.name === 'logprobs') return choice({}, { logprobs: chunk.value })
@@ -116,7 +128,9 @@ function ofExtras(extras: Completion['extras'], names: ReadonlySet<string>): Rec
 
 /** The log probabilities of a streamed answer come in pieces; together they are one list. */
 function logprobsOf(extras: Completion['extras']): Json {
-  const pieces = extras.filter(({ name }) => name === 'logprobs').map(({ value }) => value as { content?: Json[]; refusal?: Json[] })
+  const pieces = extras
+    .filter(({ name }) => name === 'logprobs')
+    .map(({ value }) => value as { content?: Json[]; refusal?: Json[] })
   if (pieces.length === 0) return null
   if (pieces.length === 1) return pieces[0] as Json
   return { content: pieces.flatMap(({ content }) => content ?? []), refusal: null }
@@ -129,7 +143,12 @@ export function writeError(error: unknown): { status: number; body: object; retr
   const status = statuses[code]
   const type = status < 500 ? 'invalid_request_error' : 'server_error'
   const details = error.details as { path?: string; retryAfterMs?: number }
-  const body = errorBody(message, code === 'rate-limited' ? 'requests' : type, codes[code] ?? code.replaceAll('-', '_'), details.path)
+  const body = errorBody(
+    message,
+    code === 'rate-limited' ? 'requests' : type,
+    codes[code] ?? code.replaceAll('-', '_'),
+    details.path
+  )
   return details.retryAfterMs === undefined ? { status, body } : { status, body, retryAfterMs: details.retryAfterMs }
 }
 

@@ -26,7 +26,10 @@ class Foreign extends Error {}
  */
 export function readRequest(body: JsonObject): ChatRequest | undefined {
   if (body.n !== undefined && body.n !== 1) return undefined
-  const extra = Object.fromEntries(Object.entries(body).filter(([key, value]) => !named.has(key) && value !== null)) as Record<string, Json>
+  const extra = Object.fromEntries(Object.entries(body).filter(([key, value]) => !named.has(key) && value !== null)) as Record<
+    string,
+    Json
+  >
   delete extra.n
   try {
     return withoutUndefined({
@@ -53,10 +56,13 @@ function readMessage(message: Json): Message {
   const { role, content, tool_calls: calls, tool_call_id: toolCallId, ...extra } = message
   if (role === 'function' || isJsonObject(message.function_call)) throw new Foreign()
   const known = ['refusal', 'audio', 'annotations', 'function_call']
-  const rest = Object.fromEntries(Object.entries(extra).filter(([key, value]) => key !== 'name' && value !== null && !known.includes(key)))
+  const rest = Object.fromEntries(
+    Object.entries(extra).filter(([key, value]) => key !== 'name' && value !== null && !known.includes(key))
+  )
   return withoutUndefined({
     role: role as Message['role'],
-    content: content === null || content === undefined ? '' : Array.isArray(content) ? content.map(readPart) : (content as string),
+    content:
+      content === null || content === undefined ? '' : Array.isArray(content) ? content.map(readPart) : (content as string),
     name: role === 'tool' ? undefined : ((message.name ?? undefined) as string | undefined),
     toolCallId: toolCallId as string | undefined,
     toolCalls: Array.isArray(calls) ? calls.map(readToolCall) : undefined,

@@ -27,7 +27,8 @@ export function table(plain: Run, millrace: Run): string {
   function both(figure: (run: Run) => string): [string, string] {
     return [figure(plain), figure(millrace)]
   }
-  const line = (name: string, left: string, right: string): string => `  ${name.padEnd(26)}${left.padStart(14)}${right.padStart(14)}`
+  const line = (name: string, left: string, right: string): string =>
+    `  ${name.padEnd(26)}${left.padStart(14)}${right.padStart(14)}`
   const rule = `  ${'─'.repeat(54)}`
   return [line('', 'plain fetch', 'Millrace'), rule, ...rows.map((row) => line(...row)), rule].join('\n')
 }

@@ -58,7 +58,11 @@ export async function startService(config: Config, env: Readonly<Record<string, 
 
 /** The embedded provider: a real server in its own process, at a human pace, that refuses what is above its rate limit. */
 async function embed(opened: AsyncDisposable[]): Promise<Upstream> {
-  const provider = await spawnScriptedProvider({ tokensPerSecond: 120, firstTokenMs: 200, rateLimit: { requests: 24, perMs: 1000 } })
+  const provider = await spawnScriptedProvider({
+    tokensPerSecond: 120,
+    firstTokenMs: 200,
+    rateLimit: { requests: 24, perMs: 1000 }
+  })
   opened.push(provider)
   return { apiKey: 'embedded', baseURL: provider.url }
 }

@@ -1,6 +1,11 @@
 /** Starts the OpenTelemetry SDK when the environment says where to export to; its import alone takes 200 ms. */
 export async function startExport(env: Readonly<Record<string, string | undefined>>): Promise<AsyncDisposable> {
-  const wanted = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'OTEL_TRACES_EXPORTER', 'OTEL_METRICS_EXPORTER']
+  const wanted = [
+    'OTEL_EXPORTER_OTLP_ENDPOINT',
+    'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+    'OTEL_TRACES_EXPORTER',
+    'OTEL_METRICS_EXPORTER'
+  ]
   if (!wanted.some((name) => env[name])) return { async [Symbol.asyncDispose]() {} }
   const { NodeSDK } = await import('@opentelemetry/sdk-node')
   const sdk = new NodeSDK()

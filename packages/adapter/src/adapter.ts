@@ -2,6 +2,7 @@ import { type Cache, type CacheOptions, createCache, withCache } from '@millrace
 import {
   type CallOptions,
   type ChatRequest,
+  type Chunk,
   type Completion,
   collect,
   type Provider,
@@ -31,7 +32,7 @@ export interface AdapterOptions {
   /** Fits prompts into a model's window; nothing is counted without it. @default prompts are sent as they are */
   readonly tokens?: TokenOptions | undefined
   /** What every stream runs through, such as `coalesce()`; the first stands nearest to the provider. @default none */
-  readonly operators?: readonly Operator[] | undefined
+  readonly operators?: readonly Operator<Chunk>[] | undefined
   /** Limits of every call; a call may set its own. @default { connectMs: 10000, idleMs: 60000, totalMs: 300000 } */
   readonly timeouts?: Timeouts | undefined
 }
@@ -105,7 +106,8 @@ export function createAdapter(options: AdapterOptions): Adapter {
     watch: watch({ name: 'adapter' }, counter.add)
   })
   const assembled = pipe(base, ...layers.flatMap(({ layer }) => layer ?? []))
-  const provider: Provider = (request, call) => assembled(request, { ...call, timeouts: { ...timeouts, ...checkTimeouts(call.timeouts) } })
+  const provider: Provider = (request, call) =>
+    assembled(request, { ...call, timeouts: { ...timeouts, ...checkTimeouts(call.timeouts) } })
 
   async function complete(request: ChatRequest, { onAbort, ...call }: CompleteOptions = {}): Promise<Completion> {
     if (onAbort === undefined) return collect(provider(request, { ...call, stream: false }))

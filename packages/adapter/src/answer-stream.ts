@@ -19,13 +19,14 @@ const maxPartialChars = 512 * 1024
 export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStream {
   const assembly: Assembly = assemble({ maxChars: maxPartialChars })
   let source: AsyncIterator<Chunk> | undefined
+  let left = false
 
   function took(result: IteratorResult<Chunk, unknown>): IteratorResult<Chunk, undefined> {
     if (result.done !== true) {
       assembly.add(result.value)
       return result
     }
-    if (!assembly.finished) throw incomplete(assembly.partial())
+    if (!left && !assembly.finished) throw incomplete(assembly.partial())
     return { done: true, value: undefined }
   }
   function failed(error: unknown): never {
@@ -37,10 +38,12 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStr
       return assembly.partial()
     },
     async next() {
+      if (left) return { done: true, value: undefined }
       source ??= start()[Symbol.asyncIterator]()
       return source.next().then(took, failed)
     },
     async return() {
+      left = true
       await source?.return?.()
       return { done: true, value: undefined }
     },

@@ -86,6 +86,8 @@ async function* settle(
   } finally {
     linked.abort(new MillraceError('closed', 'the batch was left', { details: {} }))
     linked[Symbol.dispose]()
-    if (state !== 'ended') await input.return?.()
+    // A pull that is pending would hold the return up for as long as the input is silent; its end is nobody's business now.
+    if (state === 'pulling') Promise.resolve(input.return?.()).catch(() => {})
+    else if (state === 'idle') await input.return?.()
   }
 }

@@ -1,6 +1,14 @@
-import { type Completion, collect, inputTokens, isMillraceError, type MillraceError, outputTokens, type Provider } from '@millrace/core'
 import { anthropic } from '@millrace/adapter/anthropic'
 import { openai } from '@millrace/adapter/openai'
+import {
+  type Completion,
+  collect,
+  inputTokens,
+  isMillraceError,
+  type MillraceError,
+  outputTokens,
+  type Provider
+} from '@millrace/core'
 import { loadRecordings, type Recording, serveRecording } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import OpenAI from 'openai'
@@ -39,7 +47,12 @@ interface OpenAIChoice {
 
 interface OpenAIOracle {
   choices?: OpenAIChoice[]
-  usage?: { prompt_tokens: number; completion_tokens: number; total_tokens?: number; completion_tokens_details?: { reasoning_tokens?: number } } | null
+  usage?: {
+    prompt_tokens: number
+    completion_tokens: number
+    total_tokens?: number
+    completion_tokens_details?: { reasoning_tokens?: number }
+  } | null
   error?: { status: number; code: string | null; type: string | null }
 }
 
@@ -129,7 +142,12 @@ describe.skipIf(chat === undefined)('recordings of OpenAI-compatible servers (sk
       ]),
       'rate-limited': ['azure-chat-c2945760fe'],
       'content-filtered': ['azure-chat-7e9bfbc586'],
-      'invalid-request': expect.arrayContaining(['azure-chat-3592a9ae08', 'openai-chat-06b9c74656', 'openai-chat-23192f38d0', 'openai-chat-f4ae8523b3'])
+      'invalid-request': expect.arrayContaining([
+        'azure-chat-3592a9ae08',
+        'openai-chat-06b9c74656',
+        'openai-chat-23192f38d0',
+        'openai-chat-f4ae8523b3'
+      ])
     })
     expect(byCode.unauthorized).toHaveLength(8)
   })
@@ -151,21 +169,26 @@ describe.skipIf(chat === undefined)('recordings of OpenAI-compatible servers (sk
           for (const { index, delta } of chunk.choices) texts[index] = (texts[index] ?? '') + (delta.content ?? '')
         }
       } else {
-        for (const { index, message } of (await client.chat.completions.create(request)).choices) texts[index] = message.content ?? ''
+        for (const { index, message } of (await client.chat.completions.create(request)).choices)
+          texts[index] = message.content ?? ''
       }
       expect(texts).toEqual(wanted)
     }
   })
 
   test('cut off at any event, a stream is an error with the text so far, never a success', async () => {
-    const streams = single.filter((recording) => recording.stream && recording.status === 200 && recording.oracle !== undefined).slice(0, 25)
+    const streams = single
+      .filter((recording) => recording.stream && recording.status === 200 && recording.oracle !== undefined)
+      .slice(0, 25)
     for (const recording of streams) {
       const text = recording.body.toString()
       const finishAt = text.search(/"finish_reason": ?"/)
       const whole = text.lastIndexOf('\n\n', finishAt)
       if (whole <= 0) continue
       for (const end of [whole + 2, whole + 12]) {
-        const error = await outcome(ask({ ...recording, body: recording.body.subarray(0, Buffer.byteLength(text.slice(0, end))) }, 5, viaOpenAI))
+        const error = await outcome(
+          ask({ ...recording, body: recording.body.subarray(0, Buffer.byteLength(text.slice(0, end))) }, 5, viaOpenAI)
+        )
         if (!isMillraceError(error, 'protocol')) throw new Error(`${recording.id} cut at ${end} should have been incomplete`)
         expect(error.details.reason).toBe('incomplete')
         const choice = (recording.oracle as OpenAIOracle).choices?.[0]
@@ -178,7 +201,12 @@ describe.skipIf(chat === undefined)('recordings of OpenAI-compatible servers (sk
 interface AnthropicOracle {
   content?: { type: string; text?: string; id?: string; name?: string; input?: unknown; thinking?: string; signature?: string }[]
   stop_reason?: string
-  usage?: { input_tokens: number; output_tokens: number; cache_read_input_tokens?: number | null; cache_creation_input_tokens?: number | null }
+  usage?: {
+    input_tokens: number
+    output_tokens: number
+    cache_read_input_tokens?: number | null
+    cache_creation_input_tokens?: number | null
+  }
   error?: object
 }
 
@@ -203,11 +231,13 @@ describe.skipIf(messages === undefined)("recordings of Anthropic's API (skipped 
       expect(got.toolCalls.map((call) => ({ ...call, arguments: JSON.parse(call.arguments) as unknown }))).toEqual(
         content.filter(({ type }) => type === 'tool_use').map(({ id, name, input }) => ({ id, name, arguments: input }))
       )
-      expect(got.reasoning.map(({ text }) => text)).toEqual(content.filter(({ type }) => type === 'thinking').map(({ thinking }) => thinking))
-      const others = content.filter(({ type }) => !['text', 'tool_use', 'thinking'].includes(type))
-      expect(got.extras.filter(({ name }) => name === 'content_block').map(({ value }) => (value as { type: string }).type)).toEqual(
-        others.map(({ type }) => type)
+      expect(got.reasoning.map(({ text }) => text)).toEqual(
+        content.filter(({ type }) => type === 'thinking').map(({ thinking }) => thinking)
       )
+      const others = content.filter(({ type }) => !['text', 'tool_use', 'thinking'].includes(type))
+      expect(
+        got.extras.filter(({ name }) => name === 'content_block').map(({ value }) => (value as { type: string }).type)
+      ).toEqual(others.map(({ type }) => type))
       expect(got.finish).toBe(finishes[oracle.stop_reason as string])
       checkUsage(got, oracle)
     })

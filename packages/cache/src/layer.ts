@@ -87,7 +87,7 @@ async function lookUp({ self, origin, next, request, options, left }: Call): Pro
   function board(flight: Flight, state: 'joined' | 'miss'): Chunks {
     announce(state, told)
     const asker = flight.join(options)
-    return annotated(asker.chunks, { state }, (usage) => (usage))
+    return annotated(asker.chunks, { state }, (usage) => (asker.pays() ? usage : saved(usage)))
   }
 
   if (asked.refresh !== true) {

@@ -1,6 +1,15 @@
 import { getEventListeners } from 'node:events'
 import { setTimeout as delay, setImmediate as tick } from 'node:timers/promises'
-import { type CacheLookup, type CallOptions, type Chunk, channels, collect, isMillraceError, type Provider } from '@millrace/core'
+import {
+  type CacheLookup,
+  type CallOptions,
+  type Chunk,
+  channels,
+  checkRequest,
+  collect,
+  isMillraceError,
+  type Provider
+} from '@millrace/core'
 import { providerConformance } from '@millrace/core/testing'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -242,6 +251,7 @@ describe('withCache: what is kept', () => {
     gate.resolve()
     expect((await before).text).toBe('0')
     expect((await after).text).toBe('1')
+    expect(cache.stats()).toMatchObject({ stored: 1, notStored: 1 })
     expect((await collect(cached(ask(), {}))).text).toBe('1')
     expect(calls).toHaveLength(2)
   })
@@ -598,6 +608,7 @@ describe('withCache: a provider behind it', () => {
     requestsSeen: () => scripted.calls.filter(({ ended }) => ended !== 'failed').length,
     openAnswers: () => scripted.calls.filter(({ ended }) => ended === 'open').length
   }))) {
+    // oxlint-disable-next-line vitest/expect-expect, vitest/valid-title -- the cases bring their own
     it(title, run)
   }
 })

@@ -34,15 +34,15 @@ export function checkRequest(request: ChatRequest): void {
 type Check = (value: unknown, place: Place) => void
 type RequiredKey<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T]
 // A new field of the contract does not compile until it is checked here.
-type Required<T> = { readonly [K in RequiredKey<T>]: Check }
+type Mandatory<T> = { readonly [K in RequiredKey<T>]: Check }
 type Optional<T> = { readonly [K in Exclude<keyof T, RequiredKey<T>>]: Check }
 
-function fields<T>(what: string, required: Required<T>, optional: Optional<T>): Check {
-  const mandatory = Object.keys(required)
-  const checks = new Map<string, Check>([...Object.entries<Check>(required), ...Object.entries<Check>(optional)])
+function fields<T>(what: string, mandatory: Mandatory<T>, optional: Optional<T>): Check {
+  const mandatoryKeys = Object.keys(mandatory)
+  const checks = new Map<string, Check>([...Object.entries<Check>(mandatory), ...Object.entries<Check>(optional)])
   return (value, place) => {
     if (!isJsonObject(value) || !isPlain(value)) throw invalid(place, `must be ${what}: a plain object`)
-    for (const key of mandatory) {
+    for (const key of mandatoryKeys) {
       if (value[key] === undefined) throw invalid({ key, parent: place }, 'is missing')
     }
     for (const [key, child] of Object.entries(value)) {
@@ -59,13 +59,13 @@ function unknownField(key: string, parent: Place, what: string): Error {
   return invalid({ key, parent }, `is no field of ${what}; put fields of the provider into extra`)
 }
 
-function oneOf<K extends string>(what: string, tag: string, kinds: Readonly<Record<K, Check>>): Check {
+function oneOf<K extends string>(what: string, key: string, kinds: Readonly<Record<K, Check>>): Check {
   const checks = new Map<unknown, Check>(Object.entries<Check>(kinds))
   const names = [...checks.keys()].join(', ')
   return (value, place) => {
     if (!isJsonObject(value)) throw invalid(place, `must be ${what}: a plain object`)
-    const check = checks.get(value[tag])
-    if (check === undefined) throw invalid({ key: tag, parent: place }, `must be one of ${names}`)
+    const check = checks.get(value[key])
+    if (check === undefined) throw invalid({ key, parent: place }, `must be one of ${names}`)
     check(value, place)
   }
 }

@@ -195,6 +195,7 @@ describe('checkRequest', () => {
     ]
   ])('refuses a __proto__ key in %s', (_, text, path) => {
     expect(refusedAt(JSON.parse(text))).toBe(path)
+    expect(() => checkRequest(JSON.parse(text))).toThrow('is a key that pollutes prototypes; remove it')
     expect(({} as { polluted?: unknown }).polluted).toBeUndefined()
   })
 

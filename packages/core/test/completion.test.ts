@@ -39,6 +39,11 @@ describe('assemble', () => {
     expect(assembled(5, [text('abc'), text('def'), text('g')])).toMatchObject({ text: 'abcde', clipped: true })
     expect(assembled(0, [text('a')])).toMatchObject({ text: '', clipped: true })
     expect(assembled(0, [])).not.toHaveProperty('clipped')
+    const late: Chunk[] = [
+      { type: 'tool-call', index: 0, arguments: '' },
+      { type: 'reasoning', text: '', signature: 's' }
+    ]
+    expect(assembled(3, [text('abcd'), ...late])).toMatchObject({ text: 'abc', toolCalls: [], reasoning: [], clipped: true })
   })
 
   it('counts reasoning, signatures, refusals, arguments and extras too', () => {

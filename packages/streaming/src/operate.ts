@@ -112,8 +112,14 @@ function iterate<A, B>(source: AsyncIterator<A>, step: Step<A, B>): AsyncIterato
     if (step.dueAt !== undefined && performance.now() >= step.dueAt) step.overdue?.(emit)
   }
 
+  /** A reader that does not wait for its reads gets them in order. */
+  async function nextAfter(earlier: Promise<unknown>): Promise<Result<B>> {
+    await Promise.allSettled([earlier])
+    return next()
+  }
+
   function next(): Promise<Result<B>> {
-    if (waiting !== undefined) return waiting.promise.then(next, next)
+    if (waiting !== undefined) return nextAfter(waiting.promise)
     if (ready.length === 0 && state === 'open') expire()
     if (ready.length > 0 || state !== 'open') return Promise.resolve(take())
     const { promise } = (waiting = Promise.withResolvers())

@@ -16,10 +16,11 @@ export function pairSeam(text: string): number {
  * combining mark that may follow, for then every piece of English would come a letter short.
  */
 export function graphemeSeam(text: string, segmenter: Intl.Segmenter): number {
-  if (settled.test(text.slice(-2))) return text.length
-  const from = Math.max(0, text.length - window)
+  const end = pairSeam(text) // half a pair after a joiner would look like a letter of its own
+  if (settled.test(text.slice(Math.max(0, end - 2), end))) return end
+  const from = Math.max(0, end - window)
   let last = 0
-  for (const { index } of segmenter.segment(text.slice(from))) last = index
+  for (const { index } of segmenter.segment(text.slice(from, end))) last = index
   // A cluster longer than the window is no letter any more: then only the pair counts.
-  return last === 0 && from > 0 ? pairSeam(text) : from + last
+  return last === 0 && from > 0 ? end : from + last
 }

@@ -34,7 +34,10 @@ test(`delivers a prefix of at most max tokens, beyond which the next character i
       const delivered = textOf(chunks, 'text')
       expect(whole.startsWith(delivered)).toBe(true)
       expect(countOf(delivered)).toBeLessThanOrEqual(max)
-      if (delivered === whole) return expect(chunks.at(-1)).toEqual(finish)
+      if (delivered === whole) {
+        expect(chunks.at(-1)).toEqual(finish)
+        return
+      }
       expect(chunks.at(-1)).toEqual({ type: 'finish', reason: 'cut' })
       const [next] = whole.slice(delivered.length)
       expect(countOf(delivered + next)).toBeGreaterThan(max)
@@ -90,17 +93,17 @@ test('passes a stream within the limit untouched, object by object', async () =>
 
 test('delivers the cut although the source cannot close, and tells it at the very end', async () => {
   const boom = new Error('cannot close')
-  async function* source(): AsyncGenerator<Chunk> {
-    try {
-      yield text('one two')
-    } finally {
-      // biome-ignore lint/correctness/noUnsafeFinally: that is what is tested
-      throw boom
-    }
+  const source: AsyncIterable<Chunk> = {
+    [Symbol.asyncIterator]: () => ({
+      next: async () => ({ done: false, value: text('one two') }),
+      async return() {
+        throw boom
+      }
+    })
   }
   const got: Chunk[] = []
   await expect(async () => {
-    for await (const chunk of limitTokens(1, words)(source())) got.push(chunk)
+    for await (const chunk of limitTokens(1, words)(source)) got.push(chunk)
   }).rejects.toBe(boom)
   expect(got.map(({ type }) => type)).toEqual(['text', 'usage', 'finish'])
 })

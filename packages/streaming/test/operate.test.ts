@@ -9,7 +9,7 @@ const operators: [string, Operator<Chunk, unknown>][] = [
   ['onlyText', onlyText()]
 ]
 
-describe.each(operators)('%s', (_, operator) => {
+describe.each(operators)('%s', (_name, operator) => {
   test('returns the source at once when the reader leaves during a pending read, and settles that read', async () => {
     const source = fed()
     const stream = operator(source)[Symbol.asyncIterator]()
@@ -26,7 +26,7 @@ describe.each(operators)('%s', (_, operator) => {
   test('does not hang with a generator that is stuck in a read, nor fall over when it fails later', async () => {
     let fail: (error: unknown) => void = () => {}
     async function* stuck(): AsyncGenerator<Chunk> {
-      await new Promise((_, reject) => {
+      yield await new Promise<Chunk>((_resolve, reject) => {
         fail = reject
       })
     }
@@ -49,7 +49,7 @@ describe.each(operators)('%s', (_, operator) => {
         closed = true
       }
     }
-    for await (const _chunk of operator(source())) break
+    for await (const chunk of operator(source())) if (chunk !== undefined) break
     expect(closed).toBe(true)
   })
 

@@ -22,7 +22,10 @@ export function fed(): Fed {
   return {
     give: (value) => put(async () => ({ done: false, value })),
     end: () => put(async () => ({ done: true, value: undefined })),
-    fail: (error) => put(() => Promise.reject(error)),
+    fail: (error) =>
+      put(async () => {
+        throw error
+      }),
     get returned() {
       return returned
     },

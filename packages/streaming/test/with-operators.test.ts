@@ -8,12 +8,12 @@ const request = { model: 'test', messages: [{ role: 'user' as const, content: 'h
 
 /** Streams words until its signal aborts; then it is stuck no more. */
 function endless(log: string[]): Provider {
-  return async function* (_, { signal }: CallOptions) {
+  return async function* (_request, { signal }: CallOptions) {
     log.push('begun')
     try {
       yield start
       for (let count = 0; count < 3; count++) yield text('word ')
-      await new Promise((_, reject) => onAbort(signal, reject))
+      await new Promise((_resolve, reject) => onAbort(signal, reject))
     } finally {
       log.push(signal?.aborted === true ? 'aborted' : 'returned')
     }

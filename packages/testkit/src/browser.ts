@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { readFile, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -61,4 +62,11 @@ async function unpack(folder: string): Promise<void> {
   // The runtime's name makes it unpack its own libraries.
   const env = { ...process.env, TMPDIR: folder, AWS_LAMBDA_JS_RUNTIME: 'nodejs22.x' }
   await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program], { env, timeout: 120_000 })
+  // Its font configuration names the temporary folder it would otherwise be in.
+  const fonts = join(folder, 'fonts/fonts.conf')
+  const text = await readFile(fonts, 'utf8')
+  await writeFile(
+    fonts,
+    text.replace('<dir>/tmp/fonts</dir>', '<dir prefix="relative">.</dir>').replace('/tmp/fonts-cache/', '~/.cache/fontconfig')
+  )
 }

@@ -55,7 +55,7 @@ export function fit(messages: readonly Message[], { budget, tokenizer, tools }: 
     if (!kept.has(unit)) cost.set(unit, (cost.get(unit) ?? 0) + tokenizer.countMessages([message]) - frame)
   }
   // The newest first, and the first that does not fit ends it: a conversation with holes misleads the model.
-  for (const unit of [...cost.keys()].reverse()) {
+  for (const unit of [...cost.keys()].toReversed()) {
     const grown = tokens + (cost.get(unit) as number)
     if (charged(grown) > budget) break
     tokens = grown

@@ -104,7 +104,7 @@ describe.skipIf(!present)('beside what the API charged', () => {
     const errors = rows
       .filter(({ category }) => category.includes('tool'))
       .map((row) => Math.abs(counted(tokenizers.for(row.model), row) - row.prompt_tokens) / row.prompt_tokens)
-      .sort((a, b) => a - b)
+      .toSorted((a, b) => a - b)
     expect(errors.length).toBeGreaterThan(50)
     expect(errors[Math.ceil(errors.length * 0.95) - 1]).toBeLessThan(0.06)
   })

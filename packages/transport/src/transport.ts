@@ -72,13 +72,17 @@ export function createTransport(options: TransportOptions = {}): Transport {
 
   async function attempt(request: HttpRequest): Promise<HttpResponse> {
     if (closed !== undefined) throw closedError()
-    if (request.signal?.aborted === true) throw request.signal.reason
+    const { signal } = request
+    throwIfAborted(signal)
     const { origin, path } = parseUrl(request.url)
     const place = pool.origin(origin)
-    await place.gate.enter(request.signal)
-    if (closed !== undefined || request.signal?.aborted === true) {
+    await place.gate.enter(signal)
+    try {
+      if (closed !== undefined) throw closedError()
+      throwIfAborted(signal)
+    } catch (error) {
       place.gate.leave()
-      throw closed === undefined ? request.signal?.reason : closedError()
+      throw error
     }
     place.requests++
     const exchange = new Exchange(request, maxResponseBytes, request.timeouts?.connectMs ?? connectMs, () => {
@@ -88,7 +92,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
     })
     running.add(exchange)
     dispatch(pool, exchange, origin, path, request, options.traceHeaders)
-    return inflate(await exchange.head, maxResponseBytes, request.signal)
+    return inflate(await exchange.head, maxResponseBytes, signal)
   }
 
   const observed = observe(attempt, () => transport)
@@ -171,6 +175,10 @@ function parseUrl(url: string): { origin: string; path: string } {
     })
   }
   return { origin: parsed.origin, path: parsed.pathname + parsed.search }
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw signal.reason
 }
 
 function closedError(): MillraceError<'closed'> {

@@ -184,6 +184,16 @@ describe('an abort', () => {
     }
   )
 
+  test('right behind the call, before anything was sent, is as good as one before it', async () => {
+    const server = use(await serve(json({})))
+    const transport = use(createTransport())
+    const controller = new AbortController()
+    const call = failing(transport.send(post(server.url, { signal: controller.signal })))
+    controller.abort(reason)
+    expect(await call).toBe(reason)
+    expect(transport.stats().origins[server.url]).toMatchObject({ busy: 0, requests: 0 })
+  })
+
   test('one signal over a thousand calls leaves no listener and no warning', async () => {
     const server = use(await serve(json({})))
     const transport = use(createTransport())

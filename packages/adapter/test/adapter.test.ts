@@ -1,0 +1,342 @@
+import { getEventListeners } from 'node:events'
+import { type Adapter, type AdapterOptions, createAdapter } from '@millrace/adapter'
+import { openai } from '@millrace/adapter/openai'
+import { createCache } from '@millrace/cache'
+import { type ChatRequest, type Chunk, isMillraceError, type Provider } from '@millrace/core'
+import { coalesce, limitTokens } from '@millrace/streaming'
+import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
+import { createTokenizers } from '@millrace/tokens'
+import { createTransport } from '@millrace/transport'
+import { describe, expect, test } from 'vitest'
+import { layersOf } from '../src/layers.ts'
+
+const ask = (content: string, more: Partial<ChatRequest> = {}): ChatRequest => ({
+  model: 'scripted-large',
+  messages: [{ role: 'user', content }],
+  ...more
+})
+const slow = { text: 'word '.repeat(300), tokensPerSecond: 60 }
+
+interface Setup extends AsyncDisposable {
+  server: ScriptedProvider
+  adapter: Adapter
+}
+
+async function setUp(
+  options: Partial<AdapterOptions> = {},
+  scripted: Parameters<typeof startScriptedProvider>[0] = {}
+): Promise<Setup> {
+  const server = await startScriptedProvider({ reply: ({ prompt }) => (prompt === 'slow' ? slow : undefined), ...scripted })
+  const adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: server.url }), ...options })
+  return {
+    server,
+    adapter,
+    async [Symbol.asyncDispose]() {
+      await adapter.close({ graceMs: 0 })
+      await server.close()
+    }
+  }
+}
+
+describe('complete and stream', () => {
+  test('give the same answer, in one object and as it comes', async () => {
+    await using it = await setUp()
+    const whole = await it.adapter.complete(ask('Why is the sky blue?'))
+    let text = ''
+    const stream = it.adapter.stream(ask('Why is the sky blue?'))
+    for await (const chunk of stream) if (chunk.type === 'text') text += chunk.text
+    expect(whole).toMatchObject({ provider: 'openai', model: 'scripted-large', finish: 'stop' })
+    expect(text).toBe(whole.text)
+    expect(stream.partial).toMatchObject({ text, finish: 'stop' })
+    expect(whole.usage?.input.uncached).toBeGreaterThan(0)
+    expect(await it.adapter.stream(ask('Why is the sky blue?')).completion()).toMatchObject({ text })
+  })
+
+  test('a stream that nobody reads sends nothing', async () => {
+    await using it = await setUp()
+    it.adapter.stream(ask('x'))
+    await new Promise((resolve) => setTimeout(resolve, 30))
+    expect(it.server.stats().requests).toBe(0)
+  })
+
+  test("the caller's abort rejects with its reason, unwrapped, and the text so far is on the stream", async () => {
+    await using it = await setUp()
+    const controller = new AbortController()
+    const reason = { stopped: 'by the user' }
+    const stream = it.adapter.stream(ask('slow'), { signal: controller.signal })
+    let seen = ''
+    const reading = (async () => {
+      for await (const chunk of stream) {
+        if (chunk.type !== 'text') continue
+        seen += chunk.text
+        if (seen.length > 20) controller.abort(reason)
+      }
+    })()
+    await expect(reading).rejects.toBe(reason)
+    expect(stream.partial.text).toBe(seen)
+    expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
+    await expect.poll(() => it.server.stats().openAnswers).toBe(0)
+    expect(it.adapter.stats()).toMatchObject({ calls: 1, aborted: 1, failed: 0, running: 0 })
+  })
+
+  test('onAbort of complete is told what had come', async () => {
+    await using it = await setUp()
+    const controller = new AbortController()
+    const partials: unknown[] = []
+    setTimeout(() => controller.abort('enough'), 50)
+    const call = it.adapter.complete(ask('slow'), {
+      signal: controller.signal,
+      onAbort: (partial) => partials.push(partial.text)
+    })
+    await expect(call).rejects.toBe('enough')
+    expect(partials).toEqual([''])
+  })
+
+  test('the total deadline ends a call wherever it is, names itself and carries the text so far', async () => {
+    await using it = await setUp({ timeouts: { totalMs: 300 } })
+    const error = await it.adapter
+      .stream(ask('slow'))
+      .completion()
+      .catch((thrown: unknown) => thrown)
+    if (!isMillraceError(error, 'timeout')) throw error
+    expect(error.details).toMatchObject({ clock: 'total', limitMs: 300 })
+    expect(error.partial?.text).toMatch(/^word /)
+    await expect.poll(() => it.server.stats().openAnswers).toBe(0)
+  })
+
+  test('it ends even a provider that ignores its signal', async () => {
+    const deaf: Provider = async function* () {
+      yield { type: 'start', provider: 'deaf', model: 'm' }
+      await new Promise(() => {})
+    }
+    await using adapter = createAdapter({ provider: deaf, timeouts: { totalMs: 50 } })
+    const error = await adapter.complete(ask('x')).catch((thrown: unknown) => thrown)
+    expect(isMillraceError(error, 'timeout')).toBe(true)
+    const stream = adapter.stream(ask('x'), { timeouts: { totalMs: 10_000 } })
+    await stream.next()
+    const pending = stream.next()
+    await stream.return()
+    expect(await pending).toEqual({ done: true, value: undefined })
+  })
+
+  test('leaving the loop closes the connection', async () => {
+    await using it = await setUp()
+    for await (const chunk of it.adapter.stream(ask('slow'))) if (chunk.type === 'text') break
+    await expect.poll(() => it.server.stats().openAnswers).toBe(0)
+    expect(it.adapter.stats().running).toBe(0)
+  })
+
+  test('a provider that ends without a finish is an error, never a success', async () => {
+    const cut: Provider = async function* () {
+      yield { type: 'start', provider: 'p', model: 'm' }
+      yield { type: 'text', text: 'half' }
+    }
+    await using adapter = createAdapter({ provider: cut })
+    for (const call of [adapter.complete(ask('x')), adapter.stream(ask('x')).completion()]) {
+      const error = await call.catch((thrown: unknown) => thrown)
+      if (!isMillraceError(error, 'protocol')) throw error
+      expect([error.details.reason, error.partial?.text]).toEqual(['incomplete', 'half'])
+    }
+  })
+})
+
+describe('with a cache', () => {
+  test('the second equal call is a hit, streamed or not, and its tokens are counted as saved', async () => {
+    await using it = await setUp({ cache: {} })
+    const first = await it.adapter.complete(ask('Why?'))
+    const second = await it.adapter.stream(ask('Why?')).completion()
+    expect([first.notes.cache?.state, second.notes.cache?.state]).toEqual(['miss', 'hit'])
+    expect(second.text).toBe(first.text)
+    expect([first.usage?.billed, second.usage?.billed]).toEqual([true, false])
+    expect(it.server.stats().requests).toBe(1)
+    const stats = it.adapter.stats()
+    expect(stats).toMatchObject({ calls: 2, succeeded: 2, cached: 1 })
+    expect(stats.tokensSaved).toEqual(stats.tokens)
+    expect(stats.tokens.input).toBe(it.server.stats().tokensIn)
+    expect(stats.meanMs).toBeGreaterThan(0)
+  })
+
+  test('a hundred equal calls at once are one call upstream', async () => {
+    await using it = await setUp({ cache: {} }, { firstTokenMs: 50 })
+    const answers = await Promise.all(Array.from({ length: 100 }, () => it.adapter.stream(ask('Why?')).completion()))
+    expect(new Set(answers.map(({ text }) => text)).size).toBe(1)
+    expect(it.server.stats().requests).toBe(1)
+    expect(it.adapter.stats().cached).toBe(99)
+  })
+
+  test('a failure is not cached, and neither is an aborted answer', async () => {
+    let fail = true
+    await using it = await setUp(
+      { cache: {}, transport: { retry: false } },
+      { reply: () => (fail ? { status: 500, body: '' } : 'fine') }
+    )
+    await expect(it.adapter.complete(ask('x'))).rejects.toMatchObject({ code: 'unavailable' })
+    fail = false
+    expect((await it.adapter.complete(ask('x'))).text).toBe('fine')
+  })
+
+  test('a cache of the caller is used and not closed', async () => {
+    await using cache = createCache()
+    const it = await setUp({ cache })
+    await it.adapter.complete(ask('Why?'))
+    await it[Symbol.asyncDispose]()
+    await using again = await setUp({ cache, origin: 'elsewhere' })
+    expect((await again.adapter.complete(ask('Why?'))).notes.cache?.state).toBe('miss')
+    expect(cache.stats().misses).toBe(2)
+  })
+})
+
+describe('with a token budget and operators', () => {
+  test('a conversation that is too long loses its oldest turns and says so', async () => {
+    await using it = await setUp({ tokens: { contextWindow: 400, reserve: 100 } })
+    const turns = Array.from({ length: 20 }, (_, turn) => ({
+      role: turn % 2 === 0 ? ('user' as const) : ('assistant' as const),
+      content: `turn ${turn} ${'word '.repeat(30)}`
+    }))
+    const messages = [{ role: 'system' as const, content: 'Be brief.' }, ...turns, { role: 'user' as const, content: 'And now?' }]
+    const completion = await it.adapter.complete({ model: 'gpt-4o', messages })
+    expect(completion.notes.tokens?.dropped).toBeGreaterThan(5)
+    const sent = it.server.requests[0]?.body.messages as { role: string; content: string }[]
+    expect(sent[0]?.content).toBe('Be brief.')
+    expect(sent.at(-1)?.content).toBe('And now?')
+    expect(sent.length).toBeLessThan(messages.length)
+  })
+
+  test('a stream runs through its operators in order', async () => {
+    await using tokenizers = createTokenizers()
+    const counter = (): ReturnType<ReturnType<typeof tokenizers.for>['counter']> => tokenizers.for('gpt-4o').counter()
+    await using it = await setUp({ operators: [limitTokens(10, counter), coalesce({ minChars: 20, maxDelayMs: 1000 })] })
+    const chunks: Chunk[] = []
+    for await (const chunk of it.adapter.stream(ask('slow'))) chunks.push(chunk)
+    expect(chunks.at(-1)).toEqual({ type: 'finish', reason: 'cut' })
+    expect(chunks.filter(({ type }) => type === 'text').length).toBeLessThanOrEqual(3)
+    await expect.poll(() => it.server.stats().openAnswers).toBe(0)
+  })
+})
+
+describe('batch', () => {
+  test('settles every request, a bounded number at a time, and one failure touches no other', async () => {
+    await using it = await setUp(
+      { transport: { retry: false } },
+      { firstTokenMs: 10, reply: ({ prompt }) => (prompt === 'bad' ? { status: 400, body: '{}' } : `answer to ${prompt}`) }
+    )
+    const requests = Array.from({ length: 40 }, (_, index) => ask(index === 7 ? 'bad' : `question ${index}`))
+    const results: Record<number, string> = {}
+    for await (const result of it.adapter.batch(requests, { concurrency: 5 })) {
+      results[result.index] = result.status === 'fulfilled' ? result.value.text : 'failed'
+    }
+    expect(Object.keys(results)).toHaveLength(40)
+    expect(results[7]).toBe('failed')
+    expect(results[8]).toBe('answer to question 8')
+    expect(it.server.stats().maxOpenAnswers).toBeLessThanOrEqual(5)
+    expect(it.server.stats().maxOpenAnswers).toBeGreaterThan(2)
+  })
+
+  test('pulls lazily, does not let a slow input hold results up, and aborts what runs when it is left', async () => {
+    await using it = await setUp()
+    let pulled = 0
+    async function* input(): AsyncGenerator<ChatRequest> {
+      for (;;) {
+        if (++pulled > 2) await new Promise((resolve) => setTimeout(resolve, 10_000).unref())
+        yield ask(pulled === 1 ? 'quick' : 'slow')
+      }
+    }
+    for await (const result of it.adapter.batch(input(), { concurrency: 4 })) {
+      expect(result.index).toBe(0)
+      break
+    }
+    expect(pulled).toBeLessThanOrEqual(3)
+    await expect.poll(() => it.server.stats().openAnswers).toBe(0)
+  })
+
+  test.each([0, -1, Number.NaN, 1.5])('refuses a concurrency of %d', async (concurrency) => {
+    await using it = await setUp()
+    expect(() => it.adapter.batch([], { concurrency })).toThrow(/concurrency must be a whole number/)
+  })
+
+  test('a broken input is thrown after what had been started has settled', async () => {
+    await using it = await setUp()
+    function* input(): Generator<ChatRequest> {
+      yield ask('one')
+      throw new Error('the file ended badly')
+    }
+    const seen: string[] = []
+    await expect(
+      (async () => {
+        for await (const result of it.adapter.batch(input())) seen.push(result.status)
+      })()
+    ).rejects.toThrow('the file ended badly')
+    expect(seen).toEqual(['fulfilled'])
+  })
+})
+
+describe('closing', () => {
+  test('lets running calls finish, refuses new ones, and is safe twice', async () => {
+    await using it = await setUp({}, { reply: () => ({ text: 'word '.repeat(10), tokensPerSecond: 50 }) })
+    const running = it.adapter.stream(ask('x')).completion()
+    await expect.poll(() => it.server.stats().openAnswers).toBe(1)
+    const closing = it.adapter.close()
+    await expect(it.adapter.complete(ask('y'))).rejects.toMatchObject({ code: 'closed' })
+    expect((await running).finish).toBe('stop')
+    await closing
+    await it.adapter.close()
+  })
+
+  test('ends what is still running after the grace, with the text so far', async () => {
+    await using it = await setUp()
+    const running = it.adapter
+      .stream(ask('slow'))
+      .completion()
+      .catch((thrown: unknown) => thrown)
+    await expect.poll(() => it.server.stats().openAnswers).toBe(1)
+    await it.adapter.close({ graceMs: 200 })
+    const error = await running
+    if (!isMillraceError(error, 'closed')) throw error
+    expect(error.partial?.text).toMatch(/^word/)
+  })
+
+  test('a transport that was handed in stays open', async () => {
+    await using transport = createTransport()
+    await using it = await setUp({ transport })
+    await it.adapter.complete(ask('x'))
+    await it.adapter.close()
+    expect((await transport.fetch(`${it.server.url}/models`)).status).toBe(200)
+  })
+})
+
+test.each([
+  [{ provider: undefined }, /provider must be/],
+  [{ provider: (() => {}) as never, cache: {} }, /origin is missing/],
+  [{ timeouts: { totalMs: Number.NaN } }, /timeouts.totalMs must be/],
+  [{ timeouts: { totalMs: -1 } }, /timeouts.totalMs must be/],
+  [{ timeouts: { total: 5 } as never }, /timeouts.total is unknown/],
+  [{ tokens: { contextWindow: 0 } }, /contextWindow/],
+  [{ transport: { maxConnections: 0 } }, /maxConnections/]
+] satisfies readonly (readonly [object, RegExp])[])('options %j are a TypeError that says what to write', (options, message) => {
+  const create = (): unknown => createAdapter({ provider: openai({ apiKey: 'k' }), ...(options as object) } as AdapterOptions)
+  expect(create).toThrow(TypeError)
+  expect(create).toThrow(message)
+})
+
+test('the layers stand in one list, each with its reason', () => {
+  const layer = (next: Provider): Provider => next
+  const layers = layersOf({ cache: layer, tokens: layer, operators: layer, deadline: layer, watch: layer })
+  expect(layers.map(({ name }) => name)).toEqual(['cache', 'tokens', 'operators', 'deadline', 'watch'])
+  for (const { reason } of layers) expect(reason).not.toBe('')
+})
+
+test('after 2,000 calls, aborts among them, nothing is left running and no listener stays on a shared signal', async () => {
+  await using it = await setUp({ cache: {} })
+  const { signal } = new AbortController()
+  for (let round = 0; round < 100; round++) {
+    await Promise.all(
+      Array.from({ length: 20 }, async (_, index) => {
+        if (index % 5 === 0) {
+          for await (const chunk of it.adapter.stream(ask(`${round} ${index}`), { signal })) if (chunk.type === 'text') break
+        } else await it.adapter.complete(ask(`${round % 10} ${index}`), { signal })
+      })
+    )
+  }
+  expect(it.adapter.stats().running).toBe(0)
+  expect(getEventListeners(signal, 'abort')).toHaveLength(0)
+})
