@@ -40,7 +40,8 @@ export async function call({ messages }: Conversation, target: Target): Promise<
     await response.arrayBuffer()
     if (response.status !== 429 && response.status < 500) throw new CallFailed(explain(response.status, target))
     if (response.status === 429) refused++
-    await delay(hint(response.headers))
+    // At least what it was told, and more each time, so that a crowd thins out.
+    await delay(hint(response.headers) + Math.random() * Math.min(4000, 250 * 2 ** requests))
   }
   throw new CallFailed(`${target.baseURL} refused the same call ${maxTries} times: its rate limit is lower than the demo needs`)
 }
@@ -91,7 +92,7 @@ function hint(headers: Headers): number {
   const milliseconds = Number(headers.get('retry-after-ms') ?? Number.NaN)
   const seconds = Number(headers.get('retry-after') ?? Number.NaN)
   if (milliseconds >= 0) return milliseconds
-  return seconds >= 0 ? seconds * 1000 : 1000
+  return seconds >= 0 ? seconds * 1000 : 0
 }
 
 function explain(status: number, { baseURL, model }: Target): string {

@@ -2,15 +2,15 @@ import { fork } from 'node:child_process'
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { extname } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { CallFailed, type CallResult, call, type Target } from './caller.ts'
 import { ConfigError, readConfig } from './config.ts'
 import { createProgress, type Run, table } from './report.ts'
 import { type Conversation, createWorkload } from './workload.ts'
 
-/** With a provider that costs money, the demo asks less of it. */
-const calls = { embedded: 160, real: 24 }
-const concurrency = 16
+/** With a provider that costs money, the demo asks less of it, and more slowly. */
+const load = { embedded: { calls: 200, perSecond: 30 }, real: { calls: 24, perSecond: 4 } }
 /** The embedded model is taken to hold so many tokens; longer talks lose their oldest turns. */
 const embeddedContextWindow = 1024
 
@@ -18,14 +18,15 @@ const embeddedContextWindow = 1024
 async function main(): Promise<void> {
   const config = readConfig(process.env)
   const embedded = config.upstream === undefined
-  const workload = createWorkload({ calls: embedded ? calls.embedded : calls.real })
-  const distinct = new Set(workload.map((conversation) => JSON.stringify(conversation))).size
+  const { calls, perSecond } = embedded ? load.embedded : load.real
+  const workload = createWorkload({ calls, perSecond })
+  const distinct = new Set(workload.map(({ messages }) => JSON.stringify(messages))).size
 
   const gateway = await startGateway(embedded)
   try {
     const { model, upstream } = gateway
-    const where = embedded ? 'the embedded provider (a server of its own, 24 requests a second)' : upstream.baseURL
-    console.log(`\n  ${workload.length} calls, ${distinct} of them different, ${concurrency} at a time, to ${where}\n`)
+    const where = embedded ? 'the embedded provider, which allows 20 requests a second' : upstream.baseURL
+    console.log(`\n  ${calls} calls, ${distinct} of them different, ${perSecond} new ones a second, to ${where}\n`)
     const direct: Target = { ...upstream, model, maxTokens: 200 }
     const plain = await runPlain(workload, direct)
     const millrace = await runMillrace(workload, { ...direct, baseURL: `${gateway.url}/v1`, apiKey: config.token ?? 'none' })
@@ -108,13 +109,12 @@ async function runAll(
   const progress = createProgress(title, workload.length, process.stdout)
   const startedAt = performance.now()
   const results: CallResult[] = []
-  const queue = workload.values()
+  // Users do not wait for each other: each call starts at its own time, whatever became of those before it.
   await Promise.all(
-    Array.from({ length: concurrency }, async () => {
-      for (const conversation of queue) {
-        results.push(await call(conversation, target))
-        progress.step()
-      }
+    workload.map(async (conversation) => {
+      await delay(conversation.startMs)
+      results.push(await call(conversation, target))
+      progress.step()
     })
   )
   progress.end()

@@ -45,16 +45,15 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     await closed
   }
 
-  return {
+  const gateway: Gateway = {
     url,
     close({ graceMs = 10_000 } = {}) {
       closing ??= close(graceMs)
       return closing
     },
-    [Symbol.asyncDispose]() {
-      return this.close()
-    }
+    [Symbol.asyncDispose]: () => gateway.close()
   }
+  return gateway
 }
 
 function listen(app: Hono, { host, port }: GatewayOptions): Promise<ServerType> {

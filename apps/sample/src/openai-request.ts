@@ -115,7 +115,7 @@ function readFormat(format: Json | undefined): ChatRequest['responseFormat'] {
   if (format.type !== 'json_schema' || !isJsonObject(format.json_schema)) throw new Foreign()
   const { name, schema, description, strict } = format.json_schema
   return withoutUndefined({
-    type: 'json-schema',
+    type: 'json-schema' as const,
     name: name as string,
     schema: schema as JsonObject,
     description: (description ?? undefined) as string | undefined,

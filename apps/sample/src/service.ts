@@ -61,7 +61,7 @@ async function embed(opened: AsyncDisposable[]): Promise<Upstream> {
   const provider = await spawnScriptedProvider({
     tokensPerSecond: 120,
     firstTokenMs: 200,
-    rateLimit: { requests: 24, perMs: 1000 }
+    rateLimit: { requests: 20, perMs: 1000 }
   })
   opened.push(provider)
   return { apiKey: 'embedded', baseURL: provider.url }

@@ -1,5 +1,7 @@
 /** One conversation to be answered. */
 export interface Conversation {
+  /** When it begins, counted from the start of the workload. */
+  readonly startMs: number
   readonly messages: readonly { readonly role: 'system' | 'user' | 'assistant'; readonly content: string }[]
 }
 
@@ -69,15 +71,17 @@ const earlierAnswer = `Start with what you can see and feel. Turn the bicycle ov
 
 export interface WorkloadOptions {
   readonly calls: number
+  /** How many begin in a second, on average. */
+  readonly perSecond: number
   /** The same seed gives the same workload. @default 7 */
   readonly seed?: number
 }
 
 /**
- * Customers' questions in the order they come in. How often each is asked falls with its rank (Zipf, exponent 1), as it
- * does in recorded workloads; every eighth call continues a long talk.
+ * Customers' questions in the order they come in, at random times (a Poisson process). How often each is asked falls with
+ * its rank (Zipf, exponent 1), as it does in recorded workloads; every eighth call continues a long talk.
  */
-export function createWorkload({ calls, seed = 7 }: WorkloadOptions): readonly Conversation[] {
+export function createWorkload({ calls, perSecond, seed = 7 }: WorkloadOptions): readonly Conversation[] {
   const random = numbersFrom(seed)
   const weights = questions.map((_, rank) => 1 / (rank + 1))
   const sum = weights.reduce((total, weight) => total + weight, 0)
@@ -91,16 +95,18 @@ export function createWorkload({ calls, seed = 7 }: WorkloadOptions): readonly C
     return questions.at(-1) as string
   }
 
+  let startMs = 0
   return Array.from({ length: calls }, (_, call): Conversation => {
+    startMs += (-Math.log(1 - random()) / perSecond) * 1000
     const opening = { role: 'system', content: system } as const
-    if (call % 8 !== 7) return { messages: [opening, { role: 'user', content: pickQuestion() }] }
+    if (call % 8 !== 7) return { startMs, messages: [opening, { role: 'user', content: pickQuestion() }] }
     const talk = talks[Math.floor(random() * talks.length)] as readonly string[]
     const turn = 1 + Math.floor(random() * (talk.length - 1))
     const history = talk.slice(0, turn).flatMap((content) => [
       { role: 'user' as const, content },
       { role: 'assistant' as const, content: earlierAnswer }
     ])
-    return { messages: [opening, ...history, { role: 'user', content: talk[turn] as string }] }
+    return { startMs, messages: [opening, ...history, { role: 'user', content: talk[turn] as string }] }
   })
 }
 

@@ -4,7 +4,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
-import { type Browser, chromium } from 'playwright-core'
+import type { Browser } from 'playwright-core'
 import { buildOnce, checkoutCache } from './build-once.ts'
 import { skipUnlessCI } from './skip.ts'
 
@@ -28,6 +28,8 @@ export type StartedBrowser =
 export async function startBrowser(): Promise<StartedBrowser> {
   try {
     const { path, env } = await findBrowser()
+    // Loaded here, for most tests need no browser.
+    const { chromium } = await import('playwright-core')
     // Root may not use the sandbox, and containers often cannot; the pages are our own.
     const args = ['--no-sandbox', '--disable-background-networking', '--disable-gpu']
     const browser = await chromium.launch({ executablePath: path, headless: true, args, env, timeout: 30_000 })

@@ -2,19 +2,8 @@ import { once } from 'node:events'
 import { STATUS_CODES } from 'node:http'
 import { createServer, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { parseRequest } from './http-request.ts'
+import { type FaultRequest, parseRequest } from './http-request.ts'
 import { listen } from './listen.ts'
-
-/** A request as it came over the wire. */
-export interface FaultRequest {
-  /** Request line and header lines, as they came. */
-  readonly head: string
-  readonly method: string
-  readonly path: string
-  /** Names in lower case. */
-  readonly headers: Readonly<Record<string, string>>
-  readonly body: string
-}
 
 /** One connection of a script. Every wait ends with a `ConnectionGone` when the client leaves; a script need not catch it. */
 export interface FaultConnection {
@@ -22,7 +11,7 @@ export interface FaultConnection {
   readonly number: number
   /** The next whole request on this connection. */
   request(): Promise<FaultRequest>
-  /** Writes exactly these bytes, in a packet of their own, and waits until the socket takes more. */
+  /** Writes exactly these bytes at once, and waits until the socket takes more. */
   write(bytes: string | Uint8Array): Promise<void>
   pause(ms: number): Promise<void>
   /** Closes in order (FIN). */
@@ -115,8 +104,8 @@ function openConnection(socket: Socket, number: number): FaultConnection {
       resolve()
     })
   })
-  // A reset by the client: 'close' follows and ends every wait.
-  socket.on('error', () => {})
+  // A reset by the client; its 'close' follows.
+  socket.on('error', () => gone.abort())
   // Reading on, even when the script does not, is how the client's leaving is seen.
   socket.on('data', (bytes: Buffer) => {
     unread = Buffer.concat([unread, bytes])

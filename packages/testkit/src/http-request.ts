@@ -1,4 +1,13 @@
-import type { FaultRequest } from './fault-server.ts'
+/** A request as it came over the wire. */
+export interface FaultRequest {
+  /** Request line and header lines, as they came. */
+  readonly head: string
+  readonly method: string
+  readonly path: string
+  /** Names in lower case. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string
+}
 
 /** The first whole request in these bytes and its length; `undefined` while it is not whole. */
 export function parseRequest(bytes: Buffer): { readonly request: FaultRequest; readonly bytes: number } | undefined {

@@ -5,13 +5,13 @@ export {
   ConnectionGone,
   chunk,
   type FaultConnection,
-  type FaultRequest,
   type FaultServer,
   namedSse,
   responseHead,
   sse,
   startFaultServer
 } from './fault-server.ts'
+export type { FaultRequest } from './http-request.ts'
 export { heapAfterGc, type LeakProbe, probeLeaks } from './leaks.ts'
 export { type Random, seededRandom } from './random.ts'
 export {

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { composeAnswer, type ScriptedReply } from './answer.ts'
 import { anthropicDialect } from './anthropic-dialect.ts'
-import { type Answer, type Dialect, isObject, type JsonObject, type RateState, Refusal, type ScriptedRequest } from './dialect.ts'
+import { type Dialect, isObject, type JsonObject, type RateState, Refusal, type ScriptedRequest } from './dialect.ts'
 import { closeServer, listen } from './listen.ts'
 import { openaiDialect } from './openai-dialect.ts'
 import { seedOf } from './random.ts'
@@ -108,82 +108,56 @@ export async function startScriptedProvider(options: ScriptedOptions = {}): Prom
       const request = dialect.read(body, incoming.headers)
       requests.push(request)
       if (requests.length > keptRequests) requests.shift()
-      await answerOpenly(request, response, dialect, dialect.headers(number, rate), number)
+      if (response.destroyed) return
+      await answer({ number, request, response, dialect, headers: dialect.headers(number, rate) })
     } catch (error) {
       if (!(error instanceof Refusal)) throw error
       sendJson(response, error.status, dialect.refusal(error), dialect.headers(number, rate))
     }
   }
 
-  /** Counts the answer as open until its connection is done with it, whoever ends it. */
-  async function answerOpenly(
-    request: ScriptedRequest,
-    response: ServerResponse,
-    dialect: Dialect,
-    headers: Record<string, string>,
-    number: number
-  ): Promise<void> {
-    if (response.destroyed) return
+  /** The answer counts as open until its connection is done with it, whoever ends it. */
+  async function answer(exchange: Exchange): Promise<void> {
     const gone = new AbortController()
     counts.openAnswers++
     counts.maxOpenAnswers = Math.max(counts.maxOpenAnswers, counts.openAnswers)
-    response.once('close', () => {
+    exchange.response.once('close', () => {
       counts.openAnswers--
       gone.abort()
     })
-    const replied = (await reply?.(request)) ?? {}
+    const replied = (await reply?.(exchange.request)) ?? {}
     const scripted: ScriptedReply = typeof replied === 'string' ? { text: replied } : replied
     try {
-      const jitter = 1 + (seedOf(request.conversation) % 1000) / 2000
+      const jitter = 1 + (seedOf(exchange.request.conversation) % 1000) / 2000
       await pause(scripted.firstTokenMs ?? firstTokenMs * jitter, gone.signal)
-      await write(request, scripted, response, dialect, headers, number, gone.signal)
+      await write(exchange, scripted, gone.signal)
     } catch (error) {
       // The reader has left: there is nobody to answer, and openAnswers went down already.
       if (!gone.signal.aborted) throw error
     }
   }
 
-  async function write(
-    request: ScriptedRequest,
-    scripted: ScriptedReply,
-    response: ServerResponse,
-    dialect: Dialect,
-    ownHeaders: Record<string, string>,
-    number: number,
-    gone: AbortSignal
-  ): Promise<void> {
-    const status = scripted.status ?? 200
-    const headers = { ...ownHeaders, ...scripted.headers }
-    if (scripted.body !== undefined) {
-      response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(scripted.body)
+  async function write(exchange: Exchange, scripted: ScriptedReply, gone: AbortSignal): Promise<void> {
+    const { number, request, response, dialect } = exchange
+    const { status = 200, body, text = 'scripted failure' } = scripted
+    const headers = { ...exchange.headers, ...scripted.headers }
+    if (body !== undefined) {
+      response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(body)
       return
     }
-    if (status >= 400) {
-      return sendJson(response, status, dialect.refusal(new Refusal(status, scripted.text ?? 'scripted failure')), headers)
-    }
-    const answer = composeAnswer(request, scripted, number)
+    if (status >= 400) return sendJson(response, status, dialect.refusal(new Refusal(status, text)), headers)
+    const composed = composeAnswer(request, scripted, number)
     const perTokenMs = 1000 / (scripted.tokensPerSecond ?? tokensPerSecond)
     counts.tokensIn += request.tokensIn
-    if (request.stream) {
-      response.writeHead(status, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', ...headers })
-      await stream(answer, dialect, response, perTokenMs, gone)
-      return
+    if (!request.stream) {
+      await pause(composed.tokensOut * perTokenMs, gone)
+      counts.tokensOut += composed.tokensOut
+      return sendJson(response, status, dialect.plain(composed), headers)
     }
-    await pause(answer.tokensOut * perTokenMs, gone)
-    counts.tokensOut += answer.tokensOut
-    sendJson(response, status, dialect.plain(answer), headers)
-  }
-
-  async function stream(
-    answer: Answer,
-    dialect: Dialect,
-    response: ServerResponse,
-    perTokenMs: number,
-    gone: AbortSignal
-  ): Promise<void> {
+    response.writeHead(status, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', ...headers })
     const startedAt = performance.now()
     let tokens = 0
-    for (const { bytes, token } of dialect.frames(answer)) {
+    for (const { bytes, token } of dialect.frames(composed)) {
       if (token) {
         // Each token has its own time counted from the start, so that late timers do not add up.
         await pause(startedAt + tokens++ * perTokenMs - performance.now(), gone)
@@ -213,6 +187,16 @@ export async function startScriptedProvider(options: ScriptedOptions = {}): Prom
     close,
     [Symbol.asyncDispose]: close
   }
+}
+
+/** One accepted request and the way to answer it. */
+interface Exchange {
+  /** The server's how many-th request it is; part of the answer's id. */
+  readonly number: number
+  readonly request: ScriptedRequest
+  readonly response: ServerResponse
+  readonly dialect: Dialect
+  readonly headers: Readonly<Record<string, string>>
 }
 
 /** Not even a timer of 0 ms when there is nothing to wait for: it would cost each answer a millisecond. */
