@@ -50,7 +50,8 @@ async function startGateway(embedded: boolean): Promise<GatewayProcess> {
   const program = fileURLToPath(new URL(`./main${extname(import.meta.url)}`, import.meta.url))
   const env = { ...process.env, PORT: '0', ...(embedded && { MILLRACE_CONTEXT_WINDOW: String(embeddedContextWindow) }) }
   const child = fork(program, { env })
-  const ended = once(child, 'close')
+  // Not 'close': with the IPC channel disconnected it never comes.
+  const ended = once(child, 'exit')
   const started: unknown = await Promise.race([
     once(child, 'message').then(([message]) => message as unknown),
     ended.then(() => undefined)
@@ -125,7 +126,10 @@ function sum<T>(items: readonly T[], value: (item: T) => number): number {
   return items.reduce((total, item) => total + value(item), 0)
 }
 
-main().catch((error: unknown) => {
+try {
+  // Awaited at the top, so that a demo that loses its way ends with exit code 13 and not with 0.
+  await main()
+} catch (error) {
   process.exitCode = 1
   console.error(error instanceof CallFailed || error instanceof ConfigError ? `\nmillrace: ${error.message}` : error)
-})
+}

@@ -77,18 +77,16 @@ function readToolCall(call: Json): { id: string; name: string; arguments: string
 
 function readPart(part: Json): Part {
   if (!isJsonObject(part)) return part as never
-  const image = isJsonObject(part.image_url) ? part.image_url : undefined
-  const audio = isJsonObject(part.input_audio) ? part.input_audio : undefined
-  switch (part.type) {
-    case 'text':
-      return { type: 'text', text: part.text as string }
-    case 'image_url':
-      return withoutUndefined({ type: 'image', url: image?.url as string, detail: image?.detail as 'auto' | undefined })
-    case 'input_audio':
-      return { type: 'audio', data: audio?.data as string, format: audio?.format as string }
-    default:
-      return { type: 'other', value: part }
+  const image = isJsonObject(part.image_url) ? part.image_url : {}
+  const audio = isJsonObject(part.input_audio) ? part.input_audio : {}
+  if (part.type === 'text' && typeof part.text === 'string') return { type: 'text', text: part.text }
+  if (part.type === 'image_url' && typeof image.url === 'string') {
+    return withoutUndefined({ type: 'image' as const, url: image.url, detail: image.detail as 'auto' | undefined })
   }
+  if (part.type === 'input_audio' && typeof audio.data === 'string') {
+    return { type: 'audio', data: audio.data, format: audio.format as string }
+  }
+  return { type: 'other', value: part }
 }
 
 function readTool(tool: Json): Tool {
@@ -103,8 +101,8 @@ function readTool(tool: Json): Tool {
 }
 
 function readToolChoice(choice: Json | undefined): ChatRequest['toolChoice'] {
-  if (!isJsonObject(choice)) return choice as 'auto' | undefined
-  if (choice.type !== 'function' || !isJsonObject(choice.function)) throw new Foreign()
+  if (choice === undefined || choice === 'auto' || choice === 'none' || choice === 'required') return choice
+  if (!isJsonObject(choice) || choice.type !== 'function' || !isJsonObject(choice.function)) throw new Foreign()
   return { name: choice.function.name as string }
 }
 

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import {
   type ChatRequest,
   type Chunk,
@@ -124,6 +125,7 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
  */
 function createToolCallIndex(): { read(call: JsonObject, position: number): Chunk } {
   const byId = new Map<string, number>()
+  const seen = new Set<number>()
   let last = -1
 
   function indexOf(call: JsonObject, id: string, position: number): number {
@@ -138,6 +140,8 @@ function createToolCallIndex(): { read(call: JsonObject, position: number): Chun
       const index = indexOf(call, id, position)
       if (!Number.isSafeInteger(index) || index < 0 || index >= 1024) throw malformed('a tool call has an index out of bounds')
       if (id !== '' && !byId.has(id)) byId.set(id, index)
+      const isFirst = !seen.has(index)
+      seen.add(index)
       last = index
       const fn = isJsonObject(call.function) ? call.function : {}
       const name = text(fn.name)
@@ -145,7 +149,8 @@ function createToolCallIndex(): { read(call: JsonObject, position: number): Chun
       return {
         type: 'tool-call',
         index,
-        ...(id === '' ? {} : { id }),
+        // Some local servers give no id, but the tool's result must name one.
+        ...(id === '' ? (isFirst ? { id: `call_${randomUUID()}` } : {}) : { id }),
         ...(name === '' ? {} : { name }),
         arguments: typeof args === 'string' ? args : args === undefined || args === null ? '' : JSON.stringify(args)
       }

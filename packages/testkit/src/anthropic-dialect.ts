@@ -8,6 +8,7 @@ import {
   type JsonObject,
   type RateState,
   Refusal,
+  readBearer,
   readContent,
   readLimit,
   type ScriptedRequest,
@@ -27,7 +28,8 @@ const errorTypes: Readonly<Record<number, string>> = {
 /** Anthropic's messages. */
 export const anthropicDialect: Dialect = {
   read,
-  keyOf: (headers) => (typeof headers['x-api-key'] === 'string' ? headers['x-api-key'] : undefined),
+  // Since its version 1 the official client sends a bearer token; most others send the older header.
+  keyOf: (headers) => (typeof headers['x-api-key'] === 'string' ? headers['x-api-key'] : readBearer(headers)),
   refusal({ status, message }) {
     return { type: 'error', error: { type: errorTypes[status] ?? 'api_error', message } }
   },
@@ -42,10 +44,10 @@ export const anthropicDialect: Dialect = {
       input: parseInput(pieces.join(''))
     }))
     const text = answer.text.length > 0 ? [{ type: 'text', text: answer.text.join('') }] : []
-    return message(answer, [...text, ...uses], stopReasons[answer.finish], answer.tokensOut)
+    return writeMessage(answer, [...text, ...uses], stopReasons[answer.finish], answer.tokensOut)
   },
   *frames(answer) {
-    yield frame({ type: 'message_start', message: message(answer, [], null, 1) })
+    yield frame({ type: 'message_start', message: writeMessage(answer, [], null, 1) })
     yield frame({ type: 'ping' })
     let index = 0
     if (answer.text.length > 0) {
@@ -137,7 +139,7 @@ function parseInput(json: string): unknown {
   }
 }
 
-function message({ number, request }: Answer, content: readonly object[], stop: string | null, tokens: number): JsonObject {
+function writeMessage({ number, request }: Answer, content: readonly object[], stop: string | null, tokens: number): JsonObject {
   return {
     id: `msg_scripted_${number}`,
     type: 'message',

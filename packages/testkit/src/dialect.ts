@@ -92,6 +92,10 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
+export function readBearer(headers: IncomingHttpHeaders): string | undefined {
+  return /^Bearer (.+)$/.exec(headers.authorization ?? '')?.[1]
+}
+
 /** What every part that is not text costs, whatever its size. */
 const charsOfOtherPart = 340
 

@@ -8,6 +8,7 @@ import {
   type JsonObject,
   type RateState,
   Refusal,
+  readBearer,
   readContent,
   readLimit,
   type ScriptedRequest,
@@ -21,7 +22,7 @@ const errorTypes: Readonly<Record<number, string>> = { 429: 'requests', 500: 'se
 /** OpenAI's chat completions. */
 export const openaiDialect: Dialect = {
   read,
-  keyOf: (headers) => /^Bearer (.+)$/.exec(headers.authorization ?? '')?.[1],
+  keyOf: readBearer,
   refusal({ status, message, param, code }) {
     return { error: { message, type: errorTypes[status] ?? 'invalid_request_error', param, code } }
   },

@@ -85,7 +85,12 @@ async function openApt(folder: string): Promise<{
   const state = join(folder, 'apt')
   const own = [
     ...limits,
-    ...['-o', `Dir::State=${state}`, '-o', `Dir::Cache=${state}`, '-o', 'Dir::State::status=/var/lib/dpkg/status']
+    '-o',
+    `Dir::State=${state}`,
+    '-o',
+    `Dir::Cache=${state}`,
+    '-o',
+    'Dir::State::status=/var/lib/dpkg/status'
   ]
   let options = limits
   const downloads = join(folder, 'downloads')

@@ -50,7 +50,7 @@ it('resets in the middle of a body and closes in order, as told', async () => {
     await connection.write(chunk(''))
     connection.end()
   })
-  await expect(fetch(server.url).then((response) => response.text())).rejects.toThrow()
+  await expect(fetch(server.url).then((response) => response.text())).rejects.toThrow('terminated')
   expect(await (await fetch(server.url)).text()).toBe('data: {"a":1}\n\n')
   await becomes(() => server.open, 0)
   expect(server.connections).toBe(2)
@@ -83,7 +83,7 @@ it('shows the mistake of a script when it is closed', async () => {
   const server = await startFaultServer(() => {
     throw new Error('a mistake')
   })
-  await expect(fetch(server.url)).rejects.toThrow()
+  await expect(fetch(server.url)).rejects.toThrow('fetch failed')
   await expect(server.close()).rejects.toThrow('a mistake')
 })
 
@@ -94,7 +94,7 @@ it('leaves nothing behind', async () => {
   await once(socket, 'connect')
   await Promise.all([once(socket, 'close'), server.close()])
   await server.close()
-  await probe.check()
+  await expect(probe.check()).resolves.toBeUndefined()
 })
 
 it('names events by their type', () => {

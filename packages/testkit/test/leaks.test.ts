@@ -20,7 +20,7 @@ it('names what was left open, and passes when it is closed', async () => {
 it('waits for what is being closed', async () => {
   const probe = probeLeaks()
   setTimeout(() => {}, 60)
-  await probe.check()
+  await expect(probe.check()).resolves.toBeUndefined()
 })
 
 it('sees garbage go and held memory stay', async () => {

@@ -169,6 +169,8 @@ describe("Anthropic's API", () => {
       [ask('hi'), key, 400, 'invalid_request_error'],
       [{ model: 'm', max_tokens: 5, messages: [{ role: 'system', content: 'x' }] }, key, 400, 'invalid_request_error']
     ]
+    const bearer = { authorization: 'Bearer secret', 'anthropic-version': '2023-06-01' }
+    expect((await messages({ ...ask('hi'), max_tokens: 5 }, bearer)).status).toBe(200)
     for (const [body, headers, status, type] of cases) {
       const response = await messages(body, headers)
       expect(response.status).toBe(status)
@@ -272,7 +274,7 @@ describe('the server', () => {
     await start({ tokensPerSecond: 5 })
     const response = await chat({ ...ask('hi'), stream: true })
     await Promise.all([provider.close(), provider.close()])
-    await expect(response.text()).rejects.toThrow()
+    await expect(response.text()).rejects.toThrow('terminated')
     await probe.check()
   })
 })
