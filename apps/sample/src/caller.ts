@@ -56,7 +56,7 @@ async function request(messages: Conversation['messages'], { baseURL, apiKey, mo
   } catch (error) {
     const code = (error as { cause?: { code?: unknown } }).cause?.code
     throw new CallFailed(
-      `${baseURL} cannot be reached (${String(code ?? 'network error')}): check OPENAI_BASE_URL and the network`
+      `${baseURL} cannot be reached (${typeof code === 'string' ? code : 'network error'}): check OPENAI_BASE_URL and the network`
     )
   }
 }

@@ -51,13 +51,15 @@ export function readRequest(body: JsonObject): ChatRequest | undefined {
   }
 }
 
+/** What answers carry and requests need not. */
+const answered: ReadonlySet<string> = new Set(['refusal', 'audio', 'annotations', 'function_call'])
+
 function readMessage(message: Json): Message {
   if (!isJsonObject(message)) return message as never
   const { role, content, tool_calls: calls, tool_call_id: toolCallId, ...extra } = message
   if (role === 'function' || isJsonObject(message.function_call)) throw new Foreign()
-  const known = ['refusal', 'audio', 'annotations', 'function_call']
   const rest = Object.fromEntries(
-    Object.entries(extra).filter(([key, value]) => key !== 'name' && value !== null && !known.includes(key))
+    Object.entries(extra).filter(([key, value]) => key !== 'name' && value !== null && !answered.has(key))
   )
   return withoutUndefined({
     role: role as Message['role'],

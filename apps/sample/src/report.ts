@@ -35,7 +35,7 @@ export function table(plain: Run, millrace: Run): string {
 
 /** The value that this share of the calls stays at or below (nearest rank). */
 export function quantile({ calls }: Run, field: 'firstTextMs' | 'totalMs', share: number): string {
-  const sorted = calls.map((call) => call[field]).sort((a, b) => a - b)
+  const sorted = calls.map((call) => call[field]).toSorted((a, b) => a - b)
   const value = sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)]
   return value === undefined ? '-' : `${Math.round(value).toLocaleString('en')} ms`
 }

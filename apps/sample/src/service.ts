@@ -68,5 +68,5 @@ async function embed(opened: AsyncDisposable[]): Promise<Upstream> {
 }
 
 async function closeAll(opened: AsyncDisposable[]): Promise<void> {
-  for (const resource of opened.splice(0).reverse()) await resource[Symbol.asyncDispose]()
+  for (const resource of opened.splice(0).toReversed()) await resource[Symbol.asyncDispose]()
 }

@@ -51,7 +51,7 @@ beforeAll(async () => {
   client = new OpenAI({ apiKey: 'none', baseURL: `${gateway.url}/v1`, maxRetries: 0 })
 })
 afterAll(async () => {
-  for (const resource of open.reverse()) await resource[Symbol.asyncDispose]()
+  for (const resource of open.toReversed()) await resource[Symbol.asyncDispose]()
   await provider.close()
 })
 
@@ -236,7 +236,7 @@ test('closing lets a running stream finish and refuses new calls', async () => {
   const closed = closing.close()
   expect(await running.text()).toContain('[DONE]')
   await closed
-  await expect(post(ask('x'), closing.url)).rejects.toThrow()
+  await expect(post(ask('x'), closing.url)).rejects.toThrow('fetch failed')
 })
 
 const recordings = loadRecordings({ api: 'openai.chat' })

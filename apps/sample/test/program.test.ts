@@ -36,7 +36,7 @@ test('the gateway says how to call it, answers, and ends with 0 on SIGTERM, its 
   expect((await fetch(`${provider}/models`)).status).toBe(200)
   child.kill('SIGTERM')
   expect(await ended).toBe(0)
-  await expect(fetch(`${provider}/models`)).rejects.toThrow()
+  await expect(fetch(`${provider}/models`)).rejects.toThrow('fetch failed')
 })
 
 test.each([

@@ -4,7 +4,7 @@ import type { ChatRequest, Provider } from '@millrace/core'
 import { type ConformanceSubject, providerConformance } from '@millrace/core/testing'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTransport, type Transport } from '@millrace/transport'
-import { afterAll, beforeAll, describe, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 let server: ScriptedProvider
 let transport: Transport
@@ -33,5 +33,5 @@ describe.each([
     requestsSeen: () => server.stats().requests,
     openAnswers: () => server.stats().openAnswers
   })
-  for (const { title, run } of providerConformance(subject)) test(title, run)
+  test.each(providerConformance(subject))('$title', async ({ run }) => expect(await run()).toBeUndefined())
 })

@@ -315,9 +315,9 @@ describe('clocks', () => {
   test('heartbeats and empty deltas are silence: the first-chunk clock fires, and closes the socket', async () => {
     await using server = await startFaultServer(async (connection) => {
       await connection.request()
-      connection.write(head)
+      void connection.write(head)
       for (let beat = 0; beat < 100; beat++) {
-        connection.write(beat % 2 === 0 ? piece(': ping\n\n') : empty)
+        void connection.write(beat % 2 === 0 ? piece(': ping\n\n') : empty)
         await connection.pause(20)
       }
     })
@@ -330,9 +330,9 @@ describe('clocks', () => {
   test('silence between two contents trips the idle clock, with the text so far', async () => {
     await using server = await startFaultServer(async (connection) => {
       await connection.request()
-      connection.write(head + content)
+      void connection.write(head + content)
       for (let beat = 0; beat < 100; beat++) {
-        connection.write(piece(': ping\n\n'))
+        void connection.write(piece(': ping\n\n'))
         await connection.pause(20)
       }
     })

@@ -1,4 +1,4 @@
-import { type Channel, channel } from 'node:diagnostics_channel'
+import { channel } from 'node:diagnostics_channel'
 import type { Facts, FinishReason, NoteSource, Usage } from './chunk.ts'
 import type { ChatRequest } from './request.ts'
 
@@ -70,7 +70,7 @@ interface TypedChannel<M extends ChannelMessage> {
   unsubscribe(listener: (message: M, name: string | symbol) => void): void
 }
 
-const typed = <M extends ChannelMessage>(name: string): TypedChannel<M> => channel(name) as Channel as TypedChannel<M>
+const typed = <M extends ChannelMessage>(name: string): TypedChannel<M> => channel(name) as TypedChannel<M>
 
 /**
  * Where packages tell what they do. Publish only behind `hasSubscribers`: unheard, that costs about a nanosecond.

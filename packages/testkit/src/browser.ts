@@ -60,10 +60,10 @@ async function findBrowser(): Promise<{ path: string; env: Record<string, string
 /** The package unpacks itself into the temporary folder and changes the environment: so it does that in a process of its own. */
 async function unpack(folder: string): Promise<void> {
   const entry = pathToFileURL(createRequire(import.meta.url).resolve('@sparticuz/chromium'))
-  const program = `const { default: chromium } = await import('${entry}'); await chromium.executablePath()`
+  const program = `const { default: chromium } = await import(process.argv[1]); await chromium.executablePath()`
   // The runtime's name makes it unpack its own libraries.
   const env = { ...process.env, TMPDIR: folder, AWS_LAMBDA_JS_RUNTIME: 'nodejs22.x' }
-  await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program], { env, timeout: 120_000 })
+  await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program, entry.href], { env, timeout: 120_000 })
   // Its font configuration names the temporary folder it would otherwise be in.
   const fonts = join(folder, 'fonts/fonts.conf')
   const text = await readFile(fonts, 'utf8')

@@ -87,7 +87,7 @@ function read(body: JsonObject, headers: IncomingHttpHeaders): ScriptedRequest {
     const content = readContent(message.content, `${path}.content`)
     const calls = message.tool_calls === undefined ? '' : JSON.stringify(message.tool_calls)
     if (message.role === 'user') prompt = content.text
-    texts.push(`${message.role}: ${content.text}${calls}`)
+    texts.push(`${String(message.role)}: ${content.text}${calls}`)
     chars += content.chars + calls.length
   }
   const tools = readTools(body.tools)

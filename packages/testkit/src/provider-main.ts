@@ -11,7 +11,7 @@ try {
   process.stdin.once('end', stop).once('error', stop).resume()
   console.log(JSON.stringify({ url: provider.url }))
 } catch (error) {
-  console.error(`scripted provider: ${error instanceof Error ? error.message : error}`)
+  console.error(`scripted provider: ${error instanceof Error ? error.message : String(error)}`)
   process.exitCode = 1
 }
 

@@ -69,8 +69,8 @@ const transferHeaders: ReadonlySet<string> = new Set(['content-length', 'transfe
  */
 export function loadRecordings({ api }: { readonly api: string }): readonly Recording[] | undefined {
   if (!existsSync(folder)) return undefined
-  const oracles = new Map(readLines<{ readonly id: string }>('_oracle/official-sdk.jsonl').map((line) => [line.id, line]))
-  return readLines<IndexLine>('index.jsonl')
+  const oracles = new Map((readLines('_oracle/official-sdk.jsonl') as { readonly id: string }[]).map((line) => [line.id, line]))
+  return (readLines('index.jsonl') as IndexLine[])
     .filter((line) => line.api === api)
     .map((line) => readRecording(line, oracles.get(line.id) as Recording['oracle']))
 }
@@ -105,11 +105,11 @@ function frameLines(payloads: string, api: string): string {
   return lines.map((line) => `event: ${(JSON.parse(line) as { type: string }).type}\ndata: ${line}\n\n`).join('')
 }
 
-function readLines<T>(file: string): readonly T[] {
+function readLines(file: string): readonly unknown[] {
   return readFileSync(new URL(file, folder), 'utf8')
     .split('\n')
     .filter((line) => line !== '')
-    .map((line) => JSON.parse(line) as T)
+    .map((line) => JSON.parse(line) as unknown)
 }
 
 export interface ServedRecording extends AsyncDisposable {

@@ -24,7 +24,7 @@ const use = <T extends AsyncDisposable>(resource: T): T => {
   return resource
 }
 afterEach(async () => {
-  for (const resource of open.splice(0).reverse()) await resource[Symbol.asyncDispose]()
+  for (const resource of open.splice(0).toReversed()) await resource[Symbol.asyncDispose]()
 })
 
 describe('the pool', () => {
