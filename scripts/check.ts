@@ -1,27 +1,19 @@
 // Everything a change must pass: `pnpm check`, or `pnpm check --no-tests` where the tests run on their own.
 import { spawnSync } from 'node:child_process'
-import { globSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { delimiter, join, resolve } from 'node:path'
 
 const home = resolve(import.meta.dirname, '..')
 
-interface Manifest {
-  readonly private?: boolean
+const { packageManager: manager = 'pnpm' } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8')) as {
   readonly packageManager?: string
 }
-
-const manifest = (folder: string): Manifest => JSON.parse(readFileSync(join(home, folder, 'package.json'), 'utf8')) as Manifest
-const manager = manifest('.').packageManager ?? 'pnpm'
 
 interface Step {
   readonly name: string
   /** Commands, one after the other; the step fails with the first that does. */
   readonly commands: readonly (readonly string[])[]
 }
-
-const published = globSync('packages/*', { cwd: home })
-  .filter((folder) => manifest(folder).private !== true)
-  .toSorted()
 
 const steps: readonly Step[] = [
   { name: 'format and order of imports', commands: [['biome', 'check', '.']] },
@@ -38,8 +30,7 @@ const steps: readonly Step[] = [
   { name: 'unused files, exports and dependencies', commands: [['knip', '--no-progress', '--no-config-hints']] },
   // Turbo asks for the package manager on the PATH, which `npx` provides.
   { name: 'build', commands: [['npx', '-y', manager, 'run', 'build']] },
-  // Packed by npm, which every Node brings; pnpm may be there only as the `npx` that runs this.
-  { name: 'published files', commands: published.map((folder) => ['publint', 'run', '--strict', '--pack', 'npm', folder]) },
+  { name: 'published files', commands: [['node', 'scripts/check-packs.ts']] },
   { name: 'tests', commands: [['vitest', 'run']] }
 ]
 

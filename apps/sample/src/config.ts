@@ -43,7 +43,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
 }
 
 function readUpstream(env: Readonly<Record<string, string | undefined>>): Upstream | undefined {
-  const { OPENAI_API_KEY: apiKey, OPENAI_BASE_URL: baseURL = 'https://api.openai.com/v1' } = env
+  const apiKey = env.OPENAI_API_KEY
+  const baseURL = env.OPENAI_BASE_URL || 'https://api.openai.com/v1'
   if (!apiKey) {
     if (!env.OPENAI_BASE_URL) return undefined
     throw new ConfigError(

@@ -2,7 +2,7 @@ import { randomUUID, timingSafeEqual } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Adapter } from '@millrace/adapter'
-import { type Chunk, checkRequest, isContent, isJsonObject, type JsonObject, parseJson } from '@millrace/core'
+import { type Chunk, checkRequest, isContent, isJsonObject, isMillraceError, type JsonObject, parseJson } from '@millrace/core'
 import type { Transport } from '@millrace/transport'
 import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
@@ -39,10 +39,17 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   async function close(graceMs: number): Promise<void> {
     const closed = new Promise((resolve) => server.close(resolve))
+    const startedAt = performance.now()
+    // Connections that are kept alive become idle one by one, when their last bytes are out; at the end of the grace go
+    // also those whose reader does not take them.
+    const sweep = setInterval(() => {
+      if (!('closeAllConnections' in server)) return
+      if (performance.now() - startedAt > graceMs) server.closeAllConnections()
+      else server.closeIdleConnections()
+    }, 50)
     await options.adapter.close({ graceMs })
-    // What is left now are connections without a request, or readers that do not take what has been written.
-    if ('closeAllConnections' in server) setTimeout(() => server.closeAllConnections(), 100).unref()
     await closed
+    clearInterval(sweep)
   }
 
   const gateway: Gateway = {
@@ -71,7 +78,7 @@ function createApp(options: GatewayOptions): Hono {
   const app = new Hono()
 
   app.get('/healthz', (context) => context.json({ status: 'ok' }))
-  app.get('/', (context) => context.html(page(model)))
+  app.get('/', (context) => context.html(page(model, token !== undefined)))
   app.use('/v1/*', async (context, next) => {
     if (token === undefined || isToken(context.req.header('authorization'), token)) return next()
     return context.json(errorBody('the bearer token is missing or wrong', 'invalid_request_error', 'invalid_api_key'), 401)
@@ -80,6 +87,7 @@ function createApp(options: GatewayOptions): Hono {
 
   app.get('/v1/stats', (context) => context.json(adapter.stats()))
   app.get('/v1/models', () => pass('models', { method: 'GET' }))
+  app.get('/v1/models/:id', (context) => pass(`models/${encodeURIComponent(context.req.param('id'))}`, { method: 'GET' }))
   app.post('/v1/chat/completions', async (context) => {
     const text = await context.req.text()
     const body = parseJson(text)
@@ -132,10 +140,13 @@ function createApp(options: GatewayOptions): Hono {
 
   /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte. */
   async function pass(path: string, init: RequestInit): Promise<Response> {
-    const response = await transport.fetch(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
-      ...init,
-      headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' }
-    })
+    const response = await transport
+      .fetch(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
+        ...init,
+        headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' }
+      })
+      // A fetch fails as the standard has it; what happened is the cause.
+      .catch((error: unknown) => Promise.reject(error instanceof TypeError ? (error.cause ?? error) : error))
     const type = response.headers.get('content-type')
     return new Response(response.body, { status: response.status, headers: type === null ? {} : { 'content-type': type } })
   }
@@ -184,6 +195,8 @@ function eventStream(
 }
 
 function failed(context: Context, error: unknown): Response {
+  // What nobody foresaw: outward only that it happened, here where. Ours are the caller's to read.
+  if (!isMillraceError(error) && !context.req.raw.signal.aborted) console.error('millrace: a request failed', error)
   const { status, body, retryAfterMs } = writeError(error)
   const headers =
     retryAfterMs === undefined
@@ -207,8 +220,8 @@ function factsOf(notes: {
 
 /** Compared in constant time, so that the answer's delay tells nothing of the token. */
 function isToken(header: string | undefined, token: string): boolean {
-  const given = Buffer.from(header ?? '')
-  const expected = Buffer.from(`Bearer ${token}`)
+  const given = Buffer.from((header ?? '').replace(/^bearer +/i, ''))
+  const expected = Buffer.from(token)
   return given.length === expected.length && timingSafeEqual(given, expected)
 }
 

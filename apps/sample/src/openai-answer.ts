@@ -139,16 +139,14 @@ function logprobsOf(extras: Completion['extras']): Json {
 /** An error as OpenAI's clients understand it: nothing of the provider's prose, nothing of our configuration. */
 export function writeError(error: unknown): { status: number; body: object; retryAfterMs?: number } {
   if (!isMillraceError(error)) return { status: 500, body: errorBody('the gateway failed', 'server_error', 'internal_error') }
-  const { code, message } = error
+  const { code } = error
   const status = statuses[code]
-  const type = status < 500 ? 'invalid_request_error' : 'server_error'
   const details = error.details as { path?: string; retryAfterMs?: number }
-  const body = errorBody(
-    message,
-    code === 'rate-limited' ? 'requests' : type,
-    codes[code] ?? code.replaceAll('-', '_'),
-    details.path
-  )
+  // The client knows the field by OpenAI's name.
+  const param = details.path?.replace(/^\w+/, (field) => fields[field] ?? field)
+  const message = param === undefined ? error.message : error.message.replace(details.path as string, () => param)
+  const type = code === 'rate-limited' ? 'requests' : status < 500 ? 'invalid_request_error' : 'server_error'
+  const body = errorBody(message, type, codes[code] ?? code.replaceAll('-', '_'), param)
   return details.retryAfterMs === undefined ? { status, body } : { status, body, retryAfterMs: details.retryAfterMs }
 }
 
@@ -169,6 +167,13 @@ const statuses = {
   protocol: 502,
   closed: 503
 } as const
+
+const fields: Readonly<Record<string, string>> = {
+  maxOutputTokens: 'max_tokens',
+  topP: 'top_p',
+  toolChoice: 'tool_choice',
+  responseFormat: 'response_format'
+}
 
 /** The names OpenAI's own API uses, where it has one. */
 const codes: Readonly<Partial<Record<keyof typeof statuses, string>>> = {

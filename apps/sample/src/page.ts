@@ -1,5 +1,5 @@
 /** What a browser shows at `/`: that the gateway runs, and how to call it. */
-export function page(model: string): string {
+export function page(model: string, guarded: boolean): string {
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -13,9 +13,9 @@ pre { overflow: auto; padding: 1rem; border: 1px solid; border-radius: .4rem }
 <h1>Millrace gateway</h1>
 <p>It speaks OpenAI's chat API. Point any client at <code>/v1</code>:</p>
 <pre>curl <span id="origin"></span>/v1/chat/completions \\
-  -H 'content-type: application/json' \\
+  -H 'content-type: application/json' \\${guarded ? '\n  -H "authorization: Bearer $MILLRACE_TOKEN" \\\\' : ''}
   -d '{"model": "${escapeHtml(model)}", "messages": [{"role": "user", "content": "Hello"}], "stream": true}'</pre>
-<p>What it has done so far: <a href="/v1/stats">/v1/stats</a></p>
+<p>What it has done so far: ${guarded ? '<code>/v1/stats</code>, with the same header' : '<a href="/v1/stats">/v1/stats</a>'}</p>
 <script>document.getElementById('origin').textContent = location.origin</script>
 </html>
 `

@@ -7,6 +7,9 @@ export async function startExport(env: Readonly<Record<string, string | undefine
     'OTEL_METRICS_EXPORTER'
   ]
   if (!wanted.some((name) => env[name])) return { async [Symbol.asyncDispose]() {} }
+  // A collector that is gone is tried for ten seconds by default, and the exit would wait as long.
+  process.env.OTEL_EXPORTER_OTLP_TIMEOUT ??= '2000'
+  process.env.OTEL_SERVICE_NAME ??= 'millrace-gateway'
   const { NodeSDK } = await import('@opentelemetry/sdk-node')
   const sdk = new NodeSDK()
   sdk.start()

@@ -2,6 +2,7 @@ import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
+  checkOptions,
   type Facts,
   inputTokens,
   type Layer,
@@ -34,7 +35,10 @@ export interface WithCacheOptions {
  * @example
  * const cached = pipe(provider, withCache(cache, { origin: 'https://api.openai.com' }))
  */
-export function withCache(cache: Cache, { origin }: WithCacheOptions): Layer<Provider> {
+export function withCache(cache: Cache, options: WithCacheOptions): Layer<Provider> {
+  checkOptions<WithCacheOptions>('withCache', options, { origin: 1 })
+  const { origin } = options
+  if (cache?.[inner] === undefined) throw new TypeError('withCache takes a cache made by createCache()')
   if (typeof origin !== 'string' || origin === '') {
     throw new TypeError("withCache needs to know who answers. Write withCache(cache, { origin: 'https://api.example.com' })")
   }

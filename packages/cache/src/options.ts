@@ -1,4 +1,4 @@
-import type { CallOptions } from '@millrace/core'
+import { type CallOptions, checkOptions } from '@millrace/core'
 import type { Store } from './store.ts'
 
 /** What a caller can say to the cache about one call. */
@@ -74,8 +74,23 @@ type Unset = 'store' | 'secret' | 'onStoreError'
 
 const mebibyte = 1024 * 1024
 
+const names: Readonly<Record<keyof CacheOptions, 1>> = {
+  store: 1,
+  namespace: 1,
+  ttlMs: 1,
+  maxBytes: 1,
+  maxEntries: 1,
+  maxEntryBytes: 1,
+  storeTimeoutMs: 1,
+  scope: 1,
+  secret: 1,
+  onStoreError: 1,
+  now: 1
+}
+
 /** @throws {TypeError} for a wrong option; the text says what to write instead */
 export function settle(options: CacheOptions): CacheSettings {
+  checkOptions<CacheOptions>('createCache', options, names)
   const { store, scope, secret, namespace = 'cache', onStoreError, now = () => performance.now() } = options
   const maxBytes = positive('maxBytes', options.maxBytes ?? 64 * mebibyte)
   if (store !== undefined) checkStore(store)

@@ -1,5 +1,5 @@
 import KeyvRedis, { createClient, type RedisClientOptions } from '@keyv/redis'
-import { MillraceError } from '@millrace/core'
+import { checkOptions, MillraceError } from '@millrace/core'
 import type { Store } from './store.ts'
 
 export interface RedisOptions {
@@ -84,6 +84,7 @@ const maxPauseMs = 500
  * await using cache = createCache({ store: redis, scope: 'shop' })
  */
 export function createRedis(options: RedisOptions): RedisStore {
+  checkOptions<RedisOptions>('createRedis', options, { url: 1, commandTimeoutMs: 1, connectTimeoutMs: 1, namespace: 1 })
   const address = addressOf(options.url)
   const commandTimeoutMs = positive('commandTimeoutMs', options.commandTimeoutMs ?? 250)
   const connectTimeoutMs = positive('connectTimeoutMs', options.connectTimeoutMs ?? 2000)

@@ -12,6 +12,7 @@ export {
   channels
 } from './channels.ts'
 export { checkJson } from './check-json.ts'
+export { checkOptions } from './check-options.ts'
 export { checkRequest } from './check-request.ts'
 export {
   type Chunk,

@@ -1,3 +1,4 @@
+import { checkOptions } from './check-options.ts'
 import { MillraceError } from './error.ts'
 import { onAbort } from './signal.ts'
 
@@ -60,7 +61,9 @@ export interface LogOptions<T> {
  * log.end()
  * for await (const chunk of log.follow(0)) console.log(chunk)
  */
-export function createLog<T>({ sizeOf = () => 1, maxSize = 65_536 }: LogOptions<T> = {}): StreamLog<T> {
+export function createLog<T>(options: LogOptions<T> = {}): StreamLog<T> {
+  checkOptions<LogOptions<T>>('createLog', options, { sizeOf: 1, maxSize: 1 })
+  const { sizeOf = () => 1, maxSize = 65_536 } = options
   if (!(maxSize > 0)) throw new TypeError(`maxSize must be a number above 0, not ${maxSize}`)
   let items: T[] = []
   let first = 0 // number of items[0]

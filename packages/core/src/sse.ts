@@ -1,3 +1,4 @@
+import { checkOptions } from './check-options.ts'
 import { MillraceError } from './error.ts'
 
 /** One server-sent event, as the WHATWG HTML standard section 9.2 dispatches it. */
@@ -46,6 +47,7 @@ const byteOrderMark = 0xfeff
  * parser.end()
  */
 export function createSSEParser(onEvent: (event: ServerSentEvent) => void, options: SSEOptions = {}): SSEParser {
+  checkOptions<SSEOptions>('createSSEParser', options, { maxEventChars: 1 })
   const { maxEventChars = 1_048_576 } = options
   if (!(maxEventChars > 0)) throw new TypeError(`maxEventChars must be a number above 0, not ${maxEventChars}`)
   // The decoder holds back a split character and replaces invalid bytes as the standard asks. The one leading BOM is

@@ -10,6 +10,7 @@ it('exports these names, and no others', () => {
     'assemble',
     'channels',
     'checkJson',
+    'checkOptions',
     'checkRequest',
     'chunksOf',
     'clampTimer',

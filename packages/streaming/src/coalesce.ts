@@ -1,4 +1,4 @@
-import type { Chunk, ReasoningChunk, TextChunk, ToolCallChunk } from '@millrace/core'
+import { type Chunk, checkOptions, type ReasoningChunk, type TextChunk, type ToolCallChunk } from '@millrace/core'
 import { type Operator, operate, type Step } from './operate.ts'
 import { graphemeSeam, pairSeam } from './seam.ts'
 
@@ -23,7 +23,9 @@ type Piece = TextChunk | ReasoningChunk | ToolCallChunk
  * @example
  * for await (const chunk of pipe(adapter.stream(request), coalesce({ minChars: 40 }))) socket.send(JSON.stringify(chunk))
  */
-export function coalesce({ minChars = 10, maxDelayMs = 50 }: CoalesceOptions = {}): Operator<Chunk> {
+export function coalesce(options: CoalesceOptions = {}): Operator<Chunk> {
+  checkOptions<CoalesceOptions>('coalesce', options, { minChars: 1, maxDelayMs: 1 })
+  const { minChars = 10, maxDelayMs = 50 } = options
   if (!(Number.isSafeInteger(minChars) && minChars > 0)) {
     throw new TypeError(`minChars must be a whole number above 0, not ${minChars}`)
   }

@@ -10,6 +10,9 @@ import type { Operator } from './operate.ts'
  * const provider = pipe(base, withOperators(coalesce(), limitTokens(500, tokenizer.counter)))
  */
 export function withOperators(...operators: readonly Operator<Chunk>[]): Layer<Provider> {
+  for (const operator of operators as readonly unknown[]) {
+    if (typeof operator !== 'function') throw new TypeError('withOperators takes operators, such as coalesce()')
+  }
   return (next) => (request, options) => {
     const source: AsyncIterable<Chunk> = {
       [Symbol.asyncIterator]: () => abortFirst((linked) => next(request, linked), options)

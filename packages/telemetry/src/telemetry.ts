@@ -5,6 +5,7 @@ import {
   type CallEnd,
   type CallStart,
   channels,
+  checkOptions,
   type Layer,
   MillraceError,
   type Provider,
@@ -75,6 +76,12 @@ const scope = '@millrace/telemetry'
  * const provider = pipe(base, telemetry.layer)
  */
 export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
+  checkOptions<TelemetryOptions>('createTelemetry', options, {
+    tracerProvider: 1,
+    meterProvider: 1,
+    maxOpenCalls: 1,
+    maxModels: 1
+  })
   const { tracerProvider, meterProvider } = options
   const maxOpenCalls = count('maxOpenCalls', options.maxOpenCalls ?? 10_000)
   const maxModels = count('maxModels', options.maxModels ?? 100)

@@ -2,6 +2,7 @@ import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
+  checkOptions,
   type Layer,
   MillraceError,
   type NoteChunk,
@@ -34,6 +35,9 @@ const perResponseFormat = 8
  * const provider = pipe(base, withTokenBudget({ tokenizers, contextWindow: 128_000 }))
  */
 export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
+  checkOptions<TokenBudgetOptions>('withTokenBudget', options, { tokenizers: 1, contextWindow: 1, reserve: 1 })
+  if (typeof options.tokenizers?.for !== 'function')
+    throw new TypeError('tokenizers is missing: pass what createTokenizers() gives')
   const { tokenizers, contextWindow, reserve = Math.min(4096, Math.floor(contextWindow / 4)) } = options
   if (!(Number.isSafeInteger(contextWindow) && contextWindow > 0)) {
     throw new TypeError(`contextWindow must be a whole number of tokens above 0, not ${contextWindow}`)

@@ -1,4 +1,4 @@
-import { type Message, MillraceError, type Tool } from '@millrace/core'
+import { checkOptions, type Message, MillraceError, type Tool } from '@millrace/core'
 import { isPrompt, uncountedParts } from './message.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
@@ -34,7 +34,11 @@ export interface FitResult {
  * @example
  * const { messages, dropped } = fit(history, { budget: 8000, tokenizer: tokenizerFor('gpt-4.1') })
  */
-export function fit(messages: readonly Message[], { budget, tokenizer, tools }: FitOptions): FitResult {
+export function fit(messages: readonly Message[], options: FitOptions): FitResult {
+  checkOptions<FitOptions>('fit', options, { budget: 1, tokenizer: 1, tools: 1 })
+  const { budget, tokenizer, tools } = options
+  if (typeof tokenizer?.countMessages !== 'function')
+    throw new TypeError("tokenizer must be a tokenizer, such as tokenizerFor('gpt-4.1')")
   if (!(budget >= 0)) throw new TypeError(`budget must be a number of tokens of at least 0, not ${budget}`)
   const charged = (tokens: number): number => Math.ceil(tokens * tokenizer.safetyFactor)
   const all = tokenizer.countMessages(messages, tools)

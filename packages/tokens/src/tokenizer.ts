@@ -76,7 +76,10 @@ export function createTokenizers(): Tokenizers {
   }
 
   return {
-    for: (model) => tokenizer(model, ruleOf(model), shelf),
+    for(model) {
+      if (typeof model !== 'string') throw new TypeError("a tokenizer is for a model: write for('gpt-4.1')")
+      return tokenizer(model, ruleOf(model), shelf)
+    },
     close,
     [Symbol.asyncDispose]: close
   }

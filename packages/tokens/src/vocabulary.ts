@@ -48,7 +48,10 @@ export function createVocabulary(encoding: Encoding): Vocabulary {
   }
 
   return {
-    count: (text) => (text.length <= maxPiece ? encode(text) : counter().push(text)),
+    count(text) {
+      if (typeof text !== 'string') throw new TypeError(`count takes a string, not ${typeof text}`)
+      return text.length <= maxPiece ? encode(text) : counter().push(text)
+    },
     counter,
     free() {
       freed = true

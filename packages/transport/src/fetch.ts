@@ -1,4 +1,4 @@
-import { type CallOptions, type HttpRequest, isMillraceError, type Send } from '@millrace/core'
+import { type CallOptions, checkOptions, type HttpRequest, isMillraceError, type Send } from '@millrace/core'
 import { LightResponse } from './response.ts'
 
 export type Fetch = typeof globalThis.fetch
@@ -16,7 +16,10 @@ export interface FetchOptions {
  * @example
  * const client = new OpenAI({ fetch: transport.fetch, maxRetries: 0 })
  */
-export function createFetch(send: Send, { options: optionsOf }: FetchOptions = {}): Fetch {
+export function createFetch(send: Send, fetchOptions: FetchOptions = {}): Fetch {
+  if (typeof send !== 'function') throw new TypeError('createFetch takes a send, such as that of createTransport()')
+  checkOptions<FetchOptions>('createFetch', fetchOptions, { options: 1 })
+  const { options: optionsOf } = fetchOptions
   return async (input, init) => {
     const given = input instanceof Request ? input : undefined
     const url = given?.url ?? String(input)

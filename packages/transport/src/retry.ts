@@ -1,4 +1,4 @@
-import { type HttpRequest, type HttpResponse, isMillraceError, type Layer, type Send, sleep } from '@millrace/core'
+import { checkOptions, type HttpRequest, type HttpResponse, isMillraceError, type Layer, type Send, sleep } from '@millrace/core'
 import { bufferedBody } from './buffered-body.ts'
 import { maxHintMs, retryAfterMs } from './retry-after.ts'
 
@@ -27,6 +27,7 @@ export interface RetryOptions {
  * const send = pipe(transport.send, retry({ maxAttempts: 5 }))
  */
 export function retry(options: RetryOptions = {}): Layer<Send> {
+  checkOptions<RetryOptions>('retry', options, { maxAttempts: 1, baseMs: 1, maxMs: 1, random: 1 })
   const { maxAttempts = 3, baseMs = 500, maxMs = 8000, random = Math.random } = options
   if (!Number.isSafeInteger(maxAttempts) || maxAttempts < 1)
     throw new TypeError('maxAttempts must be a whole number of at least 1')
@@ -43,8 +44,8 @@ export function retry(options: RetryOptions = {}): Layer<Send> {
         if (hintMs !== undefined && hintMs > maxHintMs) return response
         const { exhausted, kept } = await readRefusal(response)
         if (exhausted) return kept
-        // At least the hint, and up to a fifth more, so that all who got the same hint do not come back at once.
-        if (hintMs !== undefined) waitMs = hintMs * (1 + random() / 5)
+        // At least the hint, and more: all who got the same hint must not come back at once.
+        if (hintMs !== undefined) waitMs = hintMs + Math.max(waitMs, random() * (hintMs / 5))
       } catch (error) {
         if (attempt >= last || !isMillraceError(error) || !error.retryable || error.code === 'queue-full') throw error
       }
