@@ -11,7 +11,7 @@ import {
   watch
 } from '@millrace/core'
 import { type Operator, withOperators } from '@millrace/streaming'
-import { createTokenizers, type Tokenizers, withTokenBudget } from '@millrace/tokens'
+import { createTokenizers, withTokenBudget } from '@millrace/tokens'
 import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
 import { type AnswerStream, createAnswerStream } from './answer-stream.ts'
 import { type BatchOptions, type BatchResult, runBatch } from './batch.ts'
@@ -107,9 +107,14 @@ export function createAdapter(options: AdapterOptions): Adapter {
   })
   const assembled = pipe(base, ...layers.flatMap(({ layer }) => layer ?? []))
   const provider: Provider = (request, call) =>
-    assembled(request, { ...call, timeouts: { ...timeouts, ...checkTimeouts(call.timeouts) } })
+    assembled(request, {
+      ...call,
+      timeouts: call.timeouts === undefined ? timeouts : { ...timeouts, ...checkTimeouts(call.timeouts) }
+    })
 
-  async function complete(request: ChatRequest, { onAbort, ...call }: CompleteOptions = {}): Promise<Completion> {
+  async function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
+    if (asked === undefined) return collect(provider(request, plain))
+    const { onAbort, ...call } = asked
     if (onAbort === undefined) return collect(provider(request, { ...call, stream: false }))
     const stream = createAnswerStream(() => provider(request, { ...call, stream: false }))
     try {
@@ -123,7 +128,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
   let closing: Promise<void> | undefined
   async function close(graceMs: number): Promise<void> {
     await calls.close(graceMs)
-    for (const resource of owned.reverse()) await resource[Symbol.asyncDispose]()
+    for (const resource of owned.toReversed()) await resource[Symbol.asyncDispose]()
   }
 
   const adapter: Adapter = {
@@ -144,6 +149,9 @@ export function createAdapter(options: AdapterOptions): Adapter {
   }
   return adapter
 }
+
+/** The options of a `complete` that was given none. */
+const plain: CallOptions = { stream: false }
 
 /** A thing that was handed in is used; options for one make one, which is then ours to close. */
 function own<T extends AsyncDisposable, O extends object>(

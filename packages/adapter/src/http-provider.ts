@@ -17,6 +17,7 @@ import {
   parseJson,
   type Send,
   type ServerSentEvent,
+  type SSEParser,
   startContentClock
 } from '@millrace/core'
 import { httpError } from './http-error.ts'
@@ -66,12 +67,24 @@ const drainMs = 1000
  * Reads are batched: all events of one socket read are parsed in one go and handed out without further promises of ours.
  */
 export function httpProvider(dialect: Dialect, send: Send): Provider {
-  return (request, options) => ({ [Symbol.asyncIterator]: () => new Answer(dialect, send, request, options) })
+  const heads: Heads = { stream: headOf(dialect, 'text/event-stream'), plain: headOf(dialect, 'application/json') }
+  return (request, options) => ({ [Symbol.asyncIterator]: () => new Answer(dialect, heads, send, request, options) })
+}
+
+/** The headers of every request, by the shape of the answer it asks for. */
+interface Heads {
+  readonly stream: Readonly<Record<string, string>>
+  readonly plain: Readonly<Record<string, string>>
+}
+
+function headOf({ headers }: Dialect, accept: string): Readonly<Record<string, string>> {
+  return Object.freeze({ ...headers, 'content-type': 'application/json', accept, 'accept-encoding': 'identity' })
 }
 
 /** One call. A class, for it is the hot path: one object a call, shared methods. */
 class Answer implements AsyncIterator<Chunk, undefined> {
   readonly #dialect: Dialect
+  readonly #heads: Heads
   readonly #send: Send
   readonly #request: ChatRequest
   readonly #options: CallOptions
@@ -79,7 +92,7 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   #ready: Chunk[] = []
   #next = 0
   #batches: AsyncIterator<readonly Uint8Array[]> | undefined
-  #parser = createSSEParser((event) => this.#take(event))
+  #parser: SSEParser | undefined
   #linked: LinkedAbort | undefined
   #clock: ContentClock | undefined
   #response: HttpResponse | undefined
@@ -87,8 +100,9 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   #lastEvent = false
   #failure: { readonly error: unknown } | undefined
 
-  constructor(dialect: Dialect, send: Send, request: ChatRequest, options: CallOptions) {
+  constructor(dialect: Dialect, heads: Heads, send: Send, request: ChatRequest, options: CallOptions) {
     this.#dialect = dialect
+    this.#heads = heads
     this.#send = send
     this.#request = request
     this.#options = options
@@ -146,16 +160,11 @@ class Answer implements AsyncIterator<Chunk, undefined> {
       )
     }
     this.#clock?.waiting()
+    const head = stream ? this.#heads.stream : this.#heads.plain
     const response = await this.#send({
       method: 'POST',
       url: this.#dialect.url,
-      headers: {
-        ...this.#dialect.headers,
-        'content-type': 'application/json',
-        accept: stream ? 'text/event-stream' : 'application/json',
-        'accept-encoding': 'identity',
-        ...(idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey })
-      },
+      headers: idempotencyKey === undefined ? head : { ...head, 'idempotency-key': idempotencyKey },
       body,
       signal: linked.signal,
       timeouts: timeouts && { connectMs: timeouts.connectMs, headersMs: timeouts.headersMs },
@@ -164,8 +173,9 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     this.#clock?.resting()
     this.#response = response
     if (response.status !== 200) throw await httpError(response, this.#dialect)
-    if (isStream(response, stream)) this.#batches = response.body[Symbol.asyncIterator]()
-    else this.#takeAnswer(await this.#readAnswer(response))
+    if (!isStream(response, stream)) return this.#takeAnswer(await this.#readAnswer(response))
+    this.#parser = createSSEParser((event) => this.#take(event))
+    this.#batches = response.body[Symbol.asyncIterator]()
   }
 
   async #readAnswer(response: HttpResponse): Promise<JsonObject> {
@@ -188,10 +198,11 @@ class Answer implements AsyncIterator<Chunk, undefined> {
 
   async #read(): Promise<void> {
     this.#clock?.waiting()
+    const parser = this.#parser as SSEParser
     const { done, value } = await (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
     this.#clock?.resting()
-    if (done === true) this.#takeRest()
-    else for (const bytes of value) this.#parser.push(bytes)
+    if (done === true) takeRest(parser)
+    else for (const bytes of value) parser.push(bytes)
     if (this.#ready.some(isContent)) this.#clock?.content()
     if (done === true) this.#finish()
     else if (this.#lastEvent) {
@@ -203,15 +214,6 @@ class Answer implements AsyncIterator<Chunk, undefined> {
 
   #take(event: ServerSentEvent): void {
     if (!this.#lastEvent) this.#lastEvent = this.#reader.event(event, this.#ready)
-  }
-
-  /** The bytes have ended, perhaps inside an event: then it is the end that is wrong, not the JSON. */
-  #takeRest(): void {
-    try {
-      this.#parser.end()
-    } catch (error) {
-      if (!isMillraceError(error, 'protocol') || error.details.reason !== 'malformed') throw error
-    }
   }
 
   /** The answer is whole: usage and finish go out. */
@@ -258,6 +260,15 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     this.#state = 'done'
     this.#clock?.[Symbol.dispose]()
     this.#linked?.[Symbol.dispose]()
+  }
+}
+
+/** The bytes have ended, perhaps inside an event: then it is the end that is wrong, not the JSON. */
+function takeRest(parser: SSEParser): void {
+  try {
+    parser.end()
+  } catch (error) {
+    if (!isMillraceError(error, 'protocol') || error.details.reason !== 'malformed') throw error
   }
 }
 

@@ -28,8 +28,9 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
   let started = false
   let finish: FinishReason | undefined
   let usage: Usage | undefined
-  const seenExtras = new Set<string>()
-  const toolCalls = createToolCallIndex()
+  // Most answers have neither: made when the first one comes.
+  let seenExtras: Set<string> | undefined
+  let toolCalls: ReturnType<typeof createToolCallIndex> | undefined
 
   function start(body: JsonObject, out: Chunk[]): void {
     started = true
@@ -45,12 +46,14 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
   function readBody(body: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
     if (body.error !== undefined && body.error !== null) throw providerError(statusOf(body.error), body, origin)
     const choices = Array.isArray(body.choices) ? (body.choices as readonly Json[]) : []
-    const choice = choices.find((candidate) => isJsonObject(candidate) && (candidate.index ?? 0) === 0)
+    const choice = choices.find(isFirstChoice)
     // Azure's first event has neither a model nor a choice: the start waits for one of them.
     if (!started && (choice !== undefined || body.model !== '')) start(body, out)
     for (const name of answerExtras) {
       const value = body[name]
-      if (value === undefined || value === null || seenExtras.has(name) || !started) continue
+      if (value === undefined || value === null || !started) continue
+      seenExtras ??= new Set()
+      if (seenExtras.has(name)) continue
       seenExtras.add(name)
       out.push({ type: 'extra', name, value })
     }
@@ -76,6 +79,7 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
     const refusal = text(message.refusal)
     if (refusal !== '') out.push({ type: 'refusal', text: refusal })
     if (Array.isArray(message.tool_calls)) {
+      toolCalls ??= createToolCallIndex()
       for (const [position, call] of (message.tool_calls as readonly Json[]).entries()) {
         if (isJsonObject(call)) out.push(toolCalls.read(call, position))
       }
@@ -117,6 +121,10 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
       return true
     }
   }
+}
+
+function isFirstChoice(candidate: Json): boolean {
+  return isJsonObject(candidate) && (candidate.index ?? 0) === 0
 }
 
 /**

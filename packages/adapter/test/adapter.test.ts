@@ -140,6 +140,25 @@ describe('complete and stream', () => {
   })
 })
 
+describe('pulls', () => {
+  test('that come while another waits are answered in turn, by one call of the provider', async () => {
+    let opened = 0
+    const provider: Provider = () => ({
+      async *[Symbol.asyncIterator](): AsyncGenerator<Chunk> {
+        opened++
+        yield { type: 'start', provider: 'own', model: 'm' }
+        yield { type: 'text', text: 'hello' }
+        yield { type: 'finish', reason: 'stop' }
+      }
+    })
+    await using adapter = createAdapter({ provider })
+    const stream = adapter.stream({ model: 'm', messages: [{ role: 'user', content: 'Hi' }] })
+    const results = await Promise.all([stream.next(), stream.next(), stream.next(), stream.next()])
+    expect(results.map(({ value }) => value?.type)).toEqual(['start', 'text', 'finish', undefined])
+    expect(opened).toBe(1)
+  })
+})
+
 describe('with a cache', () => {
   test('the second equal call is a hit, streamed or not, and its tokens are counted as saved', async () => {
     await using it = await setUp({ cache: {} })

@@ -38,7 +38,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   #failure: { readonly error: unknown } | undefined
 
   /** `onEnd` is called exactly once, when the socket is free or gone. */
-  constructor(request: HttpRequest, maxBytes: number, connectMs: number, onEnd: () => void) {
+  constructor(request: HttpRequest, maxBytes: number, onEnd: () => void) {
     this.#request = request
     this.#maxBytes = maxBytes
     this.#textBytes = maxBytes
@@ -47,9 +47,13 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
       this.#resolveHead = resolve
       this.#rejectHead = reject
     })
-    this.#setClock('connect', connectMs)
     this.#offAbort = () => {}
     this.#offAbort = onAbort(request.signal, (reason) => this.fail(reason))
+  }
+
+  /** To be called behind `dispatch`: on an idle socket the request has gone out by then, and no timer is needed. */
+  startConnectClock(connectMs: number): void {
+    if (this.#phase === 'connect' && this.#failure === undefined) this.#setClock('connect', connectMs)
   }
 
   // undici's side
@@ -122,12 +126,11 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   }
 
   async text(maxBytes: number = this.#textBytes): Promise<string> {
-    const decoder = new TextDecoder()
-    let text = ''
+    const pieces: Uint8Array[] = []
     let bytes = 0
     for (;;) {
       const { done, value } = await this.#next()
-      if (done === true) return text + decoder.decode()
+      if (done === true) break
       for (const piece of value) {
         bytes += piece.byteLength
         if (bytes > maxBytes) {
@@ -135,9 +138,12 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
           this.fail(error)
           throw error
         }
-        text += decoder.decode(piece, { stream: true })
+        pieces.push(piece)
       }
     }
+    // In one go: a decoder that takes pieces builds an ICU converter for each body, which costs more than the decoding.
+    const [only] = pieces
+    return utf8.decode(pieces.length === 1 ? only : Buffer.concat(pieces, bytes))
   }
 
   cancel(reason?: unknown): void {
@@ -192,6 +198,9 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     }, clampTimer(limitMs)).unref()
   }
 }
+
+/** Without `stream: true` it keeps nothing between calls. */
+const utf8 = new TextDecoder()
 
 function flat(headers: Record<string, string | string[] | undefined>): Record<string, string> {
   const result: Record<string, string> = {}

@@ -69,12 +69,19 @@ export function createTransport(options: TransportOptions = {}): Transport {
   const running = new Set<Exchange>()
   const idle = Promise.withResolvers<void>()
   let closed: Promise<void> | undefined
+  let last: Target | undefined
+
+  /** Nearly all requests of a transport go to one URL: the last one is not parsed again. */
+  function locate(url: string): Target {
+    if (last?.url !== url) last = parseUrl(url)
+    return last
+  }
 
   async function attempt(request: HttpRequest): Promise<HttpResponse> {
     if (closed !== undefined) throw closedError()
     const { signal } = request
     throwIfAborted(signal)
-    const { origin, path } = parseUrl(request.url)
+    const { origin, path } = locate(request.url)
     const place = pool.origin(origin)
     await place.gate.enter(signal)
     try {
@@ -85,13 +92,14 @@ export function createTransport(options: TransportOptions = {}): Transport {
       throw error
     }
     place.requests++
-    const exchange = new Exchange(request, maxResponseBytes, request.timeouts?.connectMs ?? connectMs, () => {
+    const exchange = new Exchange(request, maxResponseBytes, () => {
       running.delete(exchange)
       place.gate.leave()
       if (closed !== undefined && running.size === 0) idle.resolve()
     })
     running.add(exchange)
     dispatch(pool, exchange, origin, path, request, options.traceHeaders)
+    exchange.startConnectClock(request.timeouts?.connectMs ?? connectMs)
     return inflate(await exchange.head, maxResponseBytes, signal)
   }
 
@@ -101,7 +109,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
   /** Not by the agent's own close: that one waits for sockets nobody needs any more, such as one that never connects. */
   async function shutDown(graceMs: number): Promise<void> {
     const grace = setTimeout(() => {
-      for (const exchange of [...running]) exchange.fail(closedError())
+      for (const exchange of running) exchange.fail(closedError())
     }, graceMs)
     if (running.size > 0) await idle.promise
     clearTimeout(grace)
@@ -163,8 +171,14 @@ async function told(attempt: Send, request: HttpRequest, owner: object): Promise
   }
 }
 
+interface Target {
+  readonly url: string
+  readonly origin: string
+  readonly path: string
+}
+
 /** The message never quotes the URL: a key may stand in its query. */
-function parseUrl(url: string): { origin: string; path: string } {
+function parseUrl(url: string): Target {
   const parsed = URL.parse(url)
   if (parsed === null || (parsed.protocol !== 'http:' && parsed.protocol !== 'https:')) {
     throw new MillraceError('invalid-request', 'the url must be an absolute http or https address', { details: { path: 'url' } })
@@ -174,7 +188,7 @@ function parseUrl(url: string): { origin: string; path: string } {
       details: { path: 'url' }
     })
   }
-  return { origin: parsed.origin, path: parsed.pathname + parsed.search }
+  return { url, origin: parsed.origin, path: parsed.pathname + parsed.search }
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

@@ -1,0 +1,29 @@
+// The child's side of the rig: does what it is told, for as long as it is told, and reports what that took.
+import type { Sample, Turn } from './rig.ts'
+
+/** Does one call and tells how many units it was worth, and when its first text came. */
+export type Work = () => Promise<{ readonly units: number; readonly firstMs?: number | undefined }>
+
+export function takeTurns(work: Work): void {
+  process.on('message', (turn) => void take(work, turn as Turn).then((sample) => process.send?.(sample)))
+  process.once('disconnect', () => process.exit())
+  process.send?.('ready')
+}
+
+async function take(work: Work, { concurrency, ms }: Turn): Promise<Sample> {
+  const firsts: number[] = []
+  let units = 0
+  const cpu = process.cpuUsage()
+  const startedAt = performance.now()
+  async function repeat(): Promise<void> {
+    while (performance.now() - startedAt < ms) {
+      const done = await work()
+      units += done.units
+      if (done.firstMs !== undefined) firsts.push(done.firstMs)
+    }
+  }
+  await Promise.all(Array.from({ length: concurrency }, repeat))
+  const seconds = (performance.now() - startedAt) / 1000
+  const { user, system } = process.cpuUsage(cpu)
+  return { units, cpuUs: user + system, seconds, firstMs: firsts.toSorted((a, b) => a - b)[firsts.length >> 1] }
+}
