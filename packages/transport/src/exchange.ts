@@ -23,6 +23,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   readonly #request: HttpRequest
   #maxBytes: number
   readonly #textBytes: number
+  readonly #onStart: () => void
   readonly #onEnd: () => void
   #resolveHead!: (response: HttpResponse) => void
   #rejectHead!: (error: unknown) => void
@@ -37,11 +38,12 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   #ended = false
   #failure: { readonly error: unknown } | undefined
 
-  /** `onEnd` is called exactly once, when the socket is free or gone. */
-  constructor(request: HttpRequest, maxBytes: number, onEnd: () => void) {
+  /** `onStart` is called when it has a socket; `onEnd` exactly once, when the socket is free or gone. */
+  constructor(request: HttpRequest, maxBytes: number, onStart: () => void, onEnd: () => void) {
     this.#request = request
     this.#maxBytes = maxBytes
     this.#textBytes = maxBytes
+    this.#onStart = onStart
     this.#onEnd = onEnd
     this.head = new Promise((resolve, reject) => {
       this.#resolveHead = resolve
@@ -56,6 +58,11 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     if (this.#phase === 'connect' && this.#failure === undefined) this.#setClock('connect', connectMs)
   }
 
+  /** Whether it still waits for a socket. */
+  get connecting(): boolean {
+    return this.#phase === 'connect'
+  }
+
   // undici's side
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -65,6 +72,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     }
     this.#controller = controller
     this.#phase = 'send'
+    this.#onStart()
     clearTimeout(this.#clock)
   }
 

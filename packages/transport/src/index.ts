@@ -1,5 +1,6 @@
 export { createFetch, type Fetch, type FetchOptions } from './fetch.ts'
 export type { OriginStats } from './pool.ts'
+export { readRefusal } from './refusal.ts'
 export { type RetryOptions, retry } from './retry.ts'
 export { retryAfterMs } from './retry-after.ts'
 export { createTransport, type Transport, type TransportOptions, type TransportStats } from './transport.ts'

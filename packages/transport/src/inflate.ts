@@ -54,7 +54,10 @@ function inflatedBody(
   async function* batches(): AsyncGenerator<readonly Uint8Array[], void, undefined> {
     // A failure of the source comes out of the decoder, so that there is one place to read it.
     feeding ??= feed().catch((error: unknown) => void decoder.destroy(asError(error)))
-    const off = onAbort(signal, cancel)
+    const off = onAbort(signal, (reason) => {
+      cancelled ??= { reason }
+      cancel()
+    })
     try {
       for await (const piece of decoder as AsyncIterable<Uint8Array>) {
         bytes += piece.byteLength
@@ -62,7 +65,7 @@ function inflatedBody(
         yield [piece]
       }
     } catch (error) {
-      throw cancelled?.reason ?? unwrap(error)
+      throw cancelled === undefined ? unwrap(error) : cancelled.reason
     } finally {
       off()
       cancel()

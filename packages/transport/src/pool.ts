@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import { Agent, buildConnector } from 'undici'
 import { createGate, type Gate } from './gate.ts'
 
@@ -21,7 +22,6 @@ export interface PoolOptions {
   readonly maxConnections: number
   readonly maxQueue: number
   readonly keepAliveMs: number
-  readonly connectMs: number
 }
 
 /** One origin's place in the pool. */
@@ -30,12 +30,20 @@ export interface Origin {
   requests: number
   opened: number
   open: number
+  /** Exchanges that have no socket yet. */
+  waiting: number
+  /** Sockets that are being connected, the oldest first. */
+  readonly connecting: Set<Socket>
 }
 
 export interface Pool {
   readonly agent: Agent
   origin(name: string): Origin
+  /** Ends connections in the making that no exchange waits for any more; undici would see them through. */
+  shed(origin: Origin): void
   stats(): Readonly<Record<string, OriginStats>>
+  /** Closes every socket, also those being connected. */
+  destroy(): Promise<void>
 }
 
 export function createPool(options: PoolOptions): Pool {
@@ -44,14 +52,23 @@ export function createPool(options: PoolOptions): Pool {
   function origin(name: string): Origin {
     let entry = origins.get(name)
     if (entry === undefined) {
-      entry = { gate: createGate(options.maxConnections, options.maxQueue), requests: 0, opened: 0, open: 0 }
+      entry = {
+        gate: createGate(options.maxConnections, options.maxQueue),
+        requests: 0,
+        opened: 0,
+        open: 0,
+        waiting: 0,
+        connecting: new Set()
+      }
       origins.set(name, entry)
     }
     return entry
   }
 
-  // undici's own connect timer is coarse and its headers and body limits are 300 s: both off, our clocks decide.
-  const connect = buildConnector({ allowH2: false, timeout: Math.min(options.connectMs, 2_147_483_647) })
+  // undici's own timers are coarse and end at 300 s: all off, the exchange's clocks decide.
+  const connect = buildConnector({ allowH2: false, timeout: 0 }) as (
+    ...parameters: Parameters<buildConnector.connector>
+  ) => Socket
   const agent = new Agent({
     connections: options.maxConnections,
     pipelining: 1,
@@ -60,17 +77,36 @@ export function createPool(options: PoolOptions): Pool {
     headersTimeout: 0,
     bodyTimeout: 0,
     connect(target, callback) {
-      connect(target, (...result) => {
+      const entry = origin(new URL(`${target.protocol}//${target.host ?? target.hostname}`).origin)
+      const connecting = connect(target, (...result) => {
+        entry.connecting.delete(connecting)
         const [, socket] = result
-        if (socket) count(origin(new URL(`${target.protocol}//${target.host ?? target.hostname}`).origin), socket)
+        if (socket) count(entry, socket)
         callback(...result)
       })
+      entry.connecting.add(connecting)
     }
   })
+
+  function shed(entry: Origin): void {
+    for (const socket of entry.connecting) {
+      if (entry.connecting.size <= entry.waiting) return
+      entry.connecting.delete(socket)
+      socket.destroy(new Error('nobody waits for this connection any more'))
+    }
+  }
 
   return {
     agent,
     origin,
+    shed,
+    async destroy() {
+      for (const entry of origins.values()) {
+        entry.waiting = 0
+        shed(entry)
+      }
+      await agent.destroy()
+    },
     stats() {
       return Object.fromEntries(
         [...origins].map(([name, { gate, requests, opened, open }]) => [

@@ -62,13 +62,18 @@ export class LightResponse {
     } else {
       for await (const batch of this.#take()) pieces.push(...batch)
     }
-    const all = Buffer.concat(pieces)
-    return new Uint8Array(all.buffer as ArrayBuffer, all.byteOffset, all.byteLength)
+    // Not Buffer.concat: a small one is a view of memory that Node shares among buffers, other calls' bytes included.
+    const all = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.byteLength, 0))
+    let at = 0
+    for (const piece of pieces) {
+      all.set(piece, at)
+      at += piece.byteLength
+    }
+    return all
   }
 
   async arrayBuffer(): Promise<ArrayBuffer> {
-    const bytes = await this.bytes()
-    return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength)
+    return (await this.bytes()).buffer
   }
 
   async blob(): Promise<Blob> {

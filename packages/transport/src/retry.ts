@@ -1,5 +1,16 @@
-import { checkOptions, type HttpRequest, type HttpResponse, isMillraceError, type Layer, type Send, sleep } from '@millrace/core'
+import {
+  checkOptions,
+  type HttpRequest,
+  type HttpResponse,
+  isMillraceError,
+  type Layer,
+  linkAbort,
+  onAbort,
+  type Send,
+  sleep
+} from '@millrace/core'
 import { bufferedBody } from './buffered-body.ts'
+import { readRefusal } from './refusal.ts'
 import { maxHintMs, retryAfterMs } from './retry-after.ts'
 
 export interface RetryOptions {
@@ -21,16 +32,19 @@ export interface RetryOptions {
  * Not retried: a body that can be read only once, `x-should-retry: false`, an exhausted quota, a hint beyond 60 s, a name
  * or a certificate that will be as wrong the next time.
  *
+ * `closing`: when it aborts, waits end with its reason.
+ *
  * @throws {TypeError} for options that make no sense
  *
  * @example
  * const send = pipe(transport.send, retry({ maxAttempts: 5 }))
  */
-export function retry(options: RetryOptions = {}): Layer<Send> {
+export function retry(options: RetryOptions = {}, closing?: AbortSignal): Layer<Send> {
   checkOptions<RetryOptions>('retry', options, { maxAttempts: 1, baseMs: 1, maxMs: 1, random: 1 })
   const { maxAttempts = 3, baseMs = 500, maxMs = 8000, random = Math.random } = options
   if (!Number.isSafeInteger(maxAttempts) || maxAttempts < 1)
     throw new TypeError('maxAttempts must be a whole number of at least 1')
+  if (typeof random !== 'function') throw new TypeError('random must be a function that gives a number from 0 to 1')
   if (!(baseMs >= 0) || !(maxMs >= baseMs)) throw new TypeError('baseMs must be at least 0, and maxMs at least baseMs')
 
   return (next) => async (request) => {
@@ -42,14 +56,14 @@ export function retry(options: RetryOptions = {}): Layer<Send> {
         if (attempt >= last || !isRetryable(response)) return response
         const hintMs = retryAfterMs(response.headers)
         if (hintMs !== undefined && hintMs > maxHintMs) return response
-        const { exhausted, kept } = await readRefusal(response)
+        const { exhausted, kept } = await takeIn(response)
         if (exhausted) return kept
         // At least the hint, and more: all who got the same hint must not come back at once.
         if (hintMs !== undefined) waitMs = hintMs + Math.max(waitMs, random() * (hintMs / 5))
       } catch (error) {
         if (attempt >= last || !isMillraceError(error) || !error.retryable || error.code === 'queue-full') throw error
       }
-      await sleep(waitMs, request.signal)
+      await pause(waitMs, request.signal, closing)
     }
   }
 }
@@ -63,13 +77,19 @@ function isRetryable({ status, headers }: HttpResponse): boolean {
   return status === 408 || status === 409 || status === 429 || status >= 500
 }
 
-/**
- * Error bodies are read to the end, so that the socket stays usable, and looked into: an exhausted quota is a 429 too. A
- * body that breaks off or never ends says nothing about whether to try again; the caller's abort ends the wait that follows.
- */
-async function readRefusal(response: HttpResponse): Promise<{ exhausted: boolean; kept: HttpResponse }> {
-  const text = await response.body.text(maxRefusalBytes).catch(() => '')
+/** An exhausted quota is a 429 too, told only in the body. Reading it also leaves the socket usable. */
+async function takeIn(response: HttpResponse): Promise<{ exhausted: boolean; kept: HttpResponse }> {
+  const text = await readRefusal(response.body)
   return { exhausted: text.includes('insufficient_quota'), kept: { ...response, body: bufferedBody(text) } }
 }
 
-const maxRefusalBytes = 64 * 1024
+/** The wait ends with the caller's signal, and with the transport's: a new attempt would be refused anyway. */
+async function pause(ms: number, signal: AbortSignal | undefined, closing: AbortSignal | undefined): Promise<void> {
+  using linked = linkAbort(signal)
+  const off = onAbort(closing, (reason) => linked.abort(reason))
+  try {
+    await sleep(ms, linked.signal)
+  } finally {
+    off()
+  }
+}

@@ -4,6 +4,7 @@ import {
   type HttpResponse,
   type Layer,
   linkAbort,
+  onAbort,
   type Send,
   startDeadline
 } from '@millrace/core'
@@ -17,6 +18,8 @@ export const withTotal: Layer<Send> = (next) => (request) => {
 async function within(totalMs: number, next: Send, request: HttpRequest): Promise<HttpResponse> {
   const linked = linkAbort(request.signal)
   const deadline = startDeadline('total', totalMs, (error) => linked.abort(error))
+  // Once it is over nothing is left to guard, also when nobody reads the body any more.
+  onAbort(linked.signal, end)
   function end(): void {
     deadline[Symbol.dispose]()
     linked[Symbol.dispose]()

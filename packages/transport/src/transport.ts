@@ -1,4 +1,4 @@
-import { channels, type HttpRequest, type HttpResponse, MillraceError, pipe, type Send } from '@millrace/core'
+import { channels, checkOptions, type HttpRequest, type HttpResponse, MillraceError, pipe, type Send } from '@millrace/core'
 import { Exchange } from './exchange.ts'
 import { createFetch, type Fetch } from './fetch.ts'
 import { inflate } from './inflate.ts'
@@ -27,6 +27,8 @@ export interface TransportOptions {
 export interface TransportStats {
   /** By scheme, host and port. */
   readonly origins: Readonly<Record<string, OriginStats>>
+  /** How often `traceHeaders` threw; the attempt went on without a trace. */
+  readonly traceFailures: number
 }
 
 export interface Transport extends AsyncDisposable {
@@ -52,6 +54,7 @@ export interface Transport extends AsyncDisposable {
  * const client = new OpenAI({ fetch: transport.fetch, maxRetries: 0 })
  */
 export function createTransport(options: TransportOptions = {}): Transport {
+  checkOptions<TransportOptions>('createTransport', options, names)
   const {
     maxConnections = 512,
     maxQueue = 10_000,
@@ -59,22 +62,39 @@ export function createTransport(options: TransportOptions = {}): Transport {
     connectMs = 10_000,
     maxResponseBytes = 16_777_216
   } = options
+  const { traceHeaders } = options
   positiveInteger('maxConnections', maxConnections)
   positiveInteger('maxQueue', maxQueue)
   positive('keepAliveMs', keepAliveMs)
   positive('connectMs', connectMs)
   positive('maxResponseBytes', maxResponseBytes)
+  if (traceHeaders !== undefined && typeof traceHeaders !== 'function') {
+    throw new TypeError('traceHeaders must be a function from a callId to headers, such as telemetry.traceHeaders')
+  }
 
-  const pool = createPool({ maxConnections, maxQueue, keepAliveMs, connectMs })
+  const pool = createPool({ maxConnections, maxQueue, keepAliveMs })
+  const closing = new AbortController()
   const running = new Set<Exchange>()
   const idle = Promise.withResolvers<void>()
   let closed: Promise<void> | undefined
   let last: Target | undefined
+  let traceFailures = 0
 
   /** Nearly all requests of a transport go to one URL: the last one is not parsed again. */
   function locate(url: string): Target {
     if (last?.url !== url) last = parseUrl(url)
     return last
+  }
+
+  /** A hook that throws costs the trace, not the call. */
+  function traceOf({ callId }: HttpRequest): Readonly<Record<string, string>> | undefined {
+    if (callId === undefined || traceHeaders === undefined) return undefined
+    try {
+      return traceHeaders(callId)
+    } catch {
+      traceFailures++
+      return undefined
+    }
   }
 
   async function attempt(request: HttpRequest): Promise<HttpResponse> {
@@ -91,35 +111,49 @@ export function createTransport(options: TransportOptions = {}): Transport {
       place.gate.leave()
       throw error
     }
-    place.requests++
-    const exchange = new Exchange(request, maxResponseBytes, () => {
-      running.delete(exchange)
-      place.gate.leave()
-      if (closed !== undefined && running.size === 0) idle.resolve()
-    })
+    place.waiting++
+    const exchange = new Exchange(
+      request,
+      maxResponseBytes,
+      () => {
+        place.requests++
+        place.waiting--
+      },
+      () => {
+        running.delete(exchange)
+        if (exchange.connecting) {
+          place.waiting--
+          pool.shed(place)
+        }
+        place.gate.leave()
+        if (closed !== undefined && running.size === 0) idle.resolve()
+      }
+    )
     running.add(exchange)
-    dispatch(pool, exchange, origin, path, request, options.traceHeaders)
+    dispatch(pool, exchange, origin, path, request, traceOf(request))
     exchange.startConnectClock(request.timeouts?.connectMs ?? connectMs)
     return inflate(await exchange.head, maxResponseBytes, signal)
   }
 
   const observed = observe(attempt, () => transport)
-  const send = options.retry === false ? pipe(observed, withTotal) : pipe(observed, retry(options.retry), withTotal)
+  const send =
+    options.retry === false ? pipe(observed, withTotal) : pipe(observed, retry(options.retry, closing.signal), withTotal)
 
   /** Not by the agent's own close: that one waits for sockets nobody needs any more, such as one that never connects. */
   async function shutDown(graceMs: number): Promise<void> {
+    closing.abort(closedError())
     const grace = setTimeout(() => {
       for (const exchange of running) exchange.fail(closedError())
     }, graceMs)
     if (running.size > 0) await idle.promise
     clearTimeout(grace)
-    await pool.agent.destroy()
+    await pool.destroy()
   }
 
   const transport: Transport = {
     send,
     fetch: createFetch(send),
-    stats: () => ({ origins: pool.stats() }),
+    stats: () => ({ origins: pool.stats(), traceFailures }),
     close({ graceMs = 10_000 } = {}) {
       closed ??= shutDown(graceMs)
       return closed
@@ -135,9 +169,8 @@ function dispatch(
   origin: string,
   path: string,
   request: HttpRequest,
-  traceHeaders: TransportOptions['traceHeaders']
+  trace: Readonly<Record<string, string>> | undefined
 ): void {
-  const trace = request.callId === undefined ? undefined : traceHeaders?.(request.callId)
   const { method, headers, body = null } = request
   try {
     pool.agent.dispatch(
@@ -199,8 +232,18 @@ function closedError(): MillraceError<'closed'> {
   return new MillraceError('closed', 'the transport is closed', { details: {} })
 }
 
+const names: Readonly<Record<keyof TransportOptions, 1>> = {
+  maxConnections: 1,
+  maxQueue: 1,
+  keepAliveMs: 1,
+  connectMs: 1,
+  maxResponseBytes: 1,
+  retry: 1,
+  traceHeaders: 1
+}
+
 function positive(name: string, value: number): void {
-  if (!(value > 0)) throw new TypeError(`${name} must be a number above 0, not ${value}`)
+  if (!(typeof value === 'number' && value > 0)) throw new TypeError(`${name} must be a number above 0, not ${value}`)
 }
 
 function positiveInteger(name: string, value: number): void {

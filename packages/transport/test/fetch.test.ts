@@ -98,6 +98,14 @@ describe('as a fetch', () => {
     expect(() => once.clone()).toThrow(/cannot be cloned/)
   })
 
+  test('gives bytes of their own memory, not a view of what Node shares among calls', async () => {
+    await using server = await serve(json({ small: true }))
+    await using transport = createTransport()
+    const bytes = await (await transport.fetch(server.url)).bytes()
+    expect(bytes.buffer.byteLength).toBe(bytes.byteLength)
+    expect((await (await transport.fetch(server.url)).arrayBuffer()).byteLength).toBe(bytes.byteLength)
+  })
+
   test('sends text, bytes, forms and requests with the content type the platform gives them', async () => {
     await using server = await serve((request, response) =>
       response.end(JSON.stringify([request.method, request.headers['content-type'], request.body]))
@@ -140,6 +148,17 @@ describe('as a fetch', () => {
     expect(error).toBeInstanceOf(TypeError)
     expect(isMillraceError((error as Error).cause, 'timeout')).toBe(true)
   })
+})
+
+test('an abort with a reason of null comes out as null, compressed or not', async () => {
+  await using server = await serve(
+    (_, response) => void response.writeHead(200, { 'content-encoding': 'gzip' }).write(gzipSync('x').subarray(0, 5))
+  )
+  await using transport = createTransport({ retry: false })
+  const controller = new AbortController()
+  const { body } = await transport.send({ method: 'POST', url: server.url, headers: {}, signal: controller.signal })
+  setTimeout(() => controller.abort(null), 30)
+  await expect(body.text()).rejects.toBe(null)
 })
 
 describe('compressed responses', () => {

@@ -72,6 +72,17 @@ describe('retry over real sockets', () => {
     expect(server.requests).toBe(4)
   })
 
+  test('a refusal whose body stalls is tried again all the same', async () => {
+    let count = 0
+    server = await serve((_, response) => {
+      if (++count === 1) response.writeHead(500, { 'content-length': '100' }).write('half')
+      else response.end('answer')
+    })
+    await using transport = createTransport({ retry: { baseMs: 1 } })
+    const response = await transport.send({ ...request, url: server.url })
+    expect([response.attempts, await response.body.text()]).toEqual([2, 'answer'])
+  }, 15_000)
+
   test('never repeats a request whose answer has begun', async () => {
     server = await serve((_, response) => {
       response.writeHead(200).write('x')

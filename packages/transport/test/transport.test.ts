@@ -275,6 +275,69 @@ describe('closing', () => {
   })
 })
 
+describe('what must not be left behind', () => {
+  test('an abort while connecting closes the socket, frees the pool, and closing does not wait for it', async () => {
+    let open = 0
+    const silent = createServer((socket) => {
+      open++
+      socket
+        .on('close', () => open--)
+        .on('error', () => {})
+        .resume()
+    }).listen(0, '127.0.0.1')
+    await new Promise((resolve) => silent.once('listening', resolve))
+    const { port } = silent.address() as { port: number }
+    const transport = createTransport({ maxConnections: 2, retry: false })
+    const controller = new AbortController()
+    const url = `https://127.0.0.1:${port}`
+    const calls = [1, 2].map(() => failing(transport.send(post(url, { signal: controller.signal }))))
+    await until(() => open === 2, 'both are connecting')
+    controller.abort('stop')
+    expect(await Promise.all(calls)).toEqual(['stop', 'stop'])
+    await until(() => open === 0, 'the sockets are closed')
+    const third = failing(transport.send(post(url)))
+    await until(() => open === 1, 'the place is free again')
+    await transport.close({ graceMs: 0 })
+    expect(isMillraceError(await third, 'closed')).toBe(true)
+    await until(() => open === 0, 'nothing is left of it')
+    silent.close()
+  })
+
+  test('a hook for trace headers that throws costs the trace and not the call', async () => {
+    const server = use(await serve(json({})))
+    const hook = (): never => {
+      throw new Error('hostile')
+    }
+    const transport = use(createTransport({ traceHeaders: hook }))
+    expect((await transport.send(post(server.url, { callId: 'c' }))).status).toBe(200)
+    expect(transport.stats().traceFailures).toBe(1)
+  })
+
+  test('a wait before a retry ends when the transport closes', async () => {
+    const server = use(await serve((_, response) => response.writeHead(429, { 'retry-after': '30' }).end()))
+    const transport = createTransport()
+    const call = failing(transport.send(post(server.url)))
+    await until(() => server.requests === 1 && transport.stats().origins[server.url]?.busy === 0, 'it waits')
+    await transport.close({ graceMs: 0 })
+    expect(isMillraceError(await call, 'closed')).toBe(true)
+  })
+
+  test('a deadline that ends an unread body takes its listener off', async () => {
+    const server = use(await serve((_, response) => void response.writeHead(200).write('x')))
+    const transport = use(createTransport({ retry: false }))
+    const { signal } = new AbortController()
+    for (let call = 0; call < 5; call++) await transport.send(post(server.url, { signal, timeouts: { totalMs: 40 } }))
+    await until(() => getEventListeners(signal, 'abort').length === 0, 'no listener is left')
+    expect(transport.stats().origins[server.url]?.busy).toBe(0)
+  })
+
+  test('an attempt that never got a socket is no request and no reuse', async () => {
+    const transport = use(createTransport({ retry: false }))
+    for (let call = 0; call < 3; call++) await failing(transport.send(post('http://127.0.0.1:9')))
+    expect(transport.stats().origins['http://127.0.0.1:9']).toMatchObject({ requests: 0, opened: 0, reused: 0, busy: 0 })
+  })
+})
+
 describe('telling', () => {
   test('each attempt is published with its origin and status, without path, query or headers', async () => {
     const server = use(await serve((_, response) => response.writeHead(server.requests === 1 ? 503 : 200).end('{}')))
@@ -304,8 +367,14 @@ test.each([
   [{ connectMs: Number.NaN }, /connectMs/],
   [{ maxResponseBytes: -5 }, /maxResponseBytes/],
   [{ retry: { maxAttempts: 0 } }, /maxAttempts/],
+  [{ retry: true }, /retry takes an object/],
+  [{ retry: { maxAttemps: 3 } }, /retry has no option "maxAttemps"/],
+  [{ maxConections: 5 }, /createTransport has no option "maxConections"/],
+  [{ keepAliveMs: '30000' }, /keepAliveMs/],
+  [{ traceHeaders: {} }, /traceHeaders/],
+  [null, /createTransport takes an object/],
   [{ retry: { baseMs: 10, maxMs: 5 } }, /maxMs/]
 ])('refuses %j at creation with a TypeError that names the option', (options, message) => {
-  expect(() => createTransport(options)).toThrow(message)
-  expect(() => createTransport(options)).toThrow(TypeError)
+  expect(() => createTransport(options as never)).toThrow(message)
+  expect(() => createTransport(options as never)).toThrow(TypeError)
 })
