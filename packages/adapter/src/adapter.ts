@@ -4,6 +4,7 @@ import {
   type ChatRequest,
   type Chunk,
   type Completion,
+  checkOptions,
   collect,
   type Provider,
   pipe,
@@ -87,30 +88,41 @@ export interface Adapter extends AsyncDisposable {
  * const { text } = await adapter.complete({ model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hello' }] })
  */
 export function createAdapter(options: AdapterOptions): Adapter {
+  checkOptions<AdapterOptions>('createAdapter', options, names)
+  const { operators } = options
+  if (operators !== undefined && !(Array.isArray(operators) && operators.every((operator) => typeof operator === 'function'))) {
+    throw new TypeError('operators must be a list of operators, such as [coalesce()]')
+  }
   const { totalMs = 300_000, ...timeouts } = checkTimeouts(options.timeouts)
   const origin = originOf(options)
-  const owned: AsyncDisposable[] = []
-  const transport = own(owned, options.transport, isTransport, createTransport)
-  const cache = options.cache === undefined ? undefined : own(owned, options.cache, isCache, createCache)
+  const owned: (() => Promise<void>)[] = []
+  const transport = own(options.transport, isTransport, createTransport, (made) => owned.push(() => made.close({ graceMs: 0 })))
+  const cache =
+    options.cache === undefined ? undefined : own(options.cache, isCache, createCache, (made) => owned.push(() => made.close()))
   const tokenizers = options.tokens === undefined ? undefined : createTokenizers()
-  if (tokenizers !== undefined) owned.push(tokenizers)
+  if (tokenizers !== undefined) owned.push(() => tokenizers.close())
+  const adapter = {} as Adapter // known before it is whole: it is the `owner` in every message of its calls
 
   const base = typeof options.provider === 'function' ? options.provider : options.provider.connect(transport.send)
   const calls = createRunningCalls(totalMs)
   const counter = createCallCounter()
   const layers = layersOf({
     cache: cache && withCache(cache, { origin }),
-    tokens: tokenizers && withTokenBudget({ ...(options.tokens as TokenOptions), tokenizers }),
-    operators: options.operators && withOperators(...options.operators),
+    tokens: tokenizers && withTokenBudget({ ...checkTokens(options.tokens), tokenizers }),
+    operators: operators && withOperators(...operators),
     deadline: calls.layer,
-    watch: watch({ name: 'adapter' }, counter.add)
+    watch: watch(adapter, counter.add)
   })
   const assembled = pipe(base, ...layers.flatMap(({ layer }) => layer ?? []))
-  const provider: Provider = (request, call) =>
-    assembled(request, {
+  const provider: Provider = (request, call) => {
+    if (call.signal !== undefined && typeof call.signal.aborted !== 'boolean') {
+      throw new TypeError('signal must be an AbortSignal: pass the signal of your AbortController')
+    }
+    return assembled(request, {
       ...call,
       timeouts: call.timeouts === undefined ? timeouts : { ...timeouts, ...checkTimeouts(call.timeouts) }
     })
+  }
 
   async function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
     if (asked === undefined) return collect(provider(request, plain))
@@ -128,10 +140,11 @@ export function createAdapter(options: AdapterOptions): Adapter {
   let closing: Promise<void> | undefined
   async function close(graceMs: number): Promise<void> {
     await calls.close(graceMs)
-    for (const resource of owned.toReversed()) await resource[Symbol.asyncDispose]()
+    // The calls have had the grace; what the transport still has is the last bytes of streams that are over.
+    for (const end of owned.toReversed()) await end()
   }
 
-  const adapter: Adapter = {
+  return Object.assign(adapter, {
     complete,
     stream: (request, call = {}) => createAnswerStream(() => provider(request, { ...call, stream: true })),
     batch: (requests, batchOptions = {}) => runBatch(requests, complete, batchOptions),
@@ -146,23 +159,32 @@ export function createAdapter(options: AdapterOptions): Adapter {
       return closing
     },
     [Symbol.asyncDispose]: () => adapter.close()
-  }
-  return adapter
+  } satisfies Adapter)
 }
 
 /** The options of a `complete` that was given none. */
 const plain: CallOptions = { stream: false }
 
+const names: Readonly<Record<keyof AdapterOptions, 1>> = {
+  provider: 1,
+  origin: 1,
+  transport: 1,
+  cache: 1,
+  tokens: 1,
+  operators: 1,
+  timeouts: 1
+}
+
 /** A thing that was handed in is used; options for one make one, which is then ours to close. */
-function own<T extends AsyncDisposable, O extends object>(
-  owned: AsyncDisposable[],
+function own<T, O extends object>(
   given: T | O | undefined,
   isMade: (value: T | O) => value is T,
-  create: (options?: O) => T
+  create: (options?: O) => T,
+  keep: (made: T) => void
 ): T {
-  if (given !== undefined && isMade(given)) return given
-  const made = create(given)
-  owned.push(made)
+  if (typeof given === 'object' && given !== null && isMade(given)) return given
+  const made = create(given as O | undefined)
+  keep(made)
   return made
 }
 
@@ -186,6 +208,8 @@ function originOf({ provider, origin, cache }: AdapterOptions): string {
 }
 
 function checkTimeouts(timeouts: Timeouts = {}): Timeouts {
+  if (typeof timeouts !== 'object' || timeouts === null)
+    throw new TypeError('timeouts must be an object, such as { totalMs: 60_000 }')
   for (const [name, value] of Object.entries(timeouts)) {
     if (!timeoutNames.has(name)) throw new TypeError(`timeouts.${name} is unknown: use ${[...timeoutNames].join(', ')}`)
     if (value !== undefined && !(typeof value === 'number' && value > 0)) {
@@ -196,3 +220,8 @@ function checkTimeouts(timeouts: Timeouts = {}): Timeouts {
 }
 
 const timeoutNames: ReadonlySet<string> = new Set(['connectMs', 'headersMs', 'firstChunkMs', 'idleMs', 'totalMs'])
+
+function checkTokens(options: TokenOptions | undefined): TokenOptions {
+  checkOptions<TokenOptions>('tokens', options as TokenOptions, { contextWindow: 1, reserve: 1 })
+  return options as TokenOptions
+}

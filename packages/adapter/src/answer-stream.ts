@@ -1,11 +1,20 @@
-import { type Assembly, annotate, assemble, type Chunk, type Completion, collect, incomplete } from '@millrace/core'
+import {
+  type Assembly,
+  annotate,
+  assemble,
+  type Chunk,
+  type Completion,
+  collect,
+  incomplete,
+  MillraceError
+} from '@millrace/core'
 
 /** An answer as it comes. Read it once: by `for await`, or by `completion()`. */
 export interface AnswerStream extends AsyncIterableIterator<Chunk, undefined>, AsyncDisposable {
   /** What has been received so far; also after an abort. Of text beyond 512 Ki characters only the beginning is kept. */
   readonly partial: Completion
   /**
-   * Reads to the end and gives the whole answer.
+   * Reads to the end and gives the whole answer, what was read before included.
    *
    * @throws {MillraceError} with what was received as `error.partial`; `signal.reason` on the caller's own abort
    */
@@ -21,9 +30,32 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStr
   let source: AsyncIterator<Chunk> | undefined
   let left = false
 
+  /** A chunk that cannot be taken ends the stream; `for await` would not return it after a rejection. */
+  function add(chunk: Chunk): void {
+    try {
+      assembly.add(chunk)
+    } catch (error) {
+      left = true
+      source?.return?.().then(undefined, () => {})
+      throw annotate(error, { partial: assembly.partial() })
+    }
+  }
+
+  async function completion(): Promise<Completion> {
+    if (source === undefined) return collect(stream)
+    // Some of it has been read already: the rest is, and the whole is what was kept of both.
+    for await (const _ of stream);
+    const whole = assembly.partial()
+    if (whole.clipped !== true) return whole
+    throw new MillraceError('protocol', `the beginning was read already, and only ${maxPartialChars} characters of it are kept`, {
+      details: { reason: 'too-large' },
+      partial: whole
+    })
+  }
+
   function took(result: IteratorResult<Chunk, unknown>): IteratorResult<Chunk, undefined> {
     if (result.done !== true) {
-      assembly.add(result.value)
+      add(result.value)
       return result
     }
     if (!left && !assembly.finished) throw incomplete(assembly.partial())
@@ -52,7 +84,7 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStr
       await source?.return?.()
       return { done: true, value: undefined }
     },
-    completion: () => collect(stream),
+    completion,
     [Symbol.asyncIterator]() {
       return stream
     },

@@ -8,7 +8,7 @@ import {
   parseJson,
   type Usage
 } from '@millrace/core'
-import { count, malformed, text } from './fields.ts'
+import { count, malformed, stringify, text } from './fields.ts'
 import { providerError, statusOf } from './http-error.ts'
 import type { AnswerReader } from './http-provider.ts'
 
@@ -81,8 +81,7 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
     blocks.delete(index)
     if (block.call !== undefined) {
       // Without a delta the input stands in the block itself; a tool without input has `{}` there.
-      if (block.input === '')
-        out.push({ type: 'tool-call', index: block.call, arguments: JSON.stringify(block.value.input ?? {}) })
+      if (block.input === '') out.push({ type: 'tool-call', index: block.call, arguments: stringify(block.value.input ?? {}) })
     } else if (block.type !== 'text' && block.type !== 'thinking') {
       const input = block.input === '' ? undefined : parseJson(block.input)
       out.push({ type: 'extra', name: 'content_block', value: input === undefined ? block.value : { ...block.value, input } })

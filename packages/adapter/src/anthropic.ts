@@ -1,4 +1,4 @@
-import type { JsonObject } from '@millrace/core'
+import { checkOptions, type JsonObject } from '@millrace/core'
 import { createAnthropicReader } from './anthropic-reader.ts'
 import { writeAnthropicRequest } from './anthropic-request.ts'
 import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
@@ -28,8 +28,17 @@ export interface AnthropicOptions extends ProviderOptions {
  * const adapter = createAdapter({ provider: anthropic({ apiKey: process.env.ANTHROPIC_API_KEY }) })
  */
 export function anthropic(options: AnthropicOptions): WireProvider {
+  checkOptions<AnthropicOptions>('anthropic', options, {
+    apiKey: 1,
+    baseURL: 1,
+    name: 1,
+    headers: 1,
+    allowInsecure: 1,
+    maxOutputTokens: 1,
+    version: 1
+  })
   const { name = 'anthropic', baseURL = 'https://api.anthropic.com', maxOutputTokens = 4096, version = '2023-06-01' } = options
-  const { base, apiKey } = checkProviderOptions({ ...options, baseURL, keyName: 'ANTHROPIC_API_KEY' })
+  const { base, apiKey, secrets } = checkProviderOptions(options, { baseURL, keyName: 'ANTHROPIC_API_KEY' })
   if (!Number.isSafeInteger(maxOutputTokens) || maxOutputTokens < 1) {
     throw new TypeError('maxOutputTokens must be a whole number of at least 1')
   }
@@ -37,9 +46,9 @@ export function anthropic(options: AnthropicOptions): WireProvider {
     name,
     url: endpoint(base, base.pathname.endsWith('/v1') ? 'messages' : 'v1/messages'),
     headers: { 'x-api-key': apiKey, 'anthropic-version': version, ...options.headers },
-    secrets: [apiKey],
+    secrets,
     body: (request, { stream }): JsonObject => writeAnthropicRequest(request, { stream, maxOutputTokens }),
-    reader: (request) => createAnthropicReader({ name, secrets: [apiKey] }, request)
+    reader: (request) => createAnthropicReader({ name, secrets }, request)
   }
   return { name, origin: base.href, connect: (send) => httpProvider(dialect, send) }
 }

@@ -1,4 +1,12 @@
-import { type CallOptions, type ChatRequest, type Completion, linkAbort, MillraceError } from '@millrace/core'
+import {
+  type CallOptions,
+  type ChatRequest,
+  type Completion,
+  type LinkedAbort,
+  linkAbort,
+  MillraceError,
+  onAbort
+} from '@millrace/core'
 
 /** One request's outcome; `index` is its place in the input. */
 export type BatchResult =
@@ -13,7 +21,8 @@ export interface BatchOptions extends CallOptions {
 /**
  * Runs `complete` over the requests, at most `concurrency` at a time, and yields each outcome as it is known. Requests are
  * pulled only when there is room, and room is made only when an outcome is taken, so memory stays flat for any length.
- * One failure touches no other item. Leaving the loop aborts what runs.
+ * One failure touches no other item. Leaving the loop aborts what runs; so does `signal`: then no more is pulled, what ran
+ * is yielded as rejected, and the loop ends with the signal's reason.
  *
  * @throws {TypeError} for a concurrency that is not a whole number of at least 1
  */
@@ -25,21 +34,44 @@ export function runBatch(
   if (!Number.isSafeInteger(concurrency) || concurrency < 1) {
     throw new TypeError(`concurrency must be a whole number of at least 1, not ${concurrency}`)
   }
-  return { [Symbol.asyncIterator]: () => settle(requests, complete, concurrency, options) }
+  if (typeof requests !== 'object' || requests === null || !(Symbol.asyncIterator in requests || Symbol.iterator in requests)) {
+    throw new TypeError('batch takes a list of requests, or anything else that can be iterated')
+  }
+  return {
+    [Symbol.asyncIterator]() {
+      const linked = linkAbort(options.signal)
+      const results = settle(
+        requests,
+        (request) => complete(request, { ...options, signal: linked.signal }),
+        concurrency,
+        linked,
+        options.signal
+      )
+      return {
+        next: () => results.next(),
+        return() {
+          // First the abort: a generator returns only behind the outcome it waits for.
+          linked.abort(left())
+          return results.return(undefined)
+        }
+      }
+    }
+  }
 }
 
 async function* settle(
   requests: Iterable<ChatRequest> | AsyncIterable<ChatRequest>,
-  complete: (request: ChatRequest, options: CallOptions) => Promise<Completion>,
+  complete: (request: ChatRequest) => Promise<Completion>,
   concurrency: number,
-  options: CallOptions
-): AsyncGenerator<BatchResult, void, undefined> {
-  const linked = linkAbort(options.signal)
+  linked: LinkedAbort,
+  signal: AbortSignal | undefined
+): AsyncGenerator<BatchResult, undefined, undefined> {
   const input = Symbol.asyncIterator in requests ? requests[Symbol.asyncIterator]() : requests[Symbol.iterator]()
   const settled: BatchResult[] = []
   let index = 0
   let running = 0
-  let state = 'idle' as 'idle' | 'pulling' | 'ended'
+  let pulling = false
+  let ended = false
   let failure: { readonly error: unknown } | undefined
   let news = Promise.withResolvers<void>()
 
@@ -48,46 +80,56 @@ async function* settle(
     news = Promise.withResolvers<void>()
     told.resolve()
   }
-  function start(at: number, request: ChatRequest): void {
+  async function run(at: number, request: ChatRequest): Promise<void> {
     running++
-    complete(request, { ...options, signal: linked.signal })
-      .then(
-        (value) => settled.push({ index: at, status: 'fulfilled', value }),
-        (reason: unknown) => settled.push({ index: at, status: 'rejected', reason })
-      )
-      .then(() => {
-        running--
-        wake()
-      })
+    try {
+      settled.push({ index: at, status: 'fulfilled', value: await complete(request) })
+    } catch (reason) {
+      settled.push({ index: at, status: 'rejected', reason })
+    }
+    running--
+    wake()
   }
   async function pull(): Promise<void> {
-    state = 'pulling'
+    pulling = true
     try {
       const { done, value } = await input.next()
-      state = done === true ? 'ended' : 'idle'
-      if (done !== true) start(index++, value)
+      if (done === true) ended = true
+      else if (!linked.signal.aborted) void run(index++, value)
     } catch (error) {
-      state = 'ended'
+      ended = true
       failure = { error }
     }
+    pulling = false
     wake()
   }
 
+  const off = onAbort(linked.signal, (reason) => {
+    // What runs rejects by itself; nothing more is pulled, however long the input is.
+    if (signal?.aborted === true) failure ??= { error: reason }
+    wake()
+  })
   try {
     for (;;) {
       // Taken in the order they settled; one that hangs holds up none of the others, and neither does a slow input.
       for (let result = settled.shift(); result !== undefined; result = settled.shift()) yield result
-      if (state === 'ended' && running === 0 && settled.length === 0) break
+      const over = ended || linked.signal.aborted
+      if (over && running === 0 && settled.length === 0) break
       const told = news.promise
-      if (state === 'idle' && running + settled.length < concurrency) void pull()
+      if (!over && !pulling && running + settled.length < concurrency) void pull()
       if (settled.length === 0) await told
     }
     if (failure !== undefined) throw failure.error
   } finally {
-    linked.abort(new MillraceError('closed', 'the batch was left', { details: {} }))
+    off()
+    linked.abort(left())
     linked[Symbol.dispose]()
     // A pull that is pending would hold the return up for as long as the input is silent; its end is nobody's business now.
-    if (state === 'pulling') Promise.resolve(input.return?.()).catch(() => {})
-    else if (state === 'idle') await input.return?.()
+    if (pulling) Promise.resolve(input.return?.()).catch(() => {})
+    else if (!ended) await input.return?.()
   }
+}
+
+function left(): MillraceError<'closed'> {
+  return new MillraceError('closed', 'the batch was left', { details: {} })
 }

@@ -10,6 +10,15 @@ export function count(value: Json | undefined): number {
   return typeof value === 'number' && Number.isFinite(value) && value > 0 ? Math.floor(value) : 0
 }
 
+/** A value of the provider as JSON text; how deep it is nested was its choice, not ours. @throws {MillraceError} `protocol` */
+export function stringify(value: Json): string {
+  try {
+    return JSON.stringify(value)
+  } catch {
+    throw malformed('a value of the answer is nested too deeply')
+  }
+}
+
 /** The error of an answer that is not what its API promises. */
 export function malformed(message: string): MillraceError<'protocol'> {
   return new MillraceError('protocol', message, { details: { reason: 'malformed' } })

@@ -7,11 +7,8 @@ import {
   MillraceError,
   parseJson
 } from '@millrace/core'
-import { retryAfterMs } from '@millrace/transport'
+import { readRefusal, retryAfterMs } from '@millrace/transport'
 import { redact } from './redact.ts'
-
-/** An error body is read up to here; the rest is given up. */
-const maxErrorBytes = 64 * 1024
 
 interface Origin {
   readonly name: string
@@ -20,8 +17,7 @@ interface Origin {
 
 /** The error of a response that is not 200. */
 export async function httpError(response: HttpResponse, origin: Origin): Promise<MillraceError> {
-  // A body that breaks off or never ends does not change what the status says.
-  const text = await response.body.text(maxErrorBytes).catch(() => '')
+  const text = await readRefusal(response.body)
   const body = parseJson(text)
   return providerError(response.status, body ?? text, origin, retryAfterMs(response.headers))
 }
@@ -31,7 +27,7 @@ export async function httpError(response: HttpResponse, origin: Origin): Promise
  * full context window (providers agree on no code for it). Its prose goes to `providerMessage` only.
  */
 export function providerError(status: number, body: Json, origin: Origin, retryAfter?: number): MillraceError {
-  const { providerCode, prose } = readError(body)
+  const { providerCode, prose } = readError(body, origin.secrets)
   const code = codeOf(status, providerCode, prose)
   const details = {
     status,
@@ -40,7 +36,7 @@ export function providerError(status: number, body: Json, origin: Origin, retryA
   }
   const name = providerCode === undefined ? '' : `, ${providerCode}`
   return new MillraceError<ErrorCode>(code, `${origin.name} ${said[code] ?? 'refused the request'} (${status}${name})`, {
-    details: code === 'protocol' ? { ...details, reason: 'unexpected' } : (details as ErrorDetails[ErrorCode]),
+    details: code === 'protocol' ? { ...details, reason: 'unexpected' } : details,
     context: { provider: origin.name },
     providerMessage: prose === '' ? undefined : redact(prose, origin.secrets)
   })
@@ -112,16 +108,16 @@ export function statusOf(error: Json): number {
 }
 
 /** Shapes seen in recordings: `{ error: { message, type, code } }`, `{ error: 'text' }`, `{ detail }`, `{ message }`, HTML. */
-function readError(body: Json): { providerCode: string | undefined; prose: string } {
+function readError(body: Json, secrets: readonly string[]): { providerCode: string | undefined; prose: string } {
   if (typeof body === 'string') return { providerCode: undefined, prose: body }
   if (!isJsonObject(body)) return { providerCode: undefined, prose: '' }
   const error = isJsonObject(body.error) ? body.error : body
   const inner = isJsonObject(error.innererror) ? error.innererror.code : undefined
   const prose = [error.message, body.error, body.detail].find((value) => typeof value === 'string') ?? ''
-  return { providerCode: [error.code, error.type, inner].find(isShortName), prose: String(prose) }
+  return { providerCode: [error.code, error.type, inner].find((value) => isShortName(value, secrets)), prose }
 }
 
-/** A name, not prose and not a number repeated from the status: safe to show. */
-function isShortName(value: unknown): value is string {
-  return typeof value === 'string' && /^[A-Za-z][\w.-]{0,63}$/.test(value)
+/** A name, not prose, not a number repeated from the status, and not a credential that was echoed: safe to show. */
+export function isShortName(value: unknown, secrets: readonly string[]): value is string {
+  return typeof value === 'string' && /^[A-Za-z][\w.-]{0,63}$/.test(value) && redact(value, secrets) === value
 }

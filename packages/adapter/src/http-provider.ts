@@ -22,6 +22,7 @@ import {
 } from '@millrace/core'
 import { httpError } from './http-error.ts'
 import { rateLimits } from './rate-limits.ts'
+import { redact } from './redact.ts'
 
 /** A provider that has everything but its wire; the adapter connects it to its own transport. */
 export interface WireProvider {
@@ -98,6 +99,8 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   #response: HttpResponse | undefined
   #state: 'new' | 'open' | 'done' = 'new'
   #lastEvent = false
+  #lastWait: NodeJS.Timeout | undefined
+  #pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
   #failure: { readonly error: unknown } | undefined
 
   constructor(dialect: Dialect, heads: Heads, send: Send, request: ChatRequest, options: CallOptions) {
@@ -110,15 +113,27 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   }
 
   next(): Promise<IteratorResult<Chunk, undefined>> {
+    // One read at a time: a second pull waits for the first.
+    if (this.#pulling !== undefined) return this.#pulling.then(this.#again, this.#again)
     const value = this.#ready[this.#next]
-    if (value === undefined) return this.#pull()
+    if (value === undefined) {
+      this.#pulling = this.#pull().finally(this.#pulled)
+      return this.#pulling
+    }
     this.#next++
     return Promise.resolve({ done: false, value })
   }
 
+  readonly #pulled = (): void => {
+    this.#pulling = undefined
+  }
+  readonly #again = (): Promise<IteratorResult<Chunk, undefined>> => this.next()
+
   async return(): Promise<IteratorResult<Chunk, undefined>> {
-    if (this.#state === 'open' && !this.#reader.finished) {
-      this.#linked?.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
+    if (this.#state === 'open') {
+      // With all content read, the socket is worth a moment: the server's last bytes are usually here already.
+      if (this.#reader.finished && this.#batches !== undefined) drain(this.#response as HttpResponse, this.#batches)
+      else this.#linked?.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
     }
     this.#close()
     return { done: true, value: undefined }
@@ -172,7 +187,7 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     })
     this.#clock?.resting()
     this.#response = response
-    if (response.status !== 200) throw await httpError(response, this.#dialect)
+    if (response.status < 200 || response.status > 299) throw await httpError(response, this.#dialect)
     if (!isStream(response, stream)) return this.#takeAnswer(await this.#readAnswer(response))
     this.#parser = createSSEParser((event) => this.#take(event))
     this.#batches = response.body[Symbol.asyncIterator]()
@@ -204,12 +219,22 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     if (done === true) takeRest(parser)
     else for (const bytes of value) parser.push(bytes)
     if (this.#ready.some(isContent)) this.#clock?.content()
+    if (this.#reader.finished) this.#expectEnd()
     if (done === true) this.#finish()
     else if (this.#lastEvent) {
       this.#finish()
       drain(this.#response as HttpResponse, this.#batches as AsyncIterator<unknown>)
     }
     this.#addNotes()
+  }
+
+  /** The provider has said why it stopped. Some leave the connection open behind that: then this is the end. */
+  #expectEnd(): void {
+    this.#clock?.[Symbol.dispose]()
+    this.#clock = undefined
+    this.#lastWait ??= setTimeout(() => {
+      this.#linked?.abort(new MillraceError('closed', 'nothing came behind the finish', { details: {} }))
+    }, drainMs).unref()
   }
 
   #take(event: ServerSentEvent): void {
@@ -245,8 +270,8 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     throw annotate(error, {
       context: {
         provider: this.#dialect.name,
-        model: this.#request.model,
-        requestId: requestId(this.#response),
+        model: (this.#request as ChatRequest | null)?.model, // what was passed may be anything
+        requestId: requestId(this.#response, this.#dialect.secrets),
         attempt: this.#response?.attempts
       }
     })
@@ -258,6 +283,7 @@ class Answer implements AsyncIterator<Chunk, undefined> {
 
   #close(): void {
     this.#state = 'done'
+    clearTimeout(this.#lastWait)
     this.#clock?.[Symbol.dispose]()
     this.#linked?.[Symbol.dispose]()
   }
@@ -291,6 +317,8 @@ function contentType({ headers }: HttpResponse): string {
   return headers['content-type']?.toLowerCase() ?? 'no content type'
 }
 
-function requestId(response: HttpResponse | undefined): string | undefined {
-  return response?.headers['x-request-id'] ?? response?.headers['request-id'] ?? response?.headers['apim-request-id']
+/** A name for the support desk, and nothing else: the server chose it. */
+function requestId(response: HttpResponse | undefined, secrets: readonly string[]): string | undefined {
+  const id = response?.headers['x-request-id'] ?? response?.headers['request-id'] ?? response?.headers['apim-request-id']
+  return id !== undefined && /^[\w.:/-]{1,128}$/.test(id) && redact(id, secrets) === id ? id : undefined
 }

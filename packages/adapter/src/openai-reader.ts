@@ -9,7 +9,7 @@ import {
   parseJson,
   type Usage
 } from '@millrace/core'
-import { count, malformed, text } from './fields.ts'
+import { count, malformed, stringify, text } from './fields.ts'
 import { providerError, statusOf } from './http-error.ts'
 import type { AnswerReader } from './http-provider.ts'
 
@@ -97,14 +97,21 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
     } else out.push({ type: 'extra', name: 'content', value: part })
   }
 
+  /** An event named `error`: with the usual object inside, as that object itself, or as bare text. */
+  function errorEvent(body: Json): Error {
+    const inner = isJsonObject(body) ? (body.error ?? body) : body
+    return providerError(statusOf(inner), body, origin)
+  }
+
   return {
     get finished() {
       return finish !== undefined
     },
-    event({ data }, out) {
+    event({ event, data }, out) {
       if (data === '[DONE]') return true
       if (data === '') return false
       const body = parseJson(data)
+      if (event === 'error') throw errorEvent(body ?? data)
       if (!isJsonObject(body)) throw malformed(`an event is not a JSON object (${data.length} characters)`)
       readBody(body, out, 'delta')
       return false
@@ -160,7 +167,7 @@ function createToolCallIndex(): { read(call: JsonObject, position: number): Chun
         // Some local servers give no id, but the tool's result must name one.
         ...(id === '' ? (isFirst ? { id: `call_${randomUUID()}` } : {}) : { id }),
         ...(name === '' ? {} : { name }),
-        arguments: typeof args === 'string' ? args : args === undefined || args === null ? '' : JSON.stringify(args)
+        arguments: typeof args === 'string' ? args : args === undefined || args === null ? '' : stringify(args)
       }
     }
   }

@@ -1,4 +1,4 @@
-import type { JsonObject } from '@millrace/core'
+import { checkOptions, type JsonObject } from '@millrace/core'
 import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
 import { createOpenAIReader } from './openai-reader.ts'
 import { writeOpenAIRequest } from './openai-request.ts'
@@ -30,17 +30,28 @@ export interface OpenAIOptions extends ProviderOptions {
  * const adapter = createAdapter({ provider: openai({ apiKey: process.env.OPENAI_API_KEY }) })
  */
 export function openai(options: OpenAIOptions): WireProvider {
+  checkOptions<OpenAIOptions>('openai', options, {
+    apiKey: 1,
+    baseURL: 1,
+    name: 1,
+    headers: 1,
+    allowInsecure: 1,
+    maxTokensField: 1
+  })
   const { name = 'openai', baseURL = 'https://api.openai.com/v1' } = options
-  const { base, apiKey } = checkProviderOptions({ ...options, baseURL, keyName: 'OPENAI_API_KEY' })
+  const { base, apiKey, secrets } = checkProviderOptions(options, { baseURL, keyName: 'OPENAI_API_KEY' })
   const ofOpenAI = /(^|\.)openai\.(com|azure\.com)$/.test(base.hostname)
   const { maxTokensField = ofOpenAI ? 'max_completion_tokens' : 'max_tokens' } = options
+  if (maxTokensField !== 'max_completion_tokens' && maxTokensField !== 'max_tokens') {
+    throw new TypeError("maxTokensField must be 'max_completion_tokens' or 'max_tokens'")
+  }
   const dialect: Dialect = {
     name,
     url: endpoint(base, 'chat/completions'),
     headers: { authorization: `Bearer ${apiKey}`, ...options.headers },
-    secrets: [apiKey],
+    secrets,
     body: (request, { stream }): JsonObject => writeOpenAIRequest(request, { stream, maxTokensField }),
-    reader: (request) => createOpenAIReader({ name, secrets: [apiKey] }, request)
+    reader: (request) => createOpenAIReader({ name, secrets }, request)
   }
   return { name, origin: base.href, connect: (send) => httpProvider(dialect, send) }
 }

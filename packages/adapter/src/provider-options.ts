@@ -6,14 +6,17 @@ export interface ProviderOptions {
   readonly name?: string | undefined
   /** Further headers, such as an organisation or a beta; names in lower case. They win over ours. */
   readonly headers?: Readonly<Record<string, string>> | undefined
+  /** True: the key may go over plain http to a host that is not this machine, such as a model server in your cluster. @default false */
+  readonly allowInsecure?: boolean | undefined
 }
 
 /** @throws {TypeError} that says what to write instead; it never quotes the key */
-export function checkProviderOptions(options: ProviderOptions & { baseURL: string; keyName: string }): {
-  base: URL
-  apiKey: string
-} {
-  const { apiKey, baseURL, keyName, headers = {} } = options
+export function checkProviderOptions(
+  options: ProviderOptions,
+  { baseURL, keyName }: { readonly baseURL: string; readonly keyName: string }
+): { readonly base: URL; readonly apiKey: string; readonly secrets: readonly string[] } {
+  const { apiKey, name, headers = {}, allowInsecure = false } = options
+  if (name !== undefined && (typeof name !== 'string' || name === '')) throw new TypeError('name must be a non-empty string')
   if (typeof apiKey !== 'string' || apiKey === '') {
     throw new TypeError(
       `apiKey is missing: pass { apiKey: process.env.${keyName} } and set ${keyName}; any text will do for a server that asks for none`
@@ -28,6 +31,9 @@ export function checkProviderOptions(options: ProviderOptions & { baseURL: strin
   }
   if (base.username !== '' || base.password !== '')
     throw new TypeError('baseURL must not hold a user name or password: pass headers instead')
+  if (base.protocol === 'http:' && !isLoopback(base.hostname) && !allowInsecure) {
+    throw new TypeError('baseURL would send the key unencrypted: use https, or say allowInsecure: true if you trust the network')
+  }
   for (const [name, value] of Object.entries(headers)) {
     if (!/^[a-z0-9!#$%&'*+.^_`|~-]+$/.test(name))
       throw new TypeError(`headers: ${JSON.stringify(name)} must be a header name in lower case`)
@@ -37,7 +43,13 @@ export function checkProviderOptions(options: ProviderOptions & { baseURL: strin
     if (typeof value !== 'string' || !isHeaderValue(value))
       throw new TypeError(`headers: the value of ${name} must be text without line breaks`)
   }
-  return { base, apiKey }
+  // What a header says may be as secret as the key, and a provider may echo either.
+  const secrets = [apiKey, ...Object.values(headers).filter((value) => value.length >= 8)]
+  return { base, apiKey, secrets }
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '[::1]' || /^127(\.\d+){3}$/.test(host)
 }
 
 function isHeaderValue(value: string): boolean {

@@ -7,7 +7,7 @@ const credentials =
 
 /** `text` without the given secrets and without anything that looks like a credential, clipped, control characters out. */
 export function redact(text: string, secrets: readonly string[]): string {
-  let clean = text.slice(0, 4 * maxChars)
+  let clean = text
   for (const secret of secrets) if (secret.length >= 4) clean = clean.replaceAll(secret, '[redacted]')
   clean = clean.replace(credentials, (_, query: string | undefined) => `${query ?? ''}[redacted]`)
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed; a log line must stay one line
