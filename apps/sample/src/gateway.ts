@@ -1,9 +1,18 @@
 import { randomUUID, timingSafeEqual } from 'node:crypto'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, Server as NetServer } from 'node:net'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Adapter } from '@millrace/adapter'
-import { type Chunk, checkRequest, isContent, isJsonObject, isMillraceError, type JsonObject, parseJson } from '@millrace/core'
-import type { Transport } from '@millrace/transport'
+import {
+  type Chunk,
+  checkRequest,
+  isContent,
+  isJsonObject,
+  isMillraceError,
+  type JsonObject,
+  MillraceError,
+  parseJson
+} from '@millrace/core'
+import { createFetch, type Transport } from '@millrace/transport'
 import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { createEventWriter, errorBody, writeCompletion, writeError } from './openai-answer.ts'
@@ -22,34 +31,48 @@ export interface GatewayOptions {
   readonly port: number
   readonly token?: string | undefined
   readonly model: string
+  /** How long an answer that is passed on untouched may take as a whole, in milliseconds. @default 300000 */
+  readonly passTotalMs?: number | undefined
 }
 
 export interface Gateway extends AsyncDisposable {
   readonly url: string
-  /** Stops accepting, lets running answers finish for `graceMs`, then ends them. `graceMs` defaults to 10000. */
+  /**
+   * Stops accepting, lets running answers finish for `graceMs`, those passed on untouched included, then ends them.
+   * `graceMs` defaults to 10000.
+   */
   close(options?: { readonly graceMs?: number }): Promise<void>
 }
 
 /** @throws what `listen` reports, such as `EADDRINUSE` */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const server = await listen(createApp(options), options)
+  let closing: Promise<void> | undefined
+  let running = 0
+  const server = await listen(
+    createApp(options, () => closing !== undefined),
+    options
+  )
+  server.on('request', (_request: unknown, response: NodeJS.EventEmitter) => {
+    running++
+    response.once('close', () => running--)
+  })
   const { port } = server.address() as AddressInfo
   const url = `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`
-  let closing: Promise<void> | undefined
 
   async function close(graceMs: number): Promise<void> {
-    const closed = new Promise((resolve) => server.close(resolve))
+    // Not by http's own `close`: it takes an answer that is written for one that is read, and cuts it off.
+    const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
     const startedAt = performance.now()
-    // Connections that are kept alive become idle one by one, when their last bytes are out; at the end of the grace go
-    // also those whose reader does not take them.
+    // Idle connections go when the last answer is out; at the end of the grace go also those whose reader does not take it.
     const sweep = setInterval(() => {
-      if (!('closeAllConnections' in server)) return
-      if (performance.now() - startedAt > graceMs) server.closeAllConnections()
-      else server.closeIdleConnections()
+      if (running > 0 && performance.now() - startedAt <= graceMs) return
+      if ('closeAllConnections' in server) server.closeAllConnections()
     }, 50)
     await options.adapter.close({ graceMs })
     await closed
     clearInterval(sweep)
+    // Nothing is left to close but a timer of http's.
+    server.close()
   }
 
   const gateway: Gateway = {
@@ -73,8 +96,9 @@ function listen(app: Hono, { host, port }: GatewayOptions): Promise<ServerType> 
   })
 }
 
-function createApp(options: GatewayOptions): Hono {
-  const { adapter, transport, upstream, token, model } = options
+function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
+  const { adapter, transport, upstream, token, model, passTotalMs = 300_000 } = options
+  const passing = createFetch(transport.send, { options: () => ({ timeouts: { totalMs: passTotalMs } }) })
   const app = new Hono()
 
   app.get('/healthz', (context) => context.json({ status: 'ok' }))
@@ -86,15 +110,15 @@ function createApp(options: GatewayOptions): Hono {
   app.use('/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: (context) => context.json(tooLarge, 413) }))
 
   app.get('/v1/stats', (context) => context.json(adapter.stats()))
-  app.get('/v1/models', () => pass('models', { method: 'GET' }))
-  app.get('/v1/models/:id', (context) => pass(`models/${encodeURIComponent(context.req.param('id'))}`, { method: 'GET' }))
+  app.get('/v1/models', (context) => pass(context, 'models'))
+  app.get('/v1/models/:id', (context) => pass(context, `models/${encodeURIComponent(context.req.param('id'))}`))
   app.post('/v1/chat/completions', async (context) => {
     const text = await context.req.text()
     const body = parseJson(text)
     if (!isJsonObject(body))
       return context.json(errorBody('the body is not a JSON object', 'invalid_request_error', 'invalid_json'), 400)
     const request = readRequest(body)
-    if (request === undefined) return pass('chat/completions', { method: 'POST', body: text, signal: context.req.raw.signal })
+    if (request === undefined) return pass(context, 'chat/completions', text)
     try {
       checkRequest(request)
       return body.stream === true ? await stream(context, body, request) : await complete(context, request)
@@ -135,16 +159,18 @@ function createApp(options: GatewayOptions): Hono {
       'cache-control': 'no-cache',
       ...factsOf(answer.partial.notes)
     }
-    return new Response(eventStream(first, answer, writer), { headers })
+    return new Response(eventStream(context, first, answer, writer), { headers })
   }
 
   /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte. */
-  async function pass(path: string, init: RequestInit): Promise<Response> {
-    const response = await transport
-      .fetch(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
-        ...init,
-        headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' }
-      })
+  async function pass({ req }: Context, path: string, body?: string): Promise<Response> {
+    if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
+    const response = await passing(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
+      method: body === undefined ? 'GET' : 'POST',
+      headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' },
+      ...(body === undefined ? {} : { body }),
+      signal: req.raw.signal
+    })
       // A fetch fails as the standard has it; what happened is the cause.
       .catch((error: unknown) => Promise.reject(error instanceof TypeError ? (error.cause ?? error) : error))
     const type = response.headers.get('content-type')
@@ -156,47 +182,53 @@ function createApp(options: GatewayOptions): Hono {
 
 /** Pulls the next chunk only when the client's socket has room: a slow reader slows the provider. */
 function eventStream(
+  context: Context,
   first: readonly Chunk[],
-  answer: AsyncIterableIterator<Chunk, undefined>,
+  answer: ReturnType<Adapter['stream']>,
   writer: ReturnType<typeof createEventWriter>
 ): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder()
-  let begun = false
+  const ahead = [...first]
+
+  async function nextEvents(): Promise<{ text: string; last: boolean }> {
+    try {
+      for (;;) {
+        const chunk = ahead.shift() ?? (await answer.next()).value
+        if (chunk === undefined) return { text: writer.end(), last: true }
+        const text = writer.write(chunk)
+        if (text !== '') return { text, last: false }
+      }
+    } catch (error) {
+      // It may be the writing that failed: the call would run on with nobody to read it.
+      await answer.return()
+      report(context, error)
+      // The head is out: the failure is told by an event, and no [DONE] follows it.
+      return { text: `data: ${JSON.stringify(writeError(error).body)}\n\n`, last: true }
+    }
+  }
+
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
-        let text = begun ? '' : first.map((chunk) => writer.write(chunk)).join('')
-        begun = true
-        try {
-          while (text === '') {
-            const { done, value } = await answer.next()
-            if (done === true) {
-              controller.enqueue(encoder.encode(writer.end()))
-              controller.close()
-              return
-            }
-            text = writer.write(value)
-          }
-        } catch (error) {
-          // The head is out: the failure is told by an event, and no [DONE] follows it.
-          text = `data: ${JSON.stringify(writeError(error).body)}\n\n`
-          controller.enqueue(encoder.encode(text))
-          controller.close()
-          return
-        }
+        const { text, last } = await nextEvents()
         controller.enqueue(encoder.encode(text))
+        if (last) controller.close()
       },
       async cancel() {
-        await answer.return?.()
+        await answer.return()
       }
     },
     { highWaterMark: 0 }
   )
 }
 
+/** What nobody foresaw: outward only that it happened, here where. Ours are the caller's to read. */
+function report({ req }: Context, error: unknown): void {
+  if (!isMillraceError(error) && !req.raw.signal.aborted) console.error('millrace: a request failed', error)
+}
+
 function failed(context: Context, error: unknown): Response {
-  // What nobody foresaw: outward only that it happened, here where. Ours are the caller's to read.
-  if (!isMillraceError(error) && !context.req.raw.signal.aborted) console.error('millrace: a request failed', error)
+  report(context, error)
   const { status, body, retryAfterMs } = writeError(error)
   const headers =
     retryAfterMs === undefined

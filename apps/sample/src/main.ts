@@ -32,11 +32,21 @@ or with any OpenAI client: baseURL ${service.url}/v1. What it did so far: ${serv
 /** One line that says what to do; a stack trace only for what nobody foresaw. */
 function fail(error: unknown): void {
   process.exitCode = 1
-  if (error instanceof ConfigError) console.error(`millrace: ${error.message}`)
-  else if ((error as { code?: unknown }).code === 'EADDRINUSE') {
-    console.error(`millrace: port ${process.env.PORT || 8787} is in use: stop what listens there, or set PORT to another one`)
-  } else console.error(error instanceof TypeError ? `millrace: ${error.message}` : error)
+  const line = explain(error)
+  console.error(line === undefined ? error : `millrace: ${line}`)
   process.disconnect?.()
+}
+
+function explain(error: unknown): string | undefined {
+  if (error instanceof ConfigError || error instanceof TypeError) return error.message
+  const { code, syscall } = error as { code?: unknown; syscall?: unknown }
+  const host = process.env.HOST || '127.0.0.1'
+  const port = process.env.PORT || '8787'
+  if (code === 'EADDRINUSE') return `port ${port} is in use: stop what listens there, or set PORT to another one`
+  if (syscall !== 'listen' && syscall !== 'getaddrinfo') return undefined
+  if (code === 'EACCES') return `port ${port} is not for this user: set PORT to one above 1023`
+  // An address of another machine, or a name that nobody knows.
+  return `HOST=${host} is no address of this machine (${String(code)}): set HOST to one it has, or leave it out`
 }
 
 main().catch(fail)

@@ -96,14 +96,17 @@ export function createEventWriter(id: string, created: number, includeUsage: boo
   }
 }
 
-/** A cut answer is as long as it was allowed to be. */
+/**
+ * A cut answer is as long as it was allowed to be. `other` is a reason of the provider's own (`error`, a malformed function
+ * call): OpenAI's clients know no such word and take `stop` for success, but `length` for an answer that may lack its end.
+ */
 const reasonOf: Readonly<Record<FinishReason, string>> = {
   stop: 'stop',
   length: 'length',
   'tool-calls': 'tool_calls',
   'content-filter': 'content_filter',
   cut: 'length',
-  other: 'stop'
+  other: 'length'
 }
 
 function writeToolCall({ id, name, arguments: text }: Completion['toolCalls'][number]): object {
@@ -143,7 +146,9 @@ export function writeError(error: unknown): { status: number; body: object; retr
   const status = statuses[code]
   const details = error.details as { path?: string; retryAfterMs?: number }
   // The client knows the field by OpenAI's name.
-  const param = details.path?.replace(/^\w+/, (field) => fields[field] ?? field)
+  const param = details.path
+    ?.replace(/^extra\./, '')
+    .replace(/^\w+|(?<=^messages\[\d+\]\.)\w+/g, (field) => (Object.hasOwn(fields, field) ? (fields[field] as string) : field))
   const message = param === undefined ? error.message : error.message.replace(details.path as string, () => param)
   const type = code === 'rate-limited' ? 'requests' : status < 500 ? 'invalid_request_error' : 'server_error'
   const body = errorBody(message, type, codes[code] ?? code.replaceAll('-', '_'), param)
@@ -172,7 +177,9 @@ const fields: Readonly<Record<string, string>> = {
   maxOutputTokens: 'max_tokens',
   topP: 'top_p',
   toolChoice: 'tool_choice',
-  responseFormat: 'response_format'
+  responseFormat: 'response_format',
+  toolCalls: 'tool_calls',
+  toolCallId: 'tool_call_id'
 }
 
 /** The names OpenAI's own API uses, where it has one. */
