@@ -49,6 +49,8 @@ function readBody(body: JsonObject): ChatRequest {
   if ((body.n ?? 1) !== 1 || typeof (body.stream ?? false) !== 'boolean') throw new Foreign()
   // The contract has one bound; which of two different ones holds is the provider's to say.
   if (isGiven(body.max_tokens) && isGiven(body.max_completion_tokens)) throw new Foreign()
+  // Their answers come in pieces of an `extra` that only the client knows how to join.
+  if (isGiven(body.functions) || isGiven(body.audio)) throw new Foreign()
   const streamOptions = readStreamOptions(body.stream_options ?? {})
   const extra = { ...rest(body, named), ...(streamOptions === undefined ? {} : { stream_options: streamOptions }) }
   return withoutUndefined({

@@ -153,6 +153,8 @@ class Answer implements AsyncIterator<Chunk, undefined> {
       if (this.#ready.length > 0 && this.#failure === undefined) this.#failure = { error }
       else this.#settle(error)
     }
+    // From here on it is the reader's turn: what it takes its time for is not the provider's silence.
+    this.#clock?.resting()
     const value = this.#ready[0]
     if (value === undefined) return { done: true, value: undefined }
     this.#next = 1
@@ -185,18 +187,18 @@ class Answer implements AsyncIterator<Chunk, undefined> {
       timeouts: timeouts && { connectMs: timeouts.connectMs, headersMs: timeouts.headersMs },
       callId
     })
-    this.#clock?.resting()
     this.#response = response
-    if (response.status < 200 || response.status > 299) throw await httpError(response, this.#dialect)
+    if (response.status < 200 || response.status > 299) {
+      this.#clock?.resting()
+      throw await httpError(response, this.#dialect)
+    }
     if (!isStream(response, stream)) return this.#takeAnswer(await this.#readAnswer(response))
     this.#parser = createSSEParser((event) => this.#take(event))
     this.#batches = response.body[Symbol.asyncIterator]()
   }
 
   async #readAnswer(response: HttpResponse): Promise<JsonObject> {
-    this.#clock?.waiting()
     const text = await response.body.text()
-    this.#clock?.resting()
     const body = parseJson(text)
     if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as JsonObject
     throw this.#protocolError(
@@ -215,7 +217,6 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     this.#clock?.waiting()
     const parser = this.#parser as SSEParser
     const { done, value } = await (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
-    this.#clock?.resting()
     if (done === true) takeRest(parser)
     else for (const bytes of value) parser.push(bytes)
     if (this.#ready.some(isContent)) this.#clock?.content()

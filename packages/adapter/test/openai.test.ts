@@ -327,6 +327,19 @@ describe('clocks', () => {
     await expect.poll(() => server.open).toBe(0)
   })
 
+  test('a flood of empty deltas, as fast as the socket takes them, is silence too', async () => {
+    await using server = await startFaultServer(async (connection) => {
+      await connection.request()
+      await connection.write(head)
+      const flood = empty.repeat(500)
+      for (let round = 0; round < 100_000; round++) await connection.write(flood)
+    })
+    const error = await failure(collect(connect(server)(ask('x'), { timeouts: { firstChunkMs: 300, totalMs: 10_000 } })))
+    if (!isMillraceError(error, 'timeout')) throw error
+    expect(error.details.clock).toBe('first-chunk')
+    expect(error.details.elapsedMs).toBeLessThan(3000)
+  })
+
   test('silence between two contents trips the idle clock, with the text so far', async () => {
     await using server = await startFaultServer(async (connection) => {
       await connection.request()

@@ -74,7 +74,7 @@ export interface CacheInner {
   readonly flights: Map<string, Flight>
   readonly counts: Counts
   readonly closed: boolean
-  /** `undefined` when no key can be made: the request is not JSON, or the scope function failed. */
+  /** `undefined` when no key can be made: the scope function failed, or the request is no JSON any more. */
   keyFor(request: ChatRequest, options: CallOptions, origin: string): string | undefined
   announce(state: CacheLookup['state'], lookup: { callId: string | undefined; startedAt: number; ageMs?: number }): void
   keep(kind: 'chat' | 'wrap', key: string, value: unknown, rule: KeepRule): void

@@ -3,6 +3,7 @@ import {
   type ChatRequest,
   type Chunk,
   checkOptions,
+  checkRequest,
   type Facts,
   inputTokens,
   type Layer,
@@ -30,7 +31,11 @@ export interface WithCacheOptions {
  * Only complete, valid answers are stored: finished by `stop` or `tool-calls`, with tool arguments that parse. Requests
  * for several choices (`extra.n` above 1) go past the cache.
  *
+ * An upstream call that is shared runs under the first asker's options: `firstChunkMs` and `idleMs` of those who join it
+ * are ignored, their signal and `totalMs` are not. The key holds no credentials: see `CacheOptions.scope`.
+ *
  * @throws {TypeError} when `origin` is missing
+ * @throws {MillraceError} `invalid-request` at the first chunk, for a request that no provider could answer
  *
  * @example
  * const cached = pipe(provider, withCache(cache, { origin: 'https://api.openai.com' }))
@@ -43,8 +48,8 @@ export function withCache(cache: Cache, options: WithCacheOptions): Layer<Provid
     throw new TypeError("withCache needs to know who answers. Write withCache(cache, { origin: 'https://api.example.com' })")
   }
   const self = cache[inner]
-  return (next) => (request, options) => ({
-    [Symbol.asyncIterator]: () => openLate((left) => lookUp({ self, origin, next, request, options, left }))
+  return (next) => (request, call) => ({
+    [Symbol.asyncIterator]: () => openLate((left) => lookUp({ self, origin, next, request, options: call, left }))
   })
 }
 
@@ -63,6 +68,7 @@ type Chunks = AsyncIterator<Chunk, undefined>
 async function lookUp({ self, origin, next, request, options, left }: Call): Promise<Chunks> {
   const { signal, callId, cache: asked = {} } = options
   signal?.throwIfAborted()
+  checkRequest(request)
   const told = { callId, startedAt: performance.now() }
   const { tiers, flights, counts, announce } = self
 

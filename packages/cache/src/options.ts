@@ -51,7 +51,9 @@ export interface CacheOptions {
   /** How long a lookup waits for the store before it is a miss. @default 50 */
   readonly storeTimeoutMs?: number | undefined
   /**
-   * Who may share answers: part of every key, as `CallOptions.tenant` is. A function is asked for each call.
+   * Who may share answers: part of every key, as `CallOptions.tenant` is. A function is asked for each call. Keys know
+   * nothing of credentials: where calls with different ones use one cache (or one store), give each credential a scope
+   * or a tenant of its own, or they are served each other's answers.
    * With a `store`, `scope` or `secret` is required. @default 'process' in memory alone, 'secret' with a secret
    */
   readonly scope?: string | ((options: CallOptions) => string) | undefined

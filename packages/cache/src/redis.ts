@@ -214,8 +214,8 @@ function addressOf(url: string): { login: object; socket: object } {
   if (!/^\d{0,4}$/.test(database)) throw new TypeError('the path of the Redis URL must be a database number, such as /0')
   return {
     login: {
-      ...(parsed.username === '' ? {} : { username: decodeURIComponent(parsed.username) }),
-      ...(parsed.password === '' ? {} : { password: decodeURIComponent(parsed.password) }),
+      ...(parsed.username === '' ? {} : { username: decoded(parsed.username) }),
+      ...(parsed.password === '' ? {} : { password: decoded(parsed.password) }),
       ...(database === '' ? {} : { database: Number(database) })
     },
     socket: {
@@ -223,6 +223,15 @@ function addressOf(url: string): { login: object; socket: object } {
       port: parsed.port === '' ? 6379 : Number(parsed.port),
       ...(parsed.protocol === 'rediss:' ? { tls: true } : {})
     }
+  }
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    // Without the cause, which may quote it.
+    throw new TypeError("user and password in the Redis URL must be percent-encoded, a '%' as '%25': use encodeURIComponent()")
   }
 }
 

@@ -228,12 +228,30 @@ describe('withCache: what is kept', () => {
       cacheNote(await gather(cached(request, options)))?.reason
     expect(await reason(ask('x', { extra: { n: 2 } }))).toBe('choices')
     expect(await reason(ask(), { priority: 1 })).toBe('no-key')
-    expect(await reason(ask('x', { extra: { date: new Date() as never } }))).toBe('no-key')
     await cache.close()
     expect(await reason()).toBe('closed')
     expect(await reason()).toBe('closed')
-    expect(calls).toHaveLength(5)
-    expect(cache.stats()).toMatchObject({ bypassed: 5, entries: 0 })
+    expect(calls).toHaveLength(4)
+    expect(cache.stats()).toMatchObject({ bypassed: 4, entries: 0 })
+  })
+
+  it('refuses a request no provider could answer, with the path, and counts it nowhere', async () => {
+    const { provider, calls } = script(() => answer('x'))
+    const { cache, cached } = layered(provider)
+    const wrong: [unknown, string][] = [
+      [null, ''],
+      [{ model: 'm' }, 'messages'],
+      [ask('x', { extra: { date: new Date() as never } }), 'extra.date'],
+      [{ ...ask(), colour: 'red' }, 'colour']
+    ]
+    for (const [request, path] of wrong) {
+      for (const options of [{}, { cache: { bypass: true } }]) {
+        const error = await gather(cached(request as never, options)).catch((thrown: unknown) => thrown)
+        expect(isMillraceError(error, 'invalid-request') && error.details.path).toBe(path)
+      }
+    }
+    expect(calls).toEqual([])
+    expect(cache.stats()).toMatchObject({ bypassed: 0, misses: 0, entries: 0 })
   })
 
   it('forgets what was asked for before a clear', async () => {

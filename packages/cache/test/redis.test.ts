@@ -70,11 +70,14 @@ describe('createRedis', () => {
       'http://user:canary@localhost',
       'redis://u:canary@[bad',
       'redis://u:canary@h/db',
+      'redis://u:100%canary@h',
+      'redis://canary%zz:p@h',
       undefined as never
     ]) {
       expect(() => createRedis({ url })).toThrow(TypeError)
       expect(() => createRedis({ url })).not.toThrow(/canary/)
     }
+    expect(() => createRedis({ url: 'redis://u:100%canary@h' })).toThrow(/percent-encoded.*encodeURIComponent/)
     expect(() => createRedis({ url: 'redis://h', commandTimeoutMs: 0 })).toThrow(/commandTimeoutMs/)
     expect(() => createRedis({ url: 'redis://h', connectTimeoutMs: Number.NaN })).toThrow(/connectTimeoutMs/)
     expect(() => createRedis({ url: 'redis://h', namespace: '' })).toThrow(/namespace/)

@@ -33,9 +33,12 @@ export interface Timeouts {
   readonly connectMs?: number | undefined
   /** From the request sent to the response's head. @default Infinity: a plain answer's head comes with its end */
   readonly headersMs?: number | undefined
-  /** From the attempt's start to the first content of a stream. @default Infinity */
+  /**
+   * To the first content of a stream, from the provider's start: over all its attempts and the waits between them. The
+   * reader's own time does not count. @default Infinity
+   */
   readonly firstChunkMs?: number | undefined
-  /** Silence between two contents of a stream; heartbeats and empty deltas are silence. @default 60000 */
+  /** Silence between two contents of a stream: heartbeats, empty deltas and the time to parse them. @default 60000 */
   readonly idleMs?: number | undefined
   /** The whole call: queue, attempts, waits between them, and the last byte. @default 300000 */
   readonly totalMs?: number | undefined

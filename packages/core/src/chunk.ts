@@ -1,4 +1,4 @@
-import type { Json } from './json.ts'
+import { isJsonObject, type Json } from './json.ts'
 
 /**
  * The unit a provider yields. A legal stream is one `start`, any number of `note`s before the first content, content in
@@ -90,18 +90,33 @@ export function outputTokens(usage: Usage): number {
   return usage.output.text + usage.output.reasoning
 }
 
-/** Whether a reader of the answer sees this chunk; retry, hedging and fallback stop at the first such chunk. */
+/**
+ * Whether a reader of the answer learns something from this chunk; retry, hedging and fallback stop at the first such
+ * chunk. Empty pieces are silence, however many come: `{ content: [] }` as much as an empty text.
+ */
 export function isContent(chunk: Chunk): boolean {
   switch (chunk.type) {
     case 'text':
     case 'refusal':
       return chunk.text !== ''
     case 'reasoning':
-      return chunk.text !== '' || chunk.signature !== undefined
+      return chunk.text !== '' || Boolean(chunk.signature)
     case 'tool-call':
+      return chunk.arguments !== '' || Boolean(chunk.id) || Boolean(chunk.name)
     case 'extra':
-      return true
+      return !isHollow(chunk.value)
     default:
       return false
   }
+}
+
+/** Blank, or an object of nothing but blank fields. It looks no deeper: it runs for each chunk. */
+function isHollow(value: Json): boolean {
+  if (!isJsonObject(value)) return isBlank(value)
+  for (const key in value) if (!isBlank(value[key])) return false
+  return true
+}
+
+function isBlank(value: Json | undefined): boolean {
+  return value === undefined || value === null || value === '' || (Array.isArray(value) && value.length === 0)
 }

@@ -1,26 +1,55 @@
+import { checkOptions } from './check-options.ts'
 import type { Chunk } from './chunk.ts'
 import { assemble, type Completion } from './completion.ts'
 import { annotate, MillraceError } from './error.ts'
 
+export interface CollectOptions {
+  /**
+   * The longest answer, in characters: text, reasoning, signatures, refusal, arguments, extras together. `Infinity` leaves
+   * the bound to the memory there is. @default 16777216
+   */
+  readonly maxChars?: number | undefined
+}
+
+/** What is kept with the error of an answer that was too long: enough to see what it was about. */
+const maxPartialChars = 512 * 1024
+
 /**
  * Reads a stream to its end and gives the whole answer. It awaits only what is asynchronous, so a provider that holds its
- * chunks ready costs one promise a chunk and no more.
+ * chunks ready costs one promise a chunk and no more. The stream is left (returned) at an answer longer than `maxChars`.
  *
- * @throws {MillraceError} `protocol` with `reason: 'incomplete'` when the stream ends without a `finish`; whatever the
- * stream throws. Every `MillraceError` carries `error.partial`; other errors, such as the caller's reason, pass as they are.
+ * @throws {MillraceError} `protocol` with `reason: 'incomplete'` when the stream ends without a `finish`, or `'too-large'`
+ * past `maxChars`, with no more than 524288 characters in `error.partial`; whatever the stream throws. Every
+ * `MillraceError` carries `error.partial`; other errors, such as the caller's reason, pass as they are.
+ * @throws {TypeError} when an option is wrong
  *
  * @example
  * const completion = await collect(provider(request, {}))
  */
-export async function collect(chunks: AsyncIterable<Chunk>): Promise<Completion> {
-  const assembly = assemble()
+export async function collect(chunks: AsyncIterable<Chunk>, options: CollectOptions = {}): Promise<Completion> {
+  checkOptions<CollectOptions>('collect', options, { maxChars: 1 })
+  const { maxChars = 16_777_216 } = options
+  const assembly = assemble({ maxChars })
   try {
-    for await (const chunk of chunks) assembly.add(chunk)
+    for await (const chunk of chunks) {
+      assembly.add(chunk)
+      if (assembly.clipped) throw tooLong(assembly.partial(), maxChars)
+    }
   } catch (error) {
     throw annotate(error, { partial: assembly.partial() })
   }
   if (!assembly.finished) throw incomplete(assembly.partial())
   return assembly.partial()
+}
+
+function tooLong(whole: Completion, maxChars: number): MillraceError<'protocol'> {
+  const assembly = assemble({ maxChars: Math.min(maxChars, maxPartialChars) })
+  for (const chunk of chunksOf(whole)) assembly.add(chunk)
+  return new MillraceError('protocol', `the answer is longer than ${maxChars} characters (maxChars of collect)`, {
+    details: { reason: 'too-large' },
+    context: { provider: whole.provider || undefined, model: whole.model || undefined },
+    partial: { ...assembly.partial(), clipped: true }
+  })
 }
 
 /**

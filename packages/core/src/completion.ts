@@ -1,4 +1,4 @@
-import { type Chunk, type Facts, type FinishReason, isContent, type NoteSource, type Usage } from './chunk.ts'
+import type { Chunk, Facts, FinishReason, NoteSource, Usage } from './chunk.ts'
 import { MillraceError } from './error.ts'
 import type { Json } from './json.ts'
 import type { AssistantMessage, Part, ToolCall } from './request.ts'
@@ -31,10 +31,12 @@ export interface Reasoning {
 
 /** A completion in the making. */
 export interface Assembly {
-  /** @throws {MillraceError} `protocol` with `reason: 'too-large'` at tool call number 1025 */
+  /** @throws {MillraceError} `protocol` with `reason: 'too-large'` at tool call or reasoning block number 1025 */
   add(chunk: Chunk): void
   /** A `finish` has been seen. */
   readonly finished: boolean
+  /** There was more content than `maxChars`. */
+  readonly clipped: boolean
   /** What there is so far, with `finish: 'other'` until the stream said more. Later chunks do not change it. */
   partial(): Completion
 }
@@ -44,11 +46,14 @@ export interface AssemblyOptions {
   readonly maxChars?: number | undefined
 }
 
-/** More are refused: how many there are is the provider's choice. */
-const maxToolCalls = 1024
+/** What `maxChars` counts and, past it, lets go. */
+const clippable: ReadonlySet<Chunk['type']> = new Set(['text', 'refusal', 'reasoning', 'tool-call', 'extra'])
 
-function tooMany(): MillraceError<'protocol'> {
-  return new MillraceError('protocol', `the answer has more than ${maxToolCalls} tool calls`, {
+/** More tool calls or reasoning blocks are refused: how many there are is the provider's choice, and empty ones cost no characters. */
+const maxBlocks = 1024
+
+function tooMany(what: string): MillraceError<'protocol'> {
+  return new MillraceError('protocol', `the answer has more than ${maxBlocks} ${what}`, {
     details: { reason: 'too-large' }
   })
 }
@@ -89,21 +94,25 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOption
     const end = left
     clipped = true
     left = 0
-    return piece.slice(0, splitsPair(piece, end) ? end - 1 : end)
+    // A copy: a slice would keep the whole piece in memory.
+    return Buffer.from(piece.slice(0, splitsPair(piece, end) ? end - 1 : end), 'utf16le').toString('utf16le')
   }
 
   function addReasoning(piece: string, signature: string | undefined): void {
     const last = reasoning.at(-1)
     const open = last !== undefined && last.signature === undefined ? last : undefined
     const block = open ?? { text: '' }
-    if (open === undefined) reasoning.push(block)
+    if (open === undefined) {
+      if (reasoning.length >= maxBlocks) throw tooMany('reasoning blocks')
+      reasoning.push(block)
+    }
     block.text += piece
     if (signature !== undefined) block.signature = signature
   }
 
   return {
     add(chunk) {
-      if (clipped && isContent(chunk)) return
+      if (clipped && clippable.has(chunk.type)) return
       switch (chunk.type) {
         case 'text':
           text += kept(chunk.text)
@@ -120,7 +129,7 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOption
         case 'tool-call': {
           let call = calls.get(chunk.index)
           if (call === undefined) {
-            if (calls.size >= maxToolCalls) throw tooMany()
+            if (calls.size >= maxBlocks) throw tooMany('tool calls')
             calls.set(chunk.index, (call = { id: '', name: '', arguments: '' }))
           }
           if (chunk.id) call.id = chunk.id
@@ -129,7 +138,7 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOption
           return
         }
         case 'extra':
-          if (left !== Number.POSITIVE_INFINITY) left -= sizeOf(chunk.value, left)
+          if (left !== Number.POSITIVE_INFINITY) left -= chunk.name.length + sizeOf(chunk.value, left)
           if (left < 0) clipped = true
           else extras.push({ name: chunk.name, value: chunk.value })
           return
@@ -150,6 +159,9 @@ export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOption
     },
     get finished() {
       return finish !== undefined
+    },
+    get clipped() {
+      return clipped
     },
     partial() {
       return {

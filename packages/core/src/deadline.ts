@@ -65,13 +65,14 @@ const option: Readonly<Record<Clock, string>> = {
 }
 
 /**
- * The two content clocks of one attempt: silence before the first content and between two contents. Only the time spent
- * waiting for the provider counts (between `waiting` and `resting`), so a slow reader trips nothing.
+ * The two content clocks of a provider in one call: silence before the first content and between two contents. All time
+ * counts from `waiting` to `resting`, retries and parsing included, so that a flood without content trips them; the
+ * reader's own time does not.
  */
 export interface ContentClock extends Disposable {
-  /** A read of the provider is pending from now on. */
+  /** A read of the provider begins. Call it before each read; where the last one brought nothing, the wait goes on. */
   waiting(): void
-  /** The read has come back. */
+  /** The reader has been given something, content or not: it is its turn, until `waiting`. */
   resting(): void
   /** Content has arrived: the idle clock starts over. */
   content(): void
@@ -83,8 +84,11 @@ export interface ContentLimits {
   readonly idleMs?: number | undefined
 }
 
+/** After a blocked event loop this many reads (the head, the start, heartbeats) may come before content that was in time. */
+const lateReads = 16
+
 /**
- * Starts both content clocks of an attempt; `expire` is called at most once, with a `timeout` error that names the clock.
+ * Starts both content clocks; `expire` is called at most once, with a `timeout` error that names the clock.
  *
  * @throws {TypeError} when a limit is negative or NaN
  *
@@ -101,12 +105,13 @@ export function startContentClock(limits: ContentLimits, expire: (error: Millrac
   let waitingSince: number | undefined
   let timer: NodeJS.Timeout | undefined
   let check: NodeJS.Immediate | undefined
+  let late = 0
 
   const silence = (): number => spentMs + (waitingSince === undefined ? 0 : performance.now() - waitingSince)
 
   // One timer for many reads: it is not moved at each read, it looks when it fires and sleeps for the rest.
   function arm(): void {
-    if (over || limitMs === Number.POSITIVE_INFINITY) return
+    if (over || timer !== undefined || check !== undefined || limitMs === Number.POSITIVE_INFINITY) return
     timer = setTimeout(fire, clampTimer(Math.ceil(limitMs - silence()))).unref()
   }
   function fire(): void {
@@ -115,17 +120,31 @@ export function startContentClock(limits: ContentLimits, expire: (error: Millrac
     if (silence() < limitMs) return arm()
     // After a blocked event loop, timers run before the sockets are read: let what has already arrived be seen first.
     check = setImmediate(() => {
-      if (waitingSince === undefined || timer !== undefined) return // a new read has armed it
-      if (silence() < limitMs) return arm()
-      over = true
-      expire(timeoutError(clock, limitMs, silence()))
+      check = undefined
+      if (waitingSince === undefined) return
+      if (silence() < limitMs) arm()
+      else end()
     })
+  }
+  function stop(): void {
+    clearTimeout(timer)
+    clearImmediate(check)
+    timer = undefined
+    check = undefined
+  }
+  function end(): void {
+    over = true
+    stop()
+    expire(timeoutError(clock, limitMs, silence()))
   }
 
   return {
     waiting() {
-      waitingSince = performance.now()
-      if (timer === undefined) arm()
+      waitingSince ??= performance.now()
+      if (over) return
+      // Judged here too: a flood may let no timer run, or only while the reader is at work.
+      if (silence() >= limitMs && ++late > lateReads) end()
+      else arm()
     },
     resting() {
       if (waitingSince !== undefined) spentMs += performance.now() - waitingSince
@@ -133,18 +152,17 @@ export function startContentClock(limits: ContentLimits, expire: (error: Millrac
     },
     content() {
       spentMs = 0
+      late = 0
       if (waitingSince !== undefined) waitingSince = performance.now()
       if (clock === 'idle') return
       clock = 'idle'
       limitMs = limits.idleMs ?? Number.POSITIVE_INFINITY
-      clearTimeout(timer)
-      timer = undefined
+      stop()
       if (waitingSince !== undefined) arm()
     },
     [Symbol.dispose]() {
       over = true
-      clearTimeout(timer)
-      clearImmediate(check)
+      stop()
     }
   }
 }

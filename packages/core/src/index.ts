@@ -32,7 +32,7 @@ export {
   type Usage,
   type UsageChunk
 } from './chunk.ts'
-export { chunksOf, collect, incomplete } from './collect.ts'
+export { type CollectOptions, chunksOf, collect, incomplete } from './collect.ts'
 export { type Assembly, type AssemblyOptions, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
 export {
   type ContentClock,

@@ -103,6 +103,75 @@ describe('collect', () => {
     expect(closed).toBe(true)
   })
 
+  it('refuses an answer that outgrows maxChars, returns the source, and keeps a part with the error', async () => {
+    let closed = false
+    async function* words(): AsyncGenerator<Chunk> {
+      try {
+        yield start
+        yield* Array.from({ length: 3 }, (): Chunk => ({ type: 'text', text: 'word ' }))
+        yield stop
+      } finally {
+        closed = true
+      }
+    }
+    expect((await collect(words(), { maxChars: 15 })).text).toHaveLength(15)
+    const error = await caught(collect(words(), { maxChars: 14 }))
+    if (!isMillraceError(error, 'protocol')) throw error
+    expect(error.details.reason).toBe('too-large')
+    expect(error.message).toContain('maxChars')
+    expect(error.retryable).toBe(false)
+    expect(error.context).toEqual({ provider: 'p', model: 'm' })
+    expect(error.partial).toMatchObject({ text: 'word word word', clipped: true, finish: 'other' })
+    expect(closed).toBe(true)
+  })
+
+  it('refuses wrong options before it reads', async () => {
+    let asked = false
+    const source: AsyncIterable<Chunk> = {
+      [Symbol.asyncIterator]() {
+        asked = true
+        return streamOf([])
+      }
+    }
+    await expect(collect(source, { maxChars: -1 })).rejects.toThrow('maxChars must be a number from 0 up')
+    await expect(collect(source, { maxBytes: 1 } as object)).rejects.toThrow('collect has no option "maxBytes"')
+    expect(asked).toBe(false)
+  })
+
+  const endless: readonly [string, () => Chunk][] = [
+    ['annotations', () => ({ type: 'extra', name: 'annotations', value: JSON.parse('[{"type":"url_citation","at":[1,2]}]') })],
+    ['empty extras', () => ({ type: 'extra', name: 'logprobs', value: JSON.parse('{"content":[]}') })],
+    ['text of small pieces', () => ({ type: 'text', text: 'word' })],
+    ['reasoning in empty blocks', () => ({ type: 'reasoning', text: '', signature: '' })],
+    ['text of large pieces', () => ({ type: 'text', text: 'word '.repeat(20_000) })],
+    ['tool arguments', () => ({ type: 'tool-call', index: 0, id: 'i', name: 'n', arguments: '[[[[' })]
+  ]
+  it.each(endless)('ends on an endless stream of %s, in bounded memory', async (_what, chunk) => {
+    let closed = false
+    let peak = 0
+    const used = (): number => process.memoryUsage().heapUsed
+    const before = used()
+    async function* flood(): AsyncGenerator<Chunk> {
+      try {
+        yield start
+        for (let count = 0; ; count++) {
+          if (count % 65_536 === 0) peak = Math.max(peak, used())
+          yield chunk()
+        }
+      } finally {
+        closed = true
+      }
+    }
+    const error = await caught(collect(flood()))
+    expect(isMillraceError(error, 'protocol') && error.details.reason).toBe('too-large')
+    expect(closed).toBe(true)
+    expect(peak - before).toBeLessThan(1_000_000_000)
+    globalThis.gc?.()
+    // What the error keeps is its part, and not the whole behind it.
+    expect(JSON.stringify((error as MillraceError).partial).length).toBeLessThan(2_000_000)
+    expect(used() - before).toBeLessThan(30_000_000)
+  })
+
   it('takes time linear in the pieces', async () => {
     const timed = async (count: number): Promise<number> => {
       const pieces = Array.from({ length: count }, (): Chunk => ({ type: 'text', text: 'word ' }))

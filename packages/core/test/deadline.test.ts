@@ -148,6 +148,69 @@ describe('startContentClock', () => {
     clock[Symbol.dispose]()
   })
 
+  it('counts what is spent between reads, for that is spent on what the provider sent', async () => {
+    const { clock, heard } = clockOf({ firstChunkMs: 100 })
+    const until = performance.now() + 5000
+    while (heard.length === 0 && performance.now() < until) {
+      clock.waiting()
+      await turn()
+      block(10) // parsing of a flood that holds no content
+    }
+    expect(heard).toEqual(['first-chunk'])
+    expect(performance.now()).toBeLessThan(until)
+    clock[Symbol.dispose]()
+  })
+
+  it('fires in a flood without content that never lets a timer run, with and without chunks handed to the reader', async () => {
+    for (const handsOut of [false, true]) {
+      const { clock, heard } = clockOf({ firstChunkMs: 1000, idleMs: 50 })
+      clock.content()
+      const until = performance.now() + 5000
+      while (heard.length === 0 && performance.now() < until) {
+        clock.waiting()
+        await Promise.resolve()
+        block(0.1)
+        if (handsOut) clock.resting()
+      }
+      expect(performance.now()).toBeLessThan(until)
+      clock.waiting()
+      await delay(100)
+      expect(heard).toEqual(['idle'])
+      clock[Symbol.dispose]()
+    }
+  })
+
+  it('fires though timers only ever find the reader at work', async () => {
+    const { clock, heard } = clockOf({ firstChunkMs: 50 })
+    const until = performance.now() + 5000
+    while (heard.length === 0 && performance.now() < until) {
+      clock.waiting()
+      block(2) // parsing
+      clock.resting()
+      await delay(2) // the reader
+    }
+    expect(heard).toEqual(['first-chunk'])
+    expect(performance.now()).toBeLessThan(until)
+    clock[Symbol.dispose]()
+  })
+
+  it('lets the head, the start and heartbeats be read after a blocked event loop, before it judges', async () => {
+    const { clock, heard } = clockOf({ firstChunkMs: 50 })
+    clock.waiting()
+    block(200)
+    for (let read = 0; read < 8; read++) {
+      clock.waiting()
+      await Promise.resolve()
+      clock.resting()
+    }
+    clock.waiting()
+    clock.content()
+    clock.resting()
+    await delay(20)
+    expect(heard).toEqual([])
+    clock[Symbol.dispose]()
+  })
+
   it('does not count the time of a slow reader', async () => {
     const { clock, heard } = clockOf({ firstChunkMs: 100, idleMs: 100 })
     for (let piece = 0; piece < 3; piece++) {

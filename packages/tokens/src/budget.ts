@@ -3,6 +3,7 @@ import {
   type ChatRequest,
   type Chunk,
   checkOptions,
+  checkRequest,
   type Layer,
   MillraceError,
   type NoteChunk,
@@ -28,7 +29,8 @@ const perResponseFormat = 8
  * A layer that fits `request.messages` into the model's window and tells in a note of `tokens` what it left out. A request
  * that fits passes as the same object; one whose bytes alone prove it is not even counted.
  *
- * @throws {MillraceError} `context-overflow` at the first chunk, when what must stay does not fit
+ * @throws {MillraceError} `context-overflow` at the first chunk, when what must stay does not fit; `invalid-request` for one
+ * that no provider could answer
  * @throws {TypeError} at creation, when an option is wrong
  *
  * @example
@@ -47,6 +49,7 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
   }
 
   function fitted(request: ChatRequest): { request: ChatRequest; note?: NoteChunk } {
+    checkRequest(request)
     const { messages, tools, responseFormat } = request
     const window = contextWindow - (request.maxOutputTokens ?? reserve)
     const format = responseFormat?.type === 'json-schema' ? JSON.stringify(responseFormat) : ''

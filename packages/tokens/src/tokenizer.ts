@@ -27,7 +27,7 @@ export interface Tokenizer {
    * around them. Images, audio and files are not counted (see `uncountedParts`). A message's count is remembered as long
    * as the object lives: a changed message is a new object.
    *
-   * @throws {MillraceError} `closed` after `tokenizers.close()`
+   * @throws {MillraceError} `closed` after `tokenizers.close()`; `invalid-request` for a tool's schema that has a cycle
    */
   countMessages(messages: readonly Message[], tools?: readonly Tool[]): number
 }

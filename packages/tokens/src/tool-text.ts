@@ -1,8 +1,10 @@
-import { isJsonObject, type Json, type JsonObject, type Tool } from '@millrace/core'
+import { isJsonObject, type Json, type JsonObject, MillraceError, type Tool } from '@millrace/core'
 
 /**
  * The tools as the model reads them: OpenAI does not show it JSON Schema but TypeScript declarations (found out by
  * experiment, and confirmed by what the API charges).
+ *
+ * @throws {MillraceError} `invalid-request` for a schema nested deeper than 200 levels, as one with a cycle is
  */
 export function toolText(tools: readonly Tool[]): string {
   const lines = ['namespace functions {', '']
@@ -15,8 +17,13 @@ export function toolText(tools: readonly Tool[]): string {
   return lines.join('\n')
 }
 
-/** Deeper schemas are written as `any`: `checkRequest` refuses such nesting before it is sent. */
+/** As `checkRequest` has it. Not cut short here: a schema that refers to itself twice has 2^200 ends, this is the first. */
 const maxDepth = 200
+
+function tooDeep(): MillraceError<'invalid-request'> {
+  const message = `tools hold a schema that is nested deeper than ${maxDepth} levels or refers back to itself (a cycle)`
+  return new MillraceError('invalid-request', message, { details: { path: 'tools' } })
+}
 
 function fieldsText(schema: JsonObject, depth: number): string {
   const properties = isJsonObject(schema.properties) ? schema.properties : {}
@@ -37,7 +44,7 @@ function fieldsText(schema: JsonObject, depth: number): string {
 }
 
 function typeText(schema: JsonObject, depth: number): string {
-  if (depth > maxDepth) return 'any'
+  if (depth > maxDepth) throw tooDeep()
   if (Array.isArray(schema.enum)) return schema.enum.map((value: Json) => JSON.stringify(value)).join(' | ')
   const alternatives = schema.anyOf ?? schema.oneOf
   if (Array.isArray(alternatives)) {

@@ -112,6 +112,34 @@ test('returns the provider when the reader leaves, be it at the note, and asks n
   expect(seen.returned).toBe(true)
 })
 
+test('refuses a request no provider could answer, with the path, before it counts or asks', async () => {
+  const seen: Seen = { returned: false }
+  const provider = withTokenBudget({ tokenizers, contextWindow: 500 })(answering(seen))
+  const cyclic: Record<string, unknown> = { type: 'object' }
+  cyclic['properties'] = { a: cyclic, b: cyclic }
+  const wrong: [unknown, string][] = [
+    [null, ''],
+    [{ model: 'gpt-4o' }, 'messages'],
+    [{ ...long, messages: [null] }, 'messages[0]'],
+    [{ ...long, tools: [{ name: 'f', parameters: cyclic }] }, 'tools[0].parameters.properties.a']
+  ]
+  for (const [request, path] of wrong) {
+    const iterator = provider(request as ChatRequest, {})[Symbol.asyncIterator]()
+    const error = await iterator.next().catch((thrown: unknown) => thrown)
+    expect(isMillraceError(error, 'invalid-request') && error.details.path).toBe(path)
+  }
+  expect(seen.request).toBeUndefined()
+})
+
+test('refuses a cyclic schema at once in a bare count, too', () => {
+  const cyclic: Record<string, unknown> = { type: 'object' }
+  cyclic['properties'] = { a: cyclic, b: cyclic }
+  const startedAt = performance.now()
+  const count = (): number => tokenizers.for('gpt-4o').countMessages(long.messages, [{ name: 'f', parameters: cyclic as never }])
+  expect(count).toThrow('refers back to itself (a cycle)')
+  expect(performance.now() - startedAt).toBeLessThan(2000)
+})
+
 test('refuses wrong options at creation', () => {
   for (const options of [{ contextWindow: 0 }, { contextWindow: Number.NaN }, { contextWindow: 10, reserve: 10 }]) {
     expect(() => withTokenBudget({ tokenizers, ...options })).toThrow(TypeError)
