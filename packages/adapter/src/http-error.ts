@@ -1,12 +1,4 @@
-import {
-  type ErrorCode,
-  type ErrorDetails,
-  type HttpResponse,
-  isJsonObject,
-  type Json,
-  MillraceError,
-  parseJson
-} from '@millrace/core'
+import { type ErrorCode, type HttpResponse, isJsonObject, type Json, MillraceError, parseJson } from '@millrace/core'
 import { readRefusal, retryAfterMs } from '@millrace/transport'
 import { redact } from './redact.ts'
 
@@ -118,6 +110,6 @@ function readError(body: Json, secrets: readonly string[]): { providerCode: stri
 }
 
 /** A name, not prose, not a number repeated from the status, and not a credential that was echoed: safe to show. */
-export function isShortName(value: unknown, secrets: readonly string[]): value is string {
+function isShortName(value: unknown, secrets: readonly string[]): value is string {
   return typeof value === 'string' && /^[A-Za-z][\w.-]{0,63}$/.test(value) && redact(value, secrets) === value
 }

@@ -34,14 +34,14 @@ export function checkProviderOptions(
   if (base.protocol === 'http:' && !isLoopback(base.hostname) && !allowInsecure) {
     throw new TypeError('baseURL would send the key unencrypted: use https, or say allowInsecure: true if you trust the network')
   }
-  for (const [name, value] of Object.entries(headers)) {
-    if (!/^[a-z0-9!#$%&'*+.^_`|~-]+$/.test(name))
-      throw new TypeError(`headers: ${JSON.stringify(name)} must be a header name in lower case`)
-    if (['host', 'content-length', 'transfer-encoding', 'connection'].includes(name)) {
-      throw new TypeError(`headers: ${name} belongs to the connection and cannot be set`)
+  for (const [header, value] of Object.entries(headers)) {
+    if (!/^[a-z0-9!#$%&'*+.^_`|~-]+$/.test(header))
+      throw new TypeError(`headers: ${JSON.stringify(header)} must be a header name in lower case`)
+    if (['host', 'content-length', 'transfer-encoding', 'connection'].includes(header)) {
+      throw new TypeError(`headers: ${header} belongs to the connection and cannot be set`)
     }
     if (typeof value !== 'string' || !isHeaderValue(value))
-      throw new TypeError(`headers: the value of ${name} must be text without line breaks`)
+      throw new TypeError(`headers: the value of ${header} must be text without line breaks`)
   }
   // What a header says may be as secret as the key, and a provider may echo either.
   const secrets = [apiKey, ...Object.values(headers).filter((value) => value.length >= 8)]

@@ -22,7 +22,7 @@ export function createFetch(send: Send, fetchOptions: FetchOptions = {}): Fetch 
   const { options: optionsOf } = fetchOptions
   return async (input, init) => {
     const given = input instanceof Request ? input : undefined
-    const url = given?.url ?? String(input)
+    const url = input instanceof Request ? input.url : input.toString()
     const options = optionsOf?.(url, init) ?? {}
     const signal = init?.signal ?? given?.signal ?? options.signal
     const headers = new Headers(init?.headers ?? given?.headers)
@@ -38,7 +38,7 @@ export function createFetch(send: Send, fetchOptions: FetchOptions = {}): Fetch 
       callId: options.callId
     }
     try {
-      return new LightResponse(await send(request), url) as unknown as Response
+      return new LightResponse(await send(request), url)
     } catch (error) {
       if (signal?.aborted === true && error === signal.reason) throw error
       throw isMillraceError(error) ? new TypeError('fetch failed', { cause: error }) : error

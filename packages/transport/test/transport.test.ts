@@ -277,11 +277,11 @@ describe('closing', () => {
 
 describe('what must not be left behind', () => {
   test('an abort while connecting closes the socket, frees the pool, and closing does not wait for it', async () => {
-    let open = 0
+    let sockets = 0
     const silent = createServer((socket) => {
-      open++
+      sockets++
       socket
-        .on('close', () => open--)
+        .on('close', () => sockets--)
         .on('error', () => {})
         .resume()
     }).listen(0, '127.0.0.1')
@@ -291,15 +291,15 @@ describe('what must not be left behind', () => {
     const controller = new AbortController()
     const url = `https://127.0.0.1:${port}`
     const calls = [1, 2].map(() => failing(transport.send(post(url, { signal: controller.signal }))))
-    await until(() => open === 2, 'both are connecting')
+    await until(() => sockets === 2, 'both are connecting')
     controller.abort('stop')
     expect(await Promise.all(calls)).toEqual(['stop', 'stop'])
-    await until(() => open === 0, 'the sockets are closed')
+    await until(() => sockets === 0, 'the sockets are closed')
     const third = failing(transport.send(post(url)))
-    await until(() => open === 1, 'the place is free again')
+    await until(() => sockets === 1, 'the place is free again')
     await transport.close({ graceMs: 0 })
     expect(isMillraceError(await third, 'closed')).toBe(true)
-    await until(() => open === 0, 'nothing is left of it')
+    await until(() => sockets === 0, 'nothing is left of it')
     silent.close()
   })
 
