@@ -17,7 +17,6 @@ interface Step {
 
 const steps: readonly Step[] = [
   { name: 'format and order of imports', commands: [['biome', 'check', '.']] },
-  { name: 'lint', commands: [['oxlint', '--type-aware', '--deny-warnings']] },
   {
     name: 'types',
     commands: [
@@ -25,6 +24,8 @@ const steps: readonly Step[] = [
       ['tsc', '-p', 'tsconfig.tests.json']
     ]
   },
+  // Behind the types, which build each package: the linter reads their declarations.
+  { name: 'lint', commands: [['oxlint', '--type-aware', '--deny-warnings']] },
   { name: 'edges between packages', commands: [['node', 'scripts/edges.ts']] },
   { name: 'code in the docs', commands: [['node', 'scripts/check-docs.ts']] },
   { name: 'unused files, exports and dependencies', commands: [['knip', '--no-progress', '--no-config-hints']] },
