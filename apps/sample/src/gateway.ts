@@ -173,6 +173,13 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
     })
       // A fetch fails as the standard has it; what happened is the cause.
       .catch((error: unknown) => Promise.reject(error instanceof TypeError ? (error.cause ?? error) : error))
+    if (response.status === 401 || response.status === 403) {
+      // It is the gateway's key that was refused, and providers repeat it in what they say.
+      await response.body?.cancel()
+      throw new MillraceError('unauthorized', 'the provider does not accept the credentials of the gateway', {
+        details: { status: response.status }
+      })
+    }
     const type = response.headers.get('content-type')
     return new Response(response.body, { status: response.status, headers: type === null ? {} : { 'content-type': type } })
   }

@@ -251,6 +251,11 @@ describe('the API', () => {
     expect(((await response.json()) as { error: { param: string } }).error.param).toBe(param)
   })
 
+  test('keeps its own key to itself where it passes a request on and the provider refuses the key', async () => {
+    const refused = await post({ ...ask('status 401'), functions: [{ name: 'f' }] })
+    expect([refused.status, await refused.text()]).toEqual([502, expect.not.stringContaining('secret-of-the-provider')])
+  })
+
   test('refuses unknown paths, serves its page, its health and its numbers', async () => {
     expect((await fetch(`${gateway.url}/v2/what`)).status).toBe(404)
     expect(await (await fetch(`${gateway.url}/healthz`)).json()).toEqual({ status: 'ok' })
