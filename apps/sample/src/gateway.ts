@@ -19,6 +19,9 @@ import { createEventWriter, errorBody, writeCompletion, writeError } from './ope
 import { readRequest } from './openai-request.ts'
 import { page } from './page.ts'
 
+/** What a client needs to know of a response that is passed on; the rest is between the gateway and the provider. */
+const passedOn = ['content-type', 'retry-after', 'retry-after-ms', 'x-should-retry', 'x-request-id']
+
 /** Larger bodies are refused: a chat request of text is far below, and images travel as addresses. */
 const maxBodyBytes = 4 * 1024 * 1024
 
@@ -180,8 +183,11 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
         details: { status: response.status }
       })
     }
-    const type = response.headers.get('content-type')
-    return new Response(response.body, { status: response.status, headers: type === null ? {} : { 'content-type': type } })
+    const headers = passedOn.flatMap((name) => {
+      const value = response.headers.get(name)
+      return value === null ? [] : [[name, value] as [string, string]]
+    })
+    return new Response(response.body, { status: response.status, headers })
   }
 
   return app

@@ -39,20 +39,22 @@ export function runBatch(
   }
   return {
     [Symbol.asyncIterator]() {
-      const linked = linkAbort(options.signal)
-      const results = settle(
-        requests,
-        (request) => complete(request, { ...options, signal: linked.signal }),
-        concurrency,
-        linked,
-        options.signal
-      )
+      let begun: { linked: LinkedAbort; results: AsyncGenerator<BatchResult, undefined, undefined> } | undefined
+      function begin(): typeof begun & object {
+        const linked = linkAbort(options.signal)
+        const run = (request: ChatRequest): Promise<Completion> => complete(request, { ...options, signal: linked.signal })
+        return { linked, results: settle(requests, run, concurrency, linked, options.signal) }
+      }
       return {
-        next: () => results.next(),
-        return() {
+        next() {
+          begun ??= begin()
+          return begun.results.next()
+        },
+        async return() {
+          if (begun === undefined) return { done: true, value: undefined }
           // First the abort: a generator returns only behind the outcome it waits for.
-          linked.abort(left())
-          return results.return(undefined)
+          begun.linked.abort(left())
+          return begun.results.return(undefined)
         }
       }
     }

@@ -99,7 +99,7 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   #response: HttpResponse | undefined
   #state: 'new' | 'open' | 'done' = 'new'
   #lastEvent = false
-  #lastWait: NodeJS.Timeout | undefined
+  #ending = false
   #pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
   #failure: { readonly error: unknown } | undefined
 
@@ -219,8 +219,8 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     const { done, value } = await (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
     if (done === true) takeRest(parser)
     else for (const bytes of value) parser.push(bytes)
-    if (this.#ready.some(isContent)) this.#clock?.content()
     if (this.#reader.finished) this.#expectEnd()
+    else if (this.#ready.some(isContent)) this.#clock?.content()
     if (done === true) this.#finish()
     else if (this.#lastEvent) {
       this.#finish()
@@ -231,11 +231,13 @@ class Answer implements AsyncIterator<Chunk, undefined> {
 
   /** The provider has said why it stopped. Some leave the connection open behind that: then this is the end. */
   #expectEnd(): void {
+    if (this.#ending) return
+    this.#ending = true
     this.#clock?.[Symbol.dispose]()
-    this.#clock = undefined
-    this.#lastWait ??= setTimeout(() => {
+    // Like the others it counts only the time we wait for the provider, and looks at what has arrived before it judges.
+    this.#clock = startContentClock({ firstChunkMs: drainMs }, () =>
       this.#linked?.abort(new MillraceError('closed', 'nothing came behind the finish', { details: {} }))
-    }, drainMs).unref()
+    )
   }
 
   #take(event: ServerSentEvent): void {
@@ -284,7 +286,6 @@ class Answer implements AsyncIterator<Chunk, undefined> {
 
   #close(): void {
     this.#state = 'done'
-    clearTimeout(this.#lastWait)
     this.#clock?.[Symbol.dispose]()
     this.#linked?.[Symbol.dispose]()
   }

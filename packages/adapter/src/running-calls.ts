@@ -1,4 +1,13 @@
-import { type CallOptions, type Chunk, type Layer, MillraceError, onAbort, type Provider, startDeadline } from '@millrace/core'
+import {
+  type CallOptions,
+  type Chunk,
+  clampTimer,
+  type Layer,
+  MillraceError,
+  onAbort,
+  type Provider,
+  startDeadline
+} from '@millrace/core'
 
 /** The calls that are running, so that closing can wait for them and then end them. */
 export interface RunningCalls {
@@ -56,7 +65,7 @@ export function createRunningCalls(defaultTotalMs: number): RunningCalls {
       idle = resolve
       const timer = setTimeout(() => {
         for (let call = first; call !== undefined; call = first) call.end(closedError())
-      }, graceMs)
+      }, clampTimer(graceMs))
       await promise
       clearTimeout(timer)
     }

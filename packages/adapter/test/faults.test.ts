@@ -239,6 +239,57 @@ describe('an answer is whole', () => {
   })
 })
 
+describe('the end of a stream', () => {
+  const usage = JSON.stringify({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 } })
+
+  test('usage that came in time is there, however long the reader takes or the event loop is blocked', async () => {
+    await using server = await startFaultServer(async (connection) => {
+      await connection.request()
+      await connection.write(head + chunk(sse([delta('all'), delta('', 'stop')])))
+      await connection.pause(100)
+      await connection.write(chunk(sse([usage])))
+      await connection.closed
+    })
+    await using adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: `${server.url}/v1` }) })
+    for (const block of [false, true]) {
+      const stream = adapter.stream(ask('x'))
+      for await (const { type } of stream) {
+        if (type !== 'text') continue
+        const end = performance.now() + 1300
+        if (block) while (performance.now() < end);
+        else await new Promise((resolve) => setTimeout(resolve, 1300))
+      }
+      expect(stream.partial).toMatchObject({
+        text: 'all',
+        finish: 'stop',
+        usage: { input: { uncached: 3 }, output: { text: 2 } }
+      })
+    }
+  })
+})
+
+test("an undefined limit of a call keeps the adapter's", async () => {
+  await using server = await startScriptedProvider({ firstTokenMs: 1000 })
+  await using adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: server.url }), timeouts: { firstChunkMs: 80 } })
+  const error = await failure(adapter.stream(ask('x'), { timeouts: { firstChunkMs: undefined } }).completion())
+  expect(error.details).toMatchObject({ clock: 'first-chunk', limitMs: 80 })
+})
+
+test('a grace without end is waited for, and a batch that was never begun leaves no listener', async () => {
+  await using server = await startScriptedProvider({ firstTokenMs: 100 })
+  const adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: server.url }) })
+  const { signal } = new AbortController()
+  await adapter
+    .batch([ask('x')], { signal })
+    [Symbol.asyncIterator]()
+    .return?.()
+  expect(getEventListeners(signal, 'abort')).toHaveLength(0)
+  const call = adapter.complete(ask('x'))
+  await expect.poll(() => server.stats().openAnswers).toBe(1)
+  await adapter.close({ graceMs: Number.POSITIVE_INFINITY })
+  expect((await call).finish).toBe('stop')
+})
+
 test('every message of a call names the adapter as its owner', async () => {
   await using server = await startScriptedProvider({ reply: () => 'x' })
   await using adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: server.url }) })

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import {
   clampTimer,
   type HttpBody,
@@ -9,6 +10,7 @@ import {
   type WirePhase
 } from '@millrace/core'
 import type { Dispatcher } from 'undici'
+import { type Connecting, nobody } from './pool.ts'
 import { wireError } from './wire-error.ts'
 
 /** What is received and not yet read is held up to here; beyond, the socket is paused and the server waits. */
@@ -18,7 +20,8 @@ const highWaterBytes = 256 * 1024
  * One request and its response over undici's `dispatch`: no stream objects, one promise for the head, and one for each
  * batch a reader has to wait for. A class, for it is the hot path: one object an exchange, shared methods.
  */
-export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
+export class Exchange implements Connecting, HttpBody {
+  connection: Socket | undefined
   readonly head: Promise<HttpResponse>
   readonly #request: HttpRequest
   #maxBytes: number
@@ -56,11 +59,6 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   /** To be called behind `dispatch`: on an idle socket the request has gone out by then, and no timer is needed. */
   startConnectClock(connectMs: number): void {
     if (this.#phase === 'connect' && this.#failure === undefined) this.#setClock('connect', connectMs)
-  }
-
-  /** Whether it still waits for a socket. */
-  get connecting(): boolean {
-    return this.#phase === 'connect'
   }
 
   // undici's side
@@ -188,6 +186,8 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     this.#release()
     this.#rejectHead(error)
     this.#controller?.abort(asError(error))
+    // undici would see the connection through, and keep its place in the pool taken for as long.
+    this.connection?.destroy(nobody())
     this.#wake()
   }
 
@@ -201,9 +201,24 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     clearTimeout(this.#clock)
     if (limitMs === Number.POSITIVE_INFINITY) return
     const startedAt = performance.now()
-    this.#clock = setTimeout(() => {
-      this.fail(timeoutError(clock, limitMs, performance.now() - startedAt))
-    }, clampTimer(limitMs)).unref()
+    const phase = this.#phase
+    const arm = (ms: number): void => {
+      this.#clock = setTimeout(fire, clampTimer(ms)).unref()
+    }
+    let waitedAgain = false
+    const fire = (): void => {
+      const elapsedMs = performance.now() - startedAt
+      const lateMs = elapsedMs - limitMs
+      // The event loop was blocked: what has arrived meanwhile is given as long as that took to be seen, once.
+      if (lateMs > 20 && !waitedAgain) {
+        waitedAgain = true
+        return arm(Math.min(lateMs, limitMs))
+      }
+      setImmediate(() => {
+        if (this.#phase === phase) this.fail(timeoutError(clock, limitMs, elapsedMs))
+      })
+    }
+    arm(limitMs)
   }
 }
 

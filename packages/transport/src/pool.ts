@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
-import { Agent, buildConnector } from 'undici'
+import { clampTimer } from '@millrace/core'
+import { Agent, buildConnector, type Dispatcher } from 'undici'
 import { createGate, type Gate } from './gate.ts'
 
 /** What one origin's sockets did and do. */
@@ -22,6 +23,8 @@ export interface PoolOptions {
   readonly maxConnections: number
   readonly maxQueue: number
   readonly keepAliveMs: number
+  /** For connections that no exchange times. */
+  readonly connectMs: number
 }
 
 /** One origin's place in the pool. */
@@ -30,17 +33,20 @@ export interface Origin {
   requests: number
   opened: number
   open: number
-  /** Exchanges that have no socket yet. */
-  waiting: number
   /** Sockets that are being connected, the oldest first. */
   readonly connecting: Set<Socket>
 }
 
+/** An exchange, as far as its connection goes. */
+export interface Connecting extends Dispatcher.DispatchHandler {
+  /** The socket that is being connected for it, and for nothing else. */
+  connection: Socket | undefined
+}
+
 export interface Pool {
-  readonly agent: Agent
   origin(name: string): Origin
-  /** Ends connections in the making that no exchange waits for any more; undici would see them through. */
-  shed(origin: Origin): void
+  /** Hands the exchange to undici. A connection that is opened for it is known to it as `connection` until it stands. */
+  dispatch(options: Dispatcher.DispatchOptions, exchange: Connecting): void
   stats(): Readonly<Record<string, OriginStats>>
   /** Closes every socket, also those being connected. */
   destroy(): Promise<void>
@@ -57,7 +63,6 @@ export function createPool(options: PoolOptions): Pool {
         requests: 0,
         opened: 0,
         open: 0,
-        waiting: 0,
         connecting: new Set()
       }
       origins.set(name, entry)
@@ -78,33 +83,37 @@ export function createPool(options: PoolOptions): Pool {
     bodyTimeout: 0,
     connect(target, callback) {
       const entry = origin(new URL(`${target.protocol}//${target.host ?? target.hostname}`).origin)
+      // undici gives each request to a client with one socket, and opens that socket within the dispatch.
+      const exchange = dispatching
       const connecting = connect(target, (...result) => {
+        clearTimeout(unclaimed)
         entry.connecting.delete(connecting)
+        if (exchange !== undefined) exchange.connection = undefined
         const [, socket] = result
         if (socket) count(entry, socket)
         callback(...result)
       })
       entry.connecting.add(connecting)
+      if (exchange !== undefined) exchange.connection = connecting
+      // One that was opened outside of a dispatch has no exchange whose clock would end it.
+      const unclaimed =
+        exchange === undefined ? setTimeout(() => connecting.destroy(nobody()), clampTimer(options.connectMs)).unref() : undefined
     }
   })
-
-  function shed(entry: Origin): void {
-    for (const socket of entry.connecting) {
-      if (entry.connecting.size <= entry.waiting) return
-      entry.connecting.delete(socket)
-      socket.destroy(new Error('nobody waits for this connection any more'))
-    }
-  }
+  let dispatching: Connecting | undefined
 
   return {
-    agent,
     origin,
-    shed,
-    async destroy() {
-      for (const entry of origins.values()) {
-        entry.waiting = 0
-        shed(entry)
+    dispatch(request, exchange) {
+      dispatching = exchange
+      try {
+        agent.dispatch(request, exchange)
+      } finally {
+        dispatching = undefined
       }
+    },
+    async destroy() {
+      for (const { connecting } of origins.values()) for (const socket of connecting) socket.destroy(nobody())
       await agent.destroy()
     },
     stats() {
@@ -116,6 +125,10 @@ export function createPool(options: PoolOptions): Pool {
       )
     }
   }
+}
+
+export function nobody(): Error {
+  return new Error('nobody waits for this connection any more')
 }
 
 function count(entry: Origin, socket: { once(event: 'close', listener: () => void): unknown }): void {

@@ -1,4 +1,13 @@
-import { channels, checkOptions, type HttpRequest, type HttpResponse, MillraceError, pipe, type Send } from '@millrace/core'
+import {
+  channels,
+  checkOptions,
+  clampTimer,
+  type HttpRequest,
+  type HttpResponse,
+  MillraceError,
+  pipe,
+  type Send
+} from '@millrace/core'
 import { Exchange } from './exchange.ts'
 import { createFetch, type Fetch } from './fetch.ts'
 import { inflate } from './inflate.ts'
@@ -72,7 +81,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
     throw new TypeError('traceHeaders must be a function from a callId to headers, such as telemetry.traceHeaders')
   }
 
-  const pool = createPool({ maxConnections, maxQueue, keepAliveMs })
+  const pool = createPool({ maxConnections, maxQueue, keepAliveMs, connectMs })
   const closing = new AbortController()
   const running = new Set<Exchange>()
   const idle = Promise.withResolvers<void>()
@@ -111,20 +120,12 @@ export function createTransport(options: TransportOptions = {}): Transport {
       place.gate.leave()
       throw error
     }
-    place.waiting++
     const exchange = new Exchange(
       request,
       maxResponseBytes,
-      () => {
-        place.requests++
-        place.waiting--
-      },
+      () => place.requests++,
       () => {
         running.delete(exchange)
-        if (exchange.connecting) {
-          place.waiting--
-          pool.shed(place)
-        }
         place.gate.leave()
         if (closed !== undefined && running.size === 0) idle.resolve()
       }
@@ -144,7 +145,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
     closing.abort(closedError())
     const grace = setTimeout(() => {
       for (const exchange of running) exchange.fail(closedError())
-    }, graceMs)
+    }, clampTimer(graceMs))
     if (running.size > 0) await idle.promise
     clearTimeout(grace)
     await pool.destroy()
@@ -173,7 +174,7 @@ function dispatch(
 ): void {
   const { method, headers, body = null } = request
   try {
-    pool.agent.dispatch(
+    pool.dispatch(
       { origin, path, method, headers: trace === undefined ? headers : { ...headers, ...trace }, body: body as Uint8Array },
       exchange
     )

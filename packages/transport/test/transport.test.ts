@@ -1,5 +1,5 @@
 import { getEventListeners } from 'node:events'
-import { createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import { channels, type HttpRequest, isMillraceError } from '@millrace/core'
 import { createTransport } from '@millrace/transport'
 import { afterEach, describe, expect, test } from 'vitest'
@@ -301,6 +301,67 @@ describe('what must not be left behind', () => {
     expect(isMillraceError(await third, 'closed')).toBe(true)
     await until(() => sockets === 0, 'nothing is left of it')
     silent.close()
+  })
+
+  test('the abort of one call leaves the connections of others alone', async () => {
+    const server = use(await serve(json({ ok: true })))
+    const { port } = new URL(server.url)
+    // Stands in for a slow handshake: connections go through a relay that opens late.
+    const relay = createServer((near) => {
+      near.pause().on('error', () => {})
+      setTimeout(() => {
+        const far = connect(Number(port), '127.0.0.1').on('error', () => {})
+        near.pipe(far).pipe(near)
+      }, 300)
+    }).listen(0, '127.0.0.1')
+    await new Promise((resolve) => relay.once('listening', resolve))
+    const url = `http://127.0.0.1:${(relay.address() as { port: number }).port}`
+    const transport = use(createTransport({ retry: false }))
+    const stays = Array.from({ length: 10 }, () => transport.send(post(url)).then(({ body }) => body.text()))
+    const controller = new AbortController()
+    const leaves = Array.from({ length: 10 }, () => failing(transport.send(post(url, { signal: controller.signal }))))
+    setTimeout(() => controller.abort('stop'), 50)
+    expect(await Promise.all(stays)).toEqual(Array.from({ length: 10 }, () => '{"ok":true}'))
+    expect(await Promise.all(leaves)).toEqual(Array.from({ length: 10 }, () => 'stop'))
+    relay.close()
+  })
+
+  test('the same while their sockets are still being connected, over TLS', async () => {
+    const sockets: Socket[] = []
+    const silent = createServer((socket) => void sockets.push(socket.on('error', () => {}).resume())).listen(0, '127.0.0.1')
+    await new Promise((resolve) => silent.once('listening', resolve))
+    const url = `https://127.0.0.1:${(silent.address() as { port: number }).port}`
+    const transport = createTransport({ retry: false })
+    const first = transport.send(post(url)).catch((error: unknown) => error)
+    await until(() => sockets.length === 1, 'the first is connecting')
+    const controller = new AbortController()
+    const second = failing(transport.send(post(url, { signal: controller.signal })))
+    await until(() => sockets.length === 2, 'the second is connecting')
+    controller.abort('stop')
+    expect(await second).toBe('stop')
+    await until(() => sockets[1]?.destroyed === true, 'its own socket is closed')
+    expect(sockets[0]?.destroyed).toBe(false)
+    await transport.close({ graceMs: 0 })
+    expect(isMillraceError(await first, 'closed')).toBe(true)
+    silent.close()
+  })
+
+  test('a blocked event loop trips neither the headers nor the connect clock when the answer came in time', async () => {
+    const server = use(await serve((_, response) => response.end('x')))
+    const transport = use(createTransport({ retry: false }))
+    const call = transport.send(post(server.url, { timeouts: { connectMs: 100, headersMs: 100 } }))
+    const end = performance.now() + 400
+    while (performance.now() < end);
+    expect((await call).status).toBe(200)
+  })
+
+  test('a grace without end is waited for', async () => {
+    const server = use(await serve((_, response) => void setTimeout(() => response.end('late'), 80)))
+    const transport = createTransport({ retry: false })
+    const call = transport.send(post(server.url)).then(({ body }) => body.text())
+    await until(() => server.requests === 1, 'the request has arrived')
+    await transport.close({ graceMs: Number.POSITIVE_INFINITY })
+    expect(await call).toBe('late')
   })
 
   test('a hook for trace headers that throws costs the trace and not the call', async () => {
