@@ -120,7 +120,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
     }
     return assembled(request, {
       ...call,
-      timeouts: call.timeouts === undefined ? timeouts : { ...timeouts, ...given(checkTimeouts(call.timeouts)) }
+      timeouts: call.timeouts === undefined ? timeouts : { ...timeouts, ...whatIsSet(checkTimeouts(call.timeouts)) }
     })
   }
 
@@ -222,7 +222,7 @@ function checkTimeouts(timeouts: Timeouts = {}): Timeouts {
 const timeoutNames: ReadonlySet<string> = new Set(['connectMs', 'headersMs', 'firstChunkMs', 'idleMs', 'totalMs'])
 
 /** A limit that is `undefined` is one that was not given. */
-function given(timeouts: Timeouts): Timeouts {
+function whatIsSet(timeouts: Timeouts): Timeouts {
   return Object.fromEntries(Object.entries(timeouts).filter(([, value]) => value !== undefined))
 }
 

@@ -279,10 +279,8 @@ test('a grace without end is waited for, and a batch that was never begun leaves
   await using server = await startScriptedProvider({ firstTokenMs: 100 })
   const adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: server.url }) })
   const { signal } = new AbortController()
-  await adapter
-    .batch([ask('x')], { signal })
-    [Symbol.asyncIterator]()
-    .return?.()
+  const unused = adapter.batch([ask('x')], { signal })[Symbol.asyncIterator]()
+  await unused.return?.()
   expect(getEventListeners(signal, 'abort')).toHaveLength(0)
   const call = adapter.complete(ask('x'))
   await expect.poll(() => server.stats().openAnswers).toBe(1)

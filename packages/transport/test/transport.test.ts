@@ -339,7 +339,7 @@ describe('what must not be left behind', () => {
     await until(() => sockets.length === 2, 'the second is connecting')
     controller.abort('stop')
     expect(await second).toBe('stop')
-    await until(() => sockets[1]?.destroyed === true, 'its own socket is closed')
+    await until(() => sockets[1]?.destroyed ?? false, 'its own socket is closed')
     expect(sockets[0]?.destroyed).toBe(false)
     await transport.close({ graceMs: 0 })
     expect(isMillraceError(await first, 'closed')).toBe(true)
