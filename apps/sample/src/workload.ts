@@ -1,3 +1,5 @@
+import { seededRandom } from '@millrace/testkit'
+
 /** One conversation to be answered. */
 export interface Conversation {
   /** When it begins, counted from the start of the workload. */
@@ -82,7 +84,7 @@ export interface WorkloadOptions {
  * its rank (Zipf, exponent 1), as it does in recorded workloads; every eighth call continues a long talk.
  */
 export function createWorkload({ calls, perSecond, seed = 7 }: WorkloadOptions): readonly Conversation[] {
-  const random = numbersFrom(seed)
+  const random = seededRandom(seed)
   const weights = questions.map((_, rank) => 1 / (rank + 1))
   const sum = weights.reduce((total, weight) => total + weight, 0)
 
@@ -108,15 +110,4 @@ export function createWorkload({ calls, perSecond, seed = 7 }: WorkloadOptions):
     ])
     return { startMs, messages: [opening, ...history, { role: 'user', content: talk[turn] as string }] }
   })
-}
-
-/** mulberry32: small, fast, and good enough to shuffle questions. */
-function numbersFrom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
 }

@@ -8,6 +8,7 @@ import {
   createSSEParser,
   type HttpResponse,
   isContent,
+  isJsonObject,
   isMillraceError,
   type JsonObject,
   type LinkedAbort,
@@ -200,7 +201,7 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   async #readAnswer(response: HttpResponse): Promise<JsonObject> {
     const text = await response.body.text()
     const body = parseJson(text)
-    if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as JsonObject
+    if (isJsonObject(body)) return body
     throw this.#protocolError(
       'malformed',
       `the answer is not a JSON object (${text.length} characters, ${contentType(response)})`

@@ -4,32 +4,16 @@ import { inspect } from 'node:util'
 import { createAdapter } from '@millrace/adapter'
 import { anthropic } from '@millrace/adapter/anthropic'
 import { openai } from '@millrace/adapter/openai'
-import {
-  type ChatRequest,
-  type Chunk,
-  channels,
-  collect,
-  isMillraceError,
-  type MillraceError,
-  type Provider
-} from '@millrace/core'
+import { type ChatRequest, type Chunk, channels, collect, type Provider } from '@millrace/core'
 import { chunk, type FaultServer, responseHead, sse, startFaultServer, startScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import { describe, expect, test } from 'vitest'
+import { failure } from './failure.ts'
 
 const ask = (content: string): ChatRequest => ({ model: 'm', messages: [{ role: 'user', content }] })
 const head = responseHead(200, { 'content-type': 'text/event-stream', 'transfer-encoding': 'chunked' })
 const delta = (content: string, finish: string | null = null): string =>
   JSON.stringify({ id: 'c', model: 'm', choices: [{ index: 0, delta: { content }, finish_reason: finish }] })
-
-async function failure(work: Promise<unknown>): Promise<MillraceError> {
-  const error = await work.then(
-    () => expect.fail('it should have failed'),
-    (thrown: unknown) => thrown
-  )
-  if (!isMillraceError(error)) throw error
-  return error
-}
 
 describe('nothing outlives its call', () => {
   test('a call whose signal was aborted before is over at once, and closing does not wait for it', async () => {

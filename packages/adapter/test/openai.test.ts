@@ -1,18 +1,10 @@
 import { inspect } from 'node:util'
 import { openai } from '@millrace/adapter/openai'
-import {
-  type ChatRequest,
-  type Chunk,
-  type Completion,
-  collect,
-  isMillraceError,
-  type MillraceError,
-  messageOf,
-  type Provider
-} from '@millrace/core'
+import { type ChatRequest, type Chunk, type Completion, collect, isMillraceError, messageOf, type Provider } from '@millrace/core'
 import { type ScriptedProvider, startFaultServer, startScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import { afterAll, describe, expect, test } from 'vitest'
+import { failure } from './failure.ts'
 
 const transport = createTransport({ retry: false })
 afterAll(() => transport.close())
@@ -24,15 +16,6 @@ const ask = (content: string, more: Partial<ChatRequest> = {}): ChatRequest => (
 })
 const connect = (server: { url: string }, more: object = {}): Provider =>
   openai({ apiKey: 'sk-canary-1234', baseURL: server.url, ...more }).connect(transport.send)
-
-async function failure(work: Promise<unknown>): Promise<MillraceError> {
-  const error = await work.then(
-    () => expect.fail('it should have failed'),
-    (thrown: unknown) => thrown
-  )
-  if (!isMillraceError(error)) throw error
-  return error
-}
 
 async function scripted(reply: Parameters<typeof startScriptedProvider>[0] = {}): Promise<ScriptedProvider> {
   return startScriptedProvider(reply)

@@ -1,4 +1,4 @@
-/** Numbers from 0 (inclusive) to 1 (exclusive), the same ones for the same seed; mulberry32, fit for tests only. */
+/** Numbers from 0 (inclusive) to 1 (exclusive), the same ones for the same seed; mulberry32, fit for tests and made-up workloads only. */
 export type Random = () => number
 
 /**

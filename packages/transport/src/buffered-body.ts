@@ -1,4 +1,5 @@
-import { type HttpBody, MillraceError } from '@millrace/core'
+import type { HttpBody } from '@millrace/core'
+import { tooLarge } from './exchange.ts'
 
 /** A body that has been read already, to be read again by the next one. */
 export function bufferedBody(text: string): HttpBody {
@@ -8,7 +9,7 @@ export function bufferedBody(text: string): HttpBody {
     },
     async text(maxBytes = Number.POSITIVE_INFINITY) {
       if (Buffer.byteLength(text) <= maxBytes) return text
-      throw new MillraceError('protocol', `the response is longer than ${maxBytes} bytes`, { details: { reason: 'too-large' } })
+      throw tooLarge(maxBytes)
     },
     cancel() {}
   }

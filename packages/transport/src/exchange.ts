@@ -238,7 +238,8 @@ export function isEventStream(contentType: string | string[] | undefined): boole
   return typeof contentType === 'string' && /^\s*text\/event-stream\b/i.test(contentType)
 }
 
-function tooLarge(maxBytes: number): MillraceError<'protocol'> {
+/** The error of a response beyond its bound, read or only counted. */
+export function tooLarge(maxBytes: number): MillraceError<'protocol'> {
   return new MillraceError('protocol', `the response is longer than ${maxBytes} bytes`, { details: { reason: 'too-large' } })
 }
 

@@ -136,7 +136,11 @@ export function createTransport(options: TransportOptions = {}): Transport {
     return inflate(await exchange.head, maxResponseBytes, signal)
   }
 
-  const observed = observe(attempt, () => transport)
+  const observed = observe(
+    attempt,
+    () => transport,
+    (url) => locate(url).origin
+  )
   const send =
     options.retry === false ? pipe(observed, withTotal) : pipe(observed, retry(options.retry, closing.signal), withTotal)
 
@@ -184,16 +188,21 @@ function dispatch(
 }
 
 /** Tells the channels of each attempt. */
-function observe(attempt: Send, owner: () => object): Send {
+function observe(attempt: Send, owner: () => object, originOf: (url: string) => string): Send {
   return (request) => {
     if (!channels.attemptStart.hasSubscribers && !channels.attemptEnd.hasSubscribers) return attempt(request)
-    return told(attempt, request, owner())
+    return told(attempt, request, owner(), originOf)
   }
 }
 
-async function told(attempt: Send, request: HttpRequest, owner: object): Promise<HttpResponse> {
+async function told(
+  attempt: Send,
+  request: HttpRequest,
+  owner: object,
+  originOf: (url: string) => string
+): Promise<HttpResponse> {
   const startedAt = performance.now()
-  const facts = { owner, callId: request.callId ?? '', attempt: request.attempt ?? 1, origin: parseUrl(request.url).origin }
+  const facts = { owner, callId: request.callId ?? '', attempt: request.attempt ?? 1, origin: originOf(request.url) }
   channels.attemptStart.publish({ ...facts, method: request.method })
   try {
     const response = await attempt(request)
