@@ -1,32 +1,64 @@
-// What one call costs: requests a second and CPU time, beside raw `undici.request`. Flags: see `rig.ts`.
-import { compare, median, printTable, ratio } from './rig.ts'
+// What one call costs: requests a second and CPU time, beside raw `undici.request`. Flags: see docs/benchmarks.md.
+import { compare, type Row } from './rig.ts'
 
-const results = await compare({
-  program: 'overhead-main.ts',
-  subjects: [
-    'undici.request',
-    'undici.request again',
-    'transport.send',
-    'adapter.complete without retry',
-    'adapter.complete',
-    'undici fetch',
-    'global fetch',
-    'openai client',
-    'openai client on transport.fetch'
-  ],
-  concurrencies: [1, 50, 200]
+const base = 'undici.request'
+const lean: Row['goals'] = [
+  { measure: 'cpu', atMost: 1.15 },
+  { measure: 'rate', atLeast: 0.9 }
+]
+const everything: Row['goals'] = [{ measure: 'cpu', atMost: 1.35 }]
+
+const rows: readonly Row[] = [
+  { subject: 'undici.request again', base },
+  { subject: 'undici dispatch handler', base },
+  { subject: 'transport.send', base },
+  { subject: 'adapter.complete without retry', base, goals: lean },
+  { subject: 'adapter.complete', base },
+  { subject: 'adapter.complete with telemetry', base, goals: everything },
+  { subject: 'undici fetch', base },
+  { subject: 'global fetch', base },
+  { subject: 'openai client', base },
+  { subject: 'AI SDK generateText', base },
+  { subject: 'LangChain ChatOpenAI.invoke', base },
+  {
+    subject: 'openai client on transport.fetch',
+    base: 'openai client',
+    goals: [{ measure: 'rate', atLeast: 1.8 }]
+  },
+  {
+    subject: 'AI SDK generateText on transport.fetch',
+    base: 'AI SDK generateText',
+    goals: [{ measure: 'rate', atLeast: 1.6 }]
+  }
+]
+
+const program = 'overhead-main.ts'
+await compare({
+  title: 'Whole calls',
+  program,
+  rows,
+  concurrencies: [1, 50, 200],
+  goalsAt: [50, 200],
+  measures: ['cpu', 'rate'],
+  ms: 150
 })
-
-for (const [concurrency, samples] of results) {
-  console.log(`\nWhole calls, ${concurrency} at a time\n`)
-  printTable(
-    ['subject', 'CPU, times undici.request', 'requests/s, times undici.request', 'CPU us a call', 'requests/s'],
-    [...samples].map(([name, taken]) => [
-      name,
-      ratio(samples, name, ({ cpuUs, units }) => cpuUs / units).toFixed(2),
-      ratio(samples, name, ({ units, seconds }) => units / seconds).toFixed(2),
-      median(taken.map(({ cpuUs, units }) => cpuUs / units)).toFixed(1),
-      median(taken.map(({ units, seconds }) => units / seconds)).toFixed(0)
-    ])
-  )
-}
+await compare({
+  title: 'Whole calls to a server that takes 20 ms',
+  program,
+  serverDelayMs: 20,
+  rows: [
+    { subject: 'undici.request again', base },
+    {
+      subject: 'adapter.complete with telemetry',
+      base,
+      goals: [
+        { measure: 'rate', atLeast: 0.97 },
+        { measure: 'p99', atMost: 1.2 }
+      ]
+    },
+    { subject: 'openai client', base }
+  ],
+  concurrencies: [200],
+  measures: ['cpu', 'rate', 'p99'],
+  ms: 400
+})

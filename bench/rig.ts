@@ -1,127 +1,126 @@
-// Compares subjects: each in a process of its own, against one server in another, taking turns inside every round.
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
+// Compares subjects with their bases. Each runs in a process of its own, against one server in another; a subject's turns and
+// its base's are short and follow each other, so that what drifts on the machine drifts for both sides of a ratio.
 import { parseArgs } from 'node:util'
+import { type Program, type Sample, start } from './programs.ts'
+import { quantile } from './quantile.ts'
+import { printTable } from './tables.ts'
 
-/** One turn of one subject, as the parent asks for it. */
-export interface Turn {
-  readonly concurrency: number
-  readonly ms: number
+/** A number of a sample, and whether more of it is better. */
+const measures = {
+  cpu: { head: 'CPU', of: ({ cpuUs, units }: Sample) => cpuUs / units, unit: 'us each' },
+  rate: { head: 'rate', of: ({ units, seconds }: Sample) => units / seconds, unit: 'a second' },
+  p99: { head: 'p99', of: ({ p99Ms }: Sample) => p99Ms, unit: 'ms' },
+  first: { head: 'first text', of: ({ firstMs }: Sample) => firstMs, unit: 'ms' }
+}
+export type Measure = keyof typeof measures
+
+export interface Goal {
+  readonly measure: Measure
+  readonly atMost?: number
+  readonly atLeast?: number
 }
 
-/** What a turn came to. */
-export interface Sample {
-  /** Calls, or chunks of streams. */
-  readonly units: number
-  /** User and system time of the whole child process. */
-  readonly cpuUs: number
-  readonly seconds: number
-  /** Median time from the call to its first text; absent where nothing is streamed. */
-  readonly firstMs?: number | undefined
+export interface Row {
+  readonly subject: string
+  /** What it is divided by. */
+  readonly base: string
+  readonly goals?: readonly Goal[]
 }
 
 export interface Comparison {
+  readonly title: string
   /** The program of the children: it is given a subject's name and the server's origin. */
   readonly program: string
-  /** The first is what the others are compared with. */
-  readonly subjects: readonly string[]
+  /** How long the server waits before each answer. */
+  readonly serverDelayMs?: number
+  readonly rows: readonly Row[]
   readonly concurrencies: readonly number[]
+  /** The concurrencies at which the goals stand. @default all */
+  readonly goalsAt?: readonly number[]
+  readonly measures: readonly Measure[]
+  /** How long a turn lasts where no flag says so. */
+  readonly ms: number
 }
 
-/** Samples by concurrency, then subject, then round. */
-export type Results = ReadonlyMap<number, ReadonlyMap<string, readonly Sample[]>>
-
-/** `--rounds=5 --ms=300 --only=name,name`; `--only` keeps the base. */
-function settings({ subjects }: Comparison): { rounds: number; ms: number; subjects: readonly string[] } {
-  const { values } = parseArgs({
-    options: {
-      rounds: { type: 'string', default: '5' },
-      ms: { type: 'string', default: '300' },
-      only: { type: 'string' }
-    }
-  })
-  const wanted = values.only?.split(',') ?? subjects
-  const unknown = wanted.find((name) => !subjects.includes(name))
-  if (unknown !== undefined) throw new TypeError(`--only: ${unknown} is unknown; the subjects are ${subjects.join(', ')}`)
-  const [rounds, ms] = [Number(values.rounds), Number(values.ms)]
-  if (!(rounds >= 1) || !(ms >= 1)) throw new TypeError('--rounds and --ms must be numbers of at least 1')
-  return { rounds, ms, subjects: subjects.filter((name, index) => index === 0 || wanted.includes(name)) }
+interface Pair {
+  readonly subject: Sample
+  readonly base: Sample
 }
 
-export async function compare(comparison: Comparison): Promise<Results> {
-  const { rounds, ms, subjects } = settings(comparison)
-  await using server = await start('server-main.ts', [])
+const flags = {
+  ms: { type: 'string' },
+  rounds: { type: 'string', default: '10' },
+  processes: { type: 'string', default: '3' },
+  concurrency: { type: 'string' },
+  only: { type: 'string' }
+} as const
+
+/** Measures every row at every concurrency and prints a table for each; what the flags leave out is left out. */
+export async function compare(comparison: Comparison): Promise<void> {
+  const { values } = parseArgs({ options: flags })
+  const [ms, rounds, processes] = [Number(values.ms ?? comparison.ms), Number(values.rounds), Number(values.processes)]
+  if (!(ms >= 1 && rounds >= 1 && processes >= 1)) throw new TypeError('--ms, --rounds and --processes take numbers from 1 up')
+  const only = values.only?.split(',')
+  const wanted = values.concurrency?.split(',').map(Number)
+  const rows = comparison.rows.filter(({ subject }) => only?.includes(subject) ?? true)
+  const concurrencies = comparison.concurrencies.filter((concurrency) => wanted?.includes(concurrency) ?? true)
+  if (rows.length === 0 || concurrencies.length === 0) return
+
+  await using server = await start('server-main.ts', [String(comparison.serverDelayMs ?? 0)])
   const origin = `http://127.0.0.1:${String(server.hello)}`
-  await using children = new AsyncDisposableStack()
-  const running = new Map<string, Program>()
-  for (const name of subjects) running.set(name, children.use(await start(comparison.program, [name, origin])))
-
-  const results = new Map<number, Map<string, Sample[]>>()
-  for (const concurrency of comparison.concurrencies) {
-    const samples = new Map<string, Sample[]>(subjects.map((name) => [name, []]))
-    results.set(concurrency, samples)
-    // Round 0 opens the sockets and lets the compiler see the code.
-    for (let round = 0; round <= rounds; round++) {
-      const order = round % 2 === 0 ? subjects : subjects.toReversed()
-      for (const name of order) {
-        const sample = await running.get(name)?.ask({ concurrency, ms })
-        if (round > 0 && sample !== undefined) samples.get(name)?.push(sample)
+  const pairs = new Map(concurrencies.map((concurrency) => [concurrency, rows.map((): Pair[] => [])]))
+  // New processes each time: two that run the same code may differ for as long as they live.
+  for (let fresh = 0; fresh < processes; fresh++) {
+    for (const [index, row] of rows.entries()) {
+      await using subject = await start(comparison.program, [row.subject, origin])
+      await using base = await start(comparison.program, [row.base, origin])
+      await Promise.all([subject, base].map((program) => program.ask({ concurrency: 50, ms: 1000 })))
+      for (const concurrency of concurrencies) {
+        pairs.get(concurrency)?.[index]?.push(...(await alternate(subject, base, { concurrency, ms, rounds })))
       }
     }
   }
-  return results
-}
-
-interface Program extends AsyncDisposable {
-  /** The first thing it said: it is ready. */
-  readonly hello: unknown
-  ask(turn: Turn): Promise<Sample>
-}
-
-async function start(file: string, args: readonly string[]): Promise<Program> {
-  const child = fork(new URL(file, import.meta.url), args, { execArgv: ['--conditions=@millrace/source'] })
-  const hello = await answer(child, `${file} ${args.join(' ')}`)
-  return {
-    hello,
-    ask(turn) {
-      child.send(turn)
-      return answer(child, `${file} ${args.join(' ')}`) as Promise<Sample>
-    },
-    async [Symbol.asyncDispose]() {
-      if (child.exitCode !== null || child.signalCode !== null) return
-      const exited = once(child, 'exit')
-      child.disconnect()
-      await exited
-    }
+  for (const [concurrency, taken] of pairs) {
+    console.log(`\n${comparison.title}, ${concurrency} at a time\n`)
+    const judged = comparison.goalsAt?.includes(concurrency) ?? true
+    print(judged ? rows : rows.map(({ subject, base }) => ({ subject, base })), taken, comparison.measures)
   }
 }
 
-function answer(child: ChildProcess, name: string): Promise<unknown> {
-  return new Promise((resolve, reject) => {
-    const died = (code: number | null): void => reject(new Error(`${name} ended with code ${code} instead of an answer`))
-    child.once('exit', died)
-    child.once('message', (message) => {
-      child.off('exit', died)
-      resolve(message)
+async function alternate(
+  subject: Program,
+  base: Program,
+  { rounds, ...turn }: { readonly concurrency: number; readonly ms: number; readonly rounds: number }
+): Promise<Pair[]> {
+  const pairs: Pair[] = []
+  // Round 0 opens the sockets.
+  for (let round = 0; round <= rounds; round++) {
+    const first = await (round % 2 === 0 ? subject : base).ask(turn)
+    const second = await (round % 2 === 0 ? base : subject).ask(turn)
+    if (round > 0) pairs.push(round % 2 === 0 ? { subject: first, base: second } : { subject: second, base: first })
+  }
+  return pairs
+}
+
+/** Each ratio is the median over the pairs, with the quartiles that tell what it is worth. */
+function print(rows: readonly Row[], taken: readonly (readonly Pair[])[], shown: readonly Measure[]): void {
+  printTable(
+    ['subject', 'times', ...shown.flatMap((name) => [measures[name].head, measures[name].unit]), 'goals'],
+    rows.map(({ subject, base, goals = [] }, index) => {
+      const pairs = taken[index] ?? []
+      const ratios = (name: Measure): number[] =>
+        pairs.map((pair) => measures[name].of(pair.subject) / measures[name].of(pair.base))
+      const columns = shown.flatMap((name) => {
+        const [low, middle, high] = [0.25, 0.5, 0.75].map((share) => quantile(ratios(name), share).toFixed(2))
+        const own = quantile(pairs.map((pair) => measures[name].of(pair.subject)), 0.5) // biome-ignore format: one idea
+        return [`${middle} (${low} to ${high})`, own.toPrecision(4)]
+      })
+      const told = goals.map(({ measure, atMost = Number.POSITIVE_INFINITY, atLeast = 0 }) => {
+        const ratio = quantile(ratios(measure), 0.5)
+        const bound = atLeast > 0 ? `at least ${atLeast}` : `at most ${atMost}`
+        return `${measures[measure].head} ${bound}: ${ratio >= atLeast && ratio <= atMost ? 'met' : 'missed'}`
+      })
+      return [subject, base, ...columns, told.join('; ')]
     })
-  })
-}
-
-/** The median of `of(subject) / of(base)` over rounds: what drifts within a run drifts for both. */
-export function ratio(samples: ReadonlyMap<string, readonly Sample[]>, name: string, of: (sample: Sample) => number): number {
-  const base = [...samples.values()][0] ?? []
-  return median((samples.get(name) ?? []).map((sample, round) => of(sample) / of(base[round] ?? sample)))
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length / 2
-  const high = sorted[Math.floor(middle)] ?? Number.NaN
-  return Number.isInteger(middle) ? ((sorted[middle - 1] ?? Number.NaN) + high) / 2 : high
-}
-
-/** A Markdown table, ready for `docs/benchmarks.md`. */
-export function printTable(head: readonly string[], rows: readonly (readonly string[])[]): void {
-  console.log(`| ${head.join(' | ')} |\n|${head.map((_, column) => (column === 0 ? '---' : '---:')).join('|')}|`)
-  for (const row of rows) console.log(`| ${row.join(' | ')} |`)
+  )
 }

@@ -1,7 +1,9 @@
 // A plain local model server, in a process of its own: it answers fixed bytes, so that its own work stays small and even.
+// `server-main.ts 20` waits 20 ms before each whole answer.
 import { createServer, type Socket } from 'node:net'
 import { answerBody, eventTexts } from './traffic.ts'
 
+const delayMs = Number(process.argv[2])
 const plain = Buffer.from(
   `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(answerBody)}\r\n\r\n${answerBody}`
 )
@@ -38,6 +40,7 @@ function serve(socket: Socket): void {
       const wantsStream = held.slice(bodyAt, end).includes('"stream":true')
       held = held.slice(end)
       if (wantsStream) stream(socket)
+      else if (delayMs > 0) setTimeout(() => socket.write(plain), delayMs)
       else socket.write(plain)
     }
   })

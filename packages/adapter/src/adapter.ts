@@ -128,7 +128,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
     if (asked === undefined) return collect(provider(request, plain))
     const { onAbort, ...call } = asked
     if (onAbort === undefined) return collect(provider(request, { ...call, stream: false }))
-    const stream = createAnswerStream(() => provider(request, { ...call, stream: false }))
+    const stream = createAnswerStream(() => provider(request, { ...call, stream: false }), call.signal)
     try {
       return await stream.completion()
     } catch (error) {
@@ -146,7 +146,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
 
   return Object.assign(adapter, {
     complete,
-    stream: (request, call = {}) => createAnswerStream(() => provider(request, { ...call, stream: true })),
+    stream: (request, call = {}) => createAnswerStream(() => provider(request, { ...call, stream: true }), call.signal),
     batch: (requests, batchOptions = {}) => runBatch(requests, complete, batchOptions),
     provider,
     stats: () => ({

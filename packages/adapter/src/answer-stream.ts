@@ -6,7 +6,8 @@ import {
   type Completion,
   collect,
   incomplete,
-  MillraceError
+  MillraceError,
+  nextBatch
 } from '@millrace/core'
 
 /** An answer as it comes. Read it once: by `for await`, or by `completion()`. */
@@ -25,10 +26,14 @@ export interface AnswerStream extends AsyncIterableIterator<Chunk, undefined>, A
 /** Longest answers of today's models are about half a million characters; an endless stream must not fill memory. */
 const maxPartialChars = 512 * 1024
 
-export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStream {
+/** `signal`: the caller's own; what is ready and not yet handed over when it aborts is not handed over any more. */
+export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: AbortSignal): AnswerStream {
   const assembly: Assembly = assemble({ maxChars: maxPartialChars })
   let source: AsyncIterator<Chunk> | undefined
   let left = false
+  let ready: readonly Chunk[] = []
+  let at = 0
+  let pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
 
   /** A chunk that cannot be taken ends the stream; `for await` would not return it after a rejection. */
   function add(chunk: Chunk): void {
@@ -53,15 +58,21 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStr
     })
   }
 
-  function took(result: IteratorResult<Chunk, unknown>): IteratorResult<Chunk, undefined> {
-    if (result.done !== true) {
-      add(result.value)
-      return result
+  const again = (): Promise<IteratorResult<Chunk, undefined>> => stream.next()
+  function took(batch: readonly Chunk[] | undefined): IteratorResult<Chunk, undefined> {
+    pulling = undefined
+    const [chunk] = batch ?? []
+    if (batch !== undefined && chunk !== undefined) {
+      ready = batch
+      at = 1
+      add(chunk)
+      return { done: false, value: chunk }
     }
     if (!left && !assembly.finished) throw incomplete(assembly.partial())
     return { done: true, value: undefined }
   }
   function failed(error: unknown): never {
+    pulling = undefined
     throw annotate(error, { partial: assembly.partial() })
   }
 
@@ -71,13 +82,22 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>): AnswerStr
     },
     // Not `async`: that would cost each chunk two more promises and three turns of the queue.
     next() {
+      // One read at a time: a second one waits for the first.
+      if (pulling !== undefined) return pulling.then(again, again)
       if (left) return Promise.resolve({ done: true, value: undefined })
       try {
+        const value = ready[at]
+        if (value !== undefined && signal?.aborted !== true) {
+          at++
+          add(value)
+          return Promise.resolve({ done: false, value })
+        }
         source ??= start()[Symbol.asyncIterator]()
+        pulling = nextBatch(source).then(took, failed)
+        return pulling
       } catch (error) {
         return Promise.reject(error)
       }
-      return source.next().then(took, failed)
     },
     async return() {
       left = true

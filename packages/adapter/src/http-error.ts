@@ -11,7 +11,7 @@ interface Origin {
 export async function httpError(response: HttpResponse, origin: Origin): Promise<MillraceError> {
   const text = await readRefusal(response.body)
   const body = parseJson(text)
-  return providerError(response.status, body ?? text, origin, retryAfterMs(response.headers))
+  return providerError(response.status, body ?? text, origin, retryAfterMs(response, body))
 }
 
 /**

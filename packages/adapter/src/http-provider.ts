@@ -3,6 +3,7 @@ import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
+  ChunkBatches,
   type ContentClock,
   checkRequest,
   createSSEParser,
@@ -84,7 +85,7 @@ function headOf({ headers }: Dialect, accept: string): Readonly<Record<string, s
 }
 
 /** One call. A class, for it is the hot path: one object a call, shared methods. */
-class Answer implements AsyncIterator<Chunk, undefined> {
+class Answer extends ChunkBatches {
   readonly #dialect: Dialect
   readonly #heads: Heads
   readonly #send: Send
@@ -92,7 +93,6 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   readonly #options: CallOptions
   readonly #reader: AnswerReader
   #ready: Chunk[] = []
-  #next = 0
   #batches: AsyncIterator<readonly Uint8Array[]> | undefined
   #parser: SSEParser | undefined
   #linked: LinkedAbort | undefined
@@ -101,10 +101,10 @@ class Answer implements AsyncIterator<Chunk, undefined> {
   #state: 'new' | 'open' | 'done' = 'new'
   #lastEvent = false
   #ending = false
-  #pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
   #failure: { readonly error: unknown } | undefined
 
   constructor(dialect: Dialect, heads: Heads, send: Send, request: ChatRequest, options: CallOptions) {
+    super()
     this.#dialect = dialect
     this.#heads = heads
     this.#send = send
@@ -112,23 +112,6 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     this.#options = options
     this.#reader = dialect.reader(request)
   }
-
-  next(): Promise<IteratorResult<Chunk, undefined>> {
-    // One read at a time: a second pull waits for the first.
-    if (this.#pulling !== undefined) return this.#pulling.then(this.#again, this.#again)
-    const value = this.#ready[this.#next]
-    if (value === undefined) {
-      this.#pulling = this.#pull().finally(this.#pulled)
-      return this.#pulling
-    }
-    this.#next++
-    return Promise.resolve({ done: false, value })
-  }
-
-  readonly #pulled = (): void => {
-    this.#pulling = undefined
-  }
-  readonly #again = (): Promise<IteratorResult<Chunk, undefined>> => this.next()
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
     if (this.#state === 'open') {
@@ -140,9 +123,8 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     return { done: true, value: undefined }
   }
 
-  async #pull(): Promise<IteratorResult<Chunk, undefined>> {
+  protected async pull(): Promise<readonly Chunk[] | undefined> {
     this.#ready = []
-    this.#next = 0
     try {
       if (this.#failure !== undefined) throw this.#failure.error
       while (this.#ready.length === 0 && this.#state !== 'done') {
@@ -156,25 +138,23 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     }
     // From here on it is the reader's turn: what it takes its time for is not the provider's silence.
     this.#clock?.resting()
-    const value = this.#ready[0]
-    if (value === undefined) return { done: true, value: undefined }
-    this.#next = 1
-    return { done: false, value }
+    return this.#ready.length === 0 ? undefined : this.#ready
   }
 
   async #open(): Promise<void> {
-    const { signal, timeouts, callId, idempotencyKey } = this.#options
+    const { signal, timeouts, deadline, callId, idempotencyKey } = this.#options
     const stream = this.#options.stream !== false
     checkRequest(this.#request)
     if (signal?.aborted === true) throw signal.reason
     const body = JSON.stringify(this.#dialect.body(this.#request, { stream }))
-    const linked = linkAbort(signal)
+    // A call of the adapter ends its own signal before it leaves; only a stream's clocks and other readers need one more.
+    const linked = stream || deadline === undefined ? linkAbort(signal) : undefined
     this.#linked = linked
     this.#state = 'open'
     if (stream) {
       this.#clock = startContentClock(
         { firstChunkMs: timeouts?.firstChunkMs, idleMs: timeouts?.idleMs ?? defaultIdleMs },
-        (error) => linked.abort(error)
+        (error) => linked?.abort(error)
       )
     }
     this.#clock?.waiting()
@@ -184,8 +164,16 @@ class Answer implements AsyncIterator<Chunk, undefined> {
       url: this.#dialect.url,
       headers: idempotencyKey === undefined ? head : { ...head, 'idempotency-key': idempotencyKey },
       body,
-      signal: linked.signal,
-      timeouts: timeouts && { connectMs: timeouts.connectMs, headersMs: timeouts.headersMs },
+      signal: linked === undefined ? signal : linked.signal,
+      // Content is timed here, where it is read anyway; the total is held further out.
+      timeouts: {
+        connectMs: timeouts?.connectMs,
+        headersMs: timeouts?.headersMs,
+        firstChunkMs: Number.POSITIVE_INFINITY,
+        idleMs: Number.POSITIVE_INFINITY,
+        ...(deadline === undefined ? {} : { totalMs: Number.POSITIVE_INFINITY })
+      },
+      deadline,
       callId
     })
     this.#response = response
@@ -259,6 +247,7 @@ class Answer implements AsyncIterator<Chunk, undefined> {
     if (this.#ready[0]?.type !== 'start' || response === undefined) return
     const notes: Chunk[] = []
     if (response.attempts > 1) notes.push({ type: 'note', from: 'retry', facts: { attempts: response.attempts } })
+    if (response.hedge !== undefined) notes.push({ type: 'note', from: 'hedge', facts: { outcome: response.hedge } })
     const limits = rateLimits(response.headers)
     if (limits !== undefined) notes.push({ type: 'note', from: 'provider', facts: { rateLimits: limits } })
     if (notes.length > 0) this.#ready.splice(1, 0, ...notes)

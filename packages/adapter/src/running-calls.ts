@@ -1,9 +1,12 @@
 import {
   type CallOptions,
   type Chunk,
+  ChunkBatches,
   clampTimer,
+  type Deadline,
   type Layer,
   MillraceError,
+  nextBatch,
   onAbort,
   type Provider,
   startDeadline
@@ -76,18 +79,16 @@ function closedError(): MillraceError<'closed'> {
   return new MillraceError('closed', 'the adapter is closed', { details: {} })
 }
 
-const done = { done: true, value: undefined } as const
-
 /** One call: the outermost stream that works with signals. It aborts first and returns second. */
-class Call implements AsyncIterator<Chunk, undefined> {
+class Call extends ChunkBatches {
   before: Call | undefined
   after: Call | undefined
   readonly #controller = new AbortController()
   #offAbort: (() => void) | undefined
-  readonly #deadline: Disposable
+  readonly #deadline: Deadline
   readonly #source: AsyncIterator<Chunk>
   readonly #left: (call: Call) => void
-  #pending: PromiseWithResolvers<IteratorResult<Chunk, undefined>> | undefined
+  #pending: PromiseWithResolvers<readonly Chunk[] | undefined> | undefined
   #failure: { readonly error: unknown } | undefined
   #over = false
 
@@ -97,9 +98,11 @@ class Call implements AsyncIterator<Chunk, undefined> {
     totalMs: number,
     left: (call: Call) => void
   ) {
+    super()
     this.#left = left
-    this.#source = start({ ...options, signal: this.#controller.signal })[Symbol.asyncIterator]()
-    this.#deadline = startDeadline('total', totalMs, (error) => this.end(error))
+    const deadline = startDeadline('total', totalMs, (error) => this.end(error))
+    this.#deadline = deadline
+    this.#source = start({ ...options, signal: this.#controller.signal, deadline })[Symbol.asyncIterator]()
   }
 
   /** Ends the call when `signal` aborts, or at once if it has. */
@@ -111,6 +114,7 @@ class Call implements AsyncIterator<Chunk, undefined> {
   end(error: unknown): void {
     if (this.#over) return
     this.#failure = { error }
+    this.clear()
     this.#controller.abort(error)
     this.#pending?.reject(error)
     this.#pending = undefined
@@ -118,28 +122,30 @@ class Call implements AsyncIterator<Chunk, undefined> {
     this.#returnSource()
   }
 
-  next(): Promise<IteratorResult<Chunk, undefined>> {
+  protected pull(): Promise<readonly Chunk[] | undefined> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.error)
-    if (this.#over) return Promise.resolve(done)
+    if (this.#over) return Promise.resolve(undefined)
     // One read at a time: a second pull waits for the first.
-    if (this.#pending !== undefined) return this.#pending.promise.then(this.#again, this.#again)
-    const pending = Promise.withResolvers<IteratorResult<Chunk, undefined>>()
+    if (this.#pending !== undefined) {
+      const again = (): Promise<readonly Chunk[] | undefined> => this.pull()
+      return this.#pending.promise.then(again, again)
+    }
+    const pending = Promise.withResolvers<readonly Chunk[] | undefined>()
     this.#pending = pending
     try {
-      this.#source.next().then(this.#took, this.#failed)
+      nextBatch(this.#source).then(this.#took, this.#failed)
     } catch (error) {
       this.#failed(error)
     }
     return pending.promise
   }
 
-  // Made once a call, not once a chunk. After an abort or a return nobody is pending any more.
-  readonly #again = (): Promise<IteratorResult<Chunk, undefined>> => this.next()
-  readonly #took = (result: IteratorResult<Chunk>): void => {
+  // Made once a call, not once a batch. After an abort or a return nobody is pending any more.
+  readonly #took = (batch: readonly Chunk[] | undefined): void => {
     const pending = this.#pending
     this.#pending = undefined
-    if (result.done === true) this.#leave()
-    pending?.resolve(result.done === true ? done : result)
+    if (batch === undefined) this.#leave()
+    pending?.resolve(batch)
   }
   readonly #failed = (error: unknown): void => {
     const pending = this.#pending
@@ -149,6 +155,7 @@ class Call implements AsyncIterator<Chunk, undefined> {
   }
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
+    this.clear()
     if (this.#over) return done
     const pending = this.#pending
     this.#pending = undefined
@@ -158,7 +165,7 @@ class Call implements AsyncIterator<Chunk, undefined> {
       await this.#source.return?.()
       return done
     }
-    pending.resolve(done)
+    pending.resolve(undefined)
     this.#controller.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
     this.#returnSource()
     return done
@@ -177,3 +184,5 @@ class Call implements AsyncIterator<Chunk, undefined> {
     this.#left(this)
   }
 }
+
+const done = { done: true, value: undefined } as const

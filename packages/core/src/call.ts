@@ -1,4 +1,5 @@
 import type { Chunk } from './chunk.ts'
+import type { Deadline } from './deadline.ts'
 import type { ChatRequest } from './request.ts'
 
 /** From a request to the chunks of its answer. Nothing is sent before the first chunk is asked for. */
@@ -23,6 +24,8 @@ export interface CallOptions {
   /** Sent as `Idempotency-Key` with every attempt of the call. */
   readonly idempotencyKey?: string | undefined
   readonly timeouts?: Timeouts | undefined
+  /** The running total deadline; set by the layer that holds it, so that who waits can look at what is left. */
+  readonly deadline?: Deadline | undefined
   /** Names the call in every message on the channels. @default made by the outermost layer */
   readonly callId?: string | undefined
 }

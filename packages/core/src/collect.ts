@@ -1,5 +1,6 @@
 import { checkOptions } from './check-options.ts'
 import type { Chunk } from './chunk.ts'
+import { nextBatch } from './chunk-iterator.ts'
 import { assemble, type Completion } from './completion.ts'
 import { annotate, MillraceError } from './error.ts'
 
@@ -15,8 +16,8 @@ export interface CollectOptions {
 const maxPartialChars = 512 * 1024
 
 /**
- * Reads a stream to its end and gives the whole answer. It awaits only what is asynchronous, so a provider that holds its
- * chunks ready costs one promise a chunk and no more. The stream is left (returned) at an answer longer than `maxChars`.
+ * Reads a stream to its end and gives the whole answer. Chunks that are ready together are taken together, where
+ * the iterator offers that. The stream is left (returned) at an answer longer than `maxChars`.
  *
  * @throws {MillraceError} `protocol` with `reason: 'incomplete'` when the stream ends without a `finish`, or `'too-large'`
  * past `maxChars`, with no more than 524288 characters in `error.partial`; whatever the stream throws. Every
@@ -30,10 +31,17 @@ export async function collect(chunks: AsyncIterable<Chunk>, options: CollectOpti
   checkOptions<CollectOptions>('collect', options, { maxChars: 1 })
   const { maxChars = 16_777_216 } = options
   const assembly = assemble({ maxChars })
+  const iterator = chunks[Symbol.asyncIterator]()
   try {
-    for await (const chunk of chunks) {
-      assembly.add(chunk)
-      if (assembly.clipped) throw tooLong(assembly.partial(), maxChars)
+    for (let batch = await nextBatch(iterator); batch !== undefined; batch = await nextBatch(iterator)) {
+      try {
+        for (const chunk of batch) assembly.add(chunk)
+        if (assembly.clipped) throw tooLong(assembly.partial(), maxChars)
+      } catch (error) {
+        // The stream is left, as a `for await` would leave it.
+        await iterator.return?.()
+        throw error
+      }
     }
   } catch (error) {
     throw annotate(error, { partial: assembly.partial() })

@@ -6,6 +6,11 @@ import { clampTimer } from './signal.ts'
 export interface Deadline extends Disposable {
   /** Milliseconds left; `Infinity` where there is no limit, never below 0. */
   remainingMs(): number
+  /**
+   * Set by who makes the call wait for its turn, and taken back when it is let in: a total deadline that ends meanwhile is
+   * told as the `queue` clock.
+   */
+  queued: boolean
 }
 
 /**
@@ -30,13 +35,15 @@ export function startDeadline(
   const fire = (): void => {
     const leftMs = limitMs - elapsed()
     if (leftMs > 0) timer = setTimeout(fire, clampTimer(Math.ceil(leftMs))).unref()
-    else expire(timeoutError(clock, limitMs, elapsed()))
+    else expire(timeoutError(deadline.queued ? 'queue' : clock, limitMs, elapsed()))
   }
   let timer = setTimeout(fire, clampTimer(limitMs)).unref()
-  return {
+  const deadline: Deadline = {
+    queued: false,
     remainingMs: () => Math.max(0, limitMs - elapsed()),
     [Symbol.dispose]: () => clearTimeout(timer)
   }
+  return deadline
 }
 
 function checkLimit(clock: Clock, limitMs: number | undefined): void {
@@ -44,7 +51,15 @@ function checkLimit(clock: Clock, limitMs: number | undefined): void {
   throw new TypeError(`${option[clock]} must be a number of milliseconds from 0 up, or Infinity for no limit, not ${limitMs}`)
 }
 
-const unlimited: Deadline = { remainingMs: () => Number.POSITIVE_INFINITY, [Symbol.dispose]() {} }
+// Shared by all calls without a limit, so it keeps nothing.
+const unlimited: Deadline = {
+  get queued() {
+    return false
+  },
+  set queued(_) {},
+  remainingMs: () => Number.POSITIVE_INFINITY,
+  [Symbol.dispose]() {}
+}
 
 /** The error of a clock that fired. */
 export function timeoutError(clock: Clock, limitMs: number, elapsedMs: number): MillraceError<'timeout'> {

@@ -32,8 +32,10 @@ export {
   type Usage,
   type UsageChunk
 } from './chunk.ts'
+export { ChunkBatches, type ChunkIterator, nextBatch } from './chunk-iterator.ts'
 export { type CollectOptions, chunksOf, collect, incomplete } from './collect.ts'
 export { type Assembly, type AssemblyOptions, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
+export { type ContentScanner, createContentScanner } from './content-scanner.ts'
 export {
   type ContentClock,
   type ContentLimits,

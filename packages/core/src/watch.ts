@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { CallOptions, Layer, Provider } from './call.ts'
 import { type CallEnd, channels } from './channels.ts'
 import { type Chunk, isContent } from './chunk.ts'
+import { ChunkBatches, nextBatch } from './chunk-iterator.ts'
 import { MillraceError } from './error.ts'
 import type { ChatRequest } from './request.ts'
 
@@ -22,7 +23,7 @@ export function watch(owner: object, listener?: CallListener): Layer<Provider> {
     [Symbol.asyncIterator]() {
       const callId = options.callId ?? `${series}-${++calls}`
       const named: CallOptions = options.callId === undefined ? { ...options, callId } : options
-      return watchIterator(
+      return new WatchedChunks(
         () => next(request, named)[Symbol.asyncIterator](),
         () => createLife({ owner, callId, request, options, listener })
       )
@@ -106,41 +107,42 @@ function endedEarly(): MillraceError<'protocol'> {
   return new MillraceError('protocol', 'the stream ended without a finish reason', { details: { reason: 'incomplete' } })
 }
 
-function watchIterator(open: () => AsyncIterator<Chunk>, begin: () => Life): AsyncIterator<Chunk, undefined> {
-  let life: Life | undefined
-  let source: AsyncIterator<Chunk> | undefined
-  let over = false
+class WatchedChunks extends ChunkBatches {
+  readonly #open: () => AsyncIterator<Chunk>
+  readonly #begin: () => Life
+  #life: Life | undefined
+  #source: AsyncIterator<Chunk> | undefined
+  #over = false
 
-  function took(result: IteratorResult<Chunk, unknown>): IteratorResult<Chunk, undefined> {
-    if (result.done === true) {
-      over = true
-      life?.end()
-      return { done: true, value: undefined }
-    }
-    life?.see(result.value)
-    return result
+  constructor(open: () => AsyncIterator<Chunk>, begin: () => Life) {
+    super()
+    this.#open = open
+    this.#begin = begin
   }
-  function failed(error: unknown): Promise<never> {
-    over = true
-    life?.fail(error)
-    return Promise.reject(error)
-  }
-  return {
-    next() {
-      if (over) return Promise.resolve({ done: true, value: undefined })
-      try {
-        life ??= begin()
-        source ??= open()
-        return source.next().then(took, failed)
-      } catch (error) {
-        return failed(error)
-      }
-    },
-    async return() {
-      over = true
-      life?.leave()
-      await source?.return?.()
-      return { done: true, value: undefined }
+
+  protected async pull(): Promise<readonly Chunk[] | undefined> {
+    if (this.#over) return undefined
+    try {
+      this.#life ??= this.#begin()
+      this.#source ??= this.#open()
+      const batch = await nextBatch(this.#source)
+      if (batch === undefined) {
+        this.#over = true
+        this.#life.end()
+      } else for (const chunk of batch) this.#life.see(chunk)
+      return batch
+    } catch (error) {
+      this.#over = true
+      this.#life?.fail(error)
+      throw error
     }
+  }
+
+  async return(): Promise<IteratorResult<Chunk, undefined>> {
+    this.#over = true
+    this.clear()
+    this.#life?.leave()
+    await this.#source?.return?.()
+    return { done: true, value: undefined }
   }
 }

@@ -1,4 +1,5 @@
 import type { Timeouts } from './call.ts'
+import type { Deadline } from './deadline.ts'
 
 /**
  * The lean face of the wire. Resolves with the response's head, whatever its status; rejects when there is none. Retry,
@@ -15,6 +16,8 @@ export interface HttpRequest {
   /** Ends the exchange at any point: before, while connecting, waiting, or reading the body. */
   readonly signal?: AbortSignal | undefined
   readonly timeouts?: Timeouts | undefined
+  /** The call's total deadline, held by a layer further out; who waits looks at what is left of it. */
+  readonly deadline?: Deadline | undefined
   readonly callId?: string | undefined
   /** Which try of the call this is; set by the layer that retries. @default 1 */
   readonly attempt?: number | undefined
@@ -25,8 +28,15 @@ export interface HttpResponse {
   /** Names in lower case; a repeated header's values are joined by `, `. */
   readonly headers: Readonly<Record<string, string>>
   readonly body: HttpBody
-  /** Requests it took to get here, this one included. */
+  /** Requests it took to get here, this one included; a hedge counts too. */
   readonly attempts: number
+  /**
+   * A stream whose head says 200 may still hold a refusal: the status that the error event in place of its first content
+   * stands for, or 502 where it ended before any content. The body still holds it. Absent for all that went well.
+   */
+  readonly refusal?: number | undefined
+  /** Set when a second request was sent beside a slow one, and which of the two this is. */
+  readonly hedge?: 'lost' | 'won' | undefined
 }
 
 /**
@@ -42,6 +52,8 @@ export interface HttpBody extends AsyncIterable<readonly Uint8Array[]> {
   text(maxBytes?: number): Promise<string>
   /** Gives up the rest: the socket is closed. Safe to call twice. */
   cancel(reason?: unknown): void
+  /** True once all of it has arrived: whether or not it is read, it holds no socket open. */
+  readonly complete?: boolean | undefined
 }
 
 /** What a failed attempt knew of where it was; also the phases of a request. */

@@ -4,6 +4,7 @@ import * as testing from '../src/testing.ts'
 
 it('exports these names, and no others', () => {
   expect(Object.keys(core).toSorted()).toEqual([
+    'ChunkBatches',
     'MillraceError',
     'abortable',
     'annotate',
@@ -24,6 +25,7 @@ it('exports these names, and no others', () => {
     'isMillraceError',
     'linkAbort',
     'messageOf',
+    'nextBatch',
     'onAbort',
     'outputTokens',
     'parseJson',

@@ -1,64 +1,113 @@
-import type { Socket } from 'node:net'
 import {
   clampTimer,
   type HttpBody,
   type HttpRequest,
   type HttpResponse,
+  isMillraceError,
   MillraceError,
   onAbort,
   timeoutError,
   type WirePhase
 } from '@millrace/core'
 import type { Dispatcher } from 'undici'
-import { type Connecting, nobody } from './pool.ts'
+import type { Connection } from './connection.ts'
+import type { Origin } from './origin.ts'
 import { wireError } from './wire-error.ts'
 
 /** What is received and not yet read is held up to here; beyond, the socket is paused and the server waits. */
 const highWaterBytes = 256 * 1024
 
+/** As much of an answer is held back until it is whole, so that one that breaks off can be asked for again. */
+export const maxHeldBytes = 64 * 1024
+
+/** Limits of an exchange whose request sets none. */
+export interface ExchangeLimits {
+  readonly connectMs: number
+  readonly headersMs: number
+  readonly maxResponseBytes: number
+}
+
 /**
  * One request and its response over undici's `dispatch`: no stream objects, one promise for the head, and one for each
- * batch a reader has to wait for. A class, for it is the hot path: one object an exchange, shared methods.
+ * batch a reader has to wait for. A small JSON answer comes with its head, for nobody can use half of it. A class, for it is
+ * the hot path: one object an exchange, shared methods.
  */
-export class Exchange implements Connecting, HttpBody {
-  connection: Socket | undefined
+export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   readonly head: Promise<HttpResponse>
   readonly #request: HttpRequest
+  readonly #limits: ExchangeLimits
+  readonly #origin: Origin
+  readonly #connection: Connection
   #maxBytes: number
-  readonly #textBytes: number
-  readonly #onStart: () => void
-  readonly #onEnd: () => void
   #resolveHead!: (response: HttpResponse) => void
   #rejectHead!: (error: unknown) => void
   #controller: Dispatcher.DispatchController | undefined
   #offAbort: () => void
   #clock: NodeJS.Timeout | undefined
   #phase: WirePhase = 'connect'
+  /** A response that is held back until it is whole. */
+  #response: HttpResponse | undefined
   #batch: Uint8Array[] = []
   #held = 0
   #received = 0
   #reader: PromiseWithResolvers<void> | undefined
   #ended = false
   #failure: { readonly error: unknown } | undefined
+  #reused = false
+  #bytesBefore = 0
 
-  /** `onStart` is called when it has a socket; `onEnd` exactly once, when the socket is free or gone. */
-  constructor(request: HttpRequest, maxBytes: number, onStart: () => void, onEnd: () => void) {
+  constructor(request: HttpRequest, origin: Origin, connection: Connection, limits: ExchangeLimits) {
     this.#request = request
-    this.#maxBytes = maxBytes
-    this.#textBytes = maxBytes
-    this.#onStart = onStart
-    this.#onEnd = onEnd
+    this.#origin = origin
+    this.#connection = connection
+    this.#limits = limits
+    this.#maxBytes = limits.maxResponseBytes
     this.head = new Promise((resolve, reject) => {
       this.#resolveHead = resolve
       this.#rejectHead = reject
     })
-    this.#offAbort = () => {}
-    this.#offAbort = onAbort(request.signal, (reason) => this.fail(reason))
+    this.#offAbort = nothing
   }
 
-  /** To be called behind `dispatch`: on an idle socket the request has gone out by then, and no timer is needed. */
-  startConnectClock(connectMs: number): void {
-    if (this.#phase === 'connect' && this.#failure === undefined) this.#setClock('connect', connectMs)
+  /** Sends the request; what goes wrong comes out of `head`. */
+  start(path: string, trace: Readonly<Record<string, string>> | undefined): void {
+    const { method, headers, body = null, signal } = this.#request
+    const { forward, name } = this.#origin
+    this.#offAbort = onAbort(signal, (reason) => this.fail(reason))
+    const options: Dispatcher.DispatchOptions = {
+      path: forward === undefined ? path : name + path,
+      method,
+      headers: trace === undefined && forward === undefined ? headers : { ...headers, ...trace, ...forward?.headers },
+      body: body as Uint8Array
+    }
+    try {
+      this.#connection.dispatch(options, this)
+    } catch (error) {
+      this.fail(wireError(error, 'send'))
+    }
+  }
+
+  /** A connection is being opened for it: on an idle socket the request goes out at once, and no timer is needed. */
+  startConnectClock(): void {
+    if (this.#phase !== 'connect' || this.#failure !== undefined) return
+    this.#setClock('connect', this.#request.timeouts?.connectMs ?? this.#limits.connectMs)
+  }
+
+  /**
+   * Whether the same request may be sent again at once and for free: none of it was sent, or it went over a socket that the
+   * server closed before it (RFC 9112, section 9.3.1). Not when a clock ended it, for then time is what lacks.
+   */
+  get wasNotSeen(): boolean {
+    const error = this.#failure?.error
+    if (!isMillraceError(error, 'network') || !error.retryable) return false
+    if (this.#phase === 'connect') return true
+    const { socket } = this.#connection
+    return this.#reused && this.#phase !== 'body' && (socket === undefined || socket.bytesRead === this.#bytesBefore)
+  }
+
+  /** All of the response has arrived. */
+  get complete(): boolean {
+    return this.#ended
   }
 
   // undici's side
@@ -70,26 +119,38 @@ export class Exchange implements Connecting, HttpBody {
     }
     this.#controller = controller
     this.#phase = 'send'
-    this.#onStart()
+    const connection = this.#connection
+    this.#origin.requests++
+    if (connection.served++ > 0) {
+      this.#origin.reused++
+      this.#reused = true
+    }
+    this.#bytesBefore = connection.socket?.bytesRead ?? 0
     clearTimeout(this.#clock)
   }
 
   onRequestSent(): void {
     if (this.#phase !== 'send') return
     this.#phase = 'headers'
-    this.#setClock('headers', this.#request.timeouts?.headersMs ?? Number.POSITIVE_INFINITY)
+    this.#setClock('headers', this.#request.timeouts?.headersMs ?? this.#limits.headersMs)
   }
 
   onResponseStart(
     _controller: Dispatcher.DispatchController,
     status: number,
-    headers: Record<string, string | string[] | undefined>
+    raw: Record<string, string | string[] | undefined>
   ): void {
-    if (status < 200) return
+    if (status < 200 || this.#failure !== undefined) return
     clearTimeout(this.#clock)
     this.#phase = 'body'
-    if (isEventStream(headers['content-type'])) this.#maxBytes = Number.POSITIVE_INFINITY
-    this.#resolveHead({ status, headers: flat(headers), body: this, attempts: this.#request.attempt ?? 1 })
+    const headers = flat(raw)
+    const response = { status, headers, body: this, attempts: this.#request.attempt ?? 1 }
+    if (isEventStream(headers)) this.#maxBytes = Number.POSITIVE_INFINITY
+    else if (status < 300 && isJson(headers) && headers['content-encoding'] === undefined) {
+      this.#response = response
+      return
+    }
+    this.#resolveHead(response)
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Uint8Array): void {
@@ -100,6 +161,7 @@ export class Exchange implements Connecting, HttpBody {
     }
     this.#batch.push(chunk)
     this.#held += chunk.byteLength
+    if (this.#held > maxHeldBytes) this.#letGo()
     if (this.#held > highWaterBytes) controller.pause()
     // The reader runs in a microtask, after undici has handed over all pieces of this socket read.
     this.#wake()
@@ -109,14 +171,23 @@ export class Exchange implements Connecting, HttpBody {
     if (this.#failure !== undefined) return
     this.#ended = true
     this.#release()
+    this.#connection.release(this)
+    this.#letGo()
     this.#wake()
   }
 
-  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+  onResponseError(controller: Dispatcher.DispatchController | null, error: Error): void {
     // What has arrived is still read, then the error: the text so far belongs to the caller.
     const arrived = this.#batch
-    this.fail(wireError(error, this.#phase))
+    // Without a controller undici has refused the request itself, and its socket is as good as before.
+    this.fail(wireError(error, this.#phase), controller === null ? 'kept' : 'lost')
     this.#batch = arrived
+  }
+
+  #letGo(): void {
+    if (this.#response === undefined) return
+    this.#resolveHead(this.#response)
+    this.#response = undefined
   }
 
   // the reader's side
@@ -131,25 +202,23 @@ export class Exchange implements Connecting, HttpBody {
     }
   }
 
-  async text(maxBytes: number = this.#textBytes): Promise<string> {
-    const pieces: Uint8Array[] = []
+  async text(maxBytes: number = this.#limits.maxResponseBytes): Promise<string> {
+    let pieces: Uint8Array[] | undefined
     let bytes = 0
     for (;;) {
+      if (this.#batch.length === 0 && this.#ended) break
       const { done, value } = await this.#next()
       if (done === true) break
-      for (const piece of value) {
-        bytes += piece.byteLength
-        if (bytes > maxBytes) {
-          const error = tooLarge(maxBytes)
-          this.fail(error)
-          throw error
-        }
-        pieces.push(piece)
+      for (const piece of value) bytes += piece.byteLength
+      if (bytes > maxBytes) {
+        const error = tooLarge(maxBytes)
+        this.fail(error)
+        throw error
       }
+      if (pieces === undefined) pieces = value as Uint8Array[]
+      else pieces.push(...value)
     }
-    // In one go: a decoder that takes pieces builds an ICU converter for each body, which costs more than the decoding.
-    const [only] = pieces
-    return utf8.decode(pieces.length === 1 ? only : Buffer.concat(pieces, bytes))
+    return decode(pieces ?? [], bytes)
   }
 
   cancel(reason?: unknown): void {
@@ -179,22 +248,22 @@ export class Exchange implements Connecting, HttpBody {
   }
 
   /** Ends the exchange with `error`, whatever its phase; the socket is closed, for the rest of the response is unread. */
-  fail(error: unknown): void {
+  fail(error: unknown, socket: 'kept' | 'lost' = 'lost'): void {
     if (this.#ended || this.#failure !== undefined) return
     this.#failure = { error }
     this.#batch = []
+    this.#response = undefined
     this.#release()
     this.#rejectHead(error)
     this.#controller?.abort(asError(error))
-    // undici would see the connection through, and keep its place in the pool taken for as long.
-    this.connection?.destroy(nobody())
+    if (socket === 'kept') this.#connection.release(this)
+    else this.#connection.drop(this)
     this.#wake()
   }
 
   #release(): void {
     clearTimeout(this.#clock)
     this.#offAbort()
-    this.#onEnd()
   }
 
   #setClock(clock: 'connect' | 'headers', limitMs: number): void {
@@ -222,8 +291,16 @@ export class Exchange implements Connecting, HttpBody {
   }
 }
 
+const nothing = (): void => {}
+
 /** Without `stream: true` it keeps nothing between calls. */
 const utf8 = new TextDecoder()
+
+/** In one go: a decoder that takes pieces builds an ICU converter for each body, which costs more than the decoding. */
+export function decode(pieces: readonly Uint8Array[], bytes: number): string {
+  const [only] = pieces
+  return utf8.decode(pieces.length === 1 ? only : Buffer.concat(pieces, bytes))
+}
 
 function flat(headers: Record<string, string | string[] | undefined>): Record<string, string> {
   const result: Record<string, string> = {}
@@ -234,8 +311,14 @@ function flat(headers: Record<string, string | string[] | undefined>): Record<st
   return result
 }
 
-export function isEventStream(contentType: string | string[] | undefined): boolean {
-  return typeof contentType === 'string' && /^\s*text\/event-stream\b/i.test(contentType)
+type Headers = Readonly<Record<string, string>>
+
+export function isEventStream({ 'content-type': type = '' }: Headers): boolean {
+  return /^\s*text\/event-stream\b/i.test(type)
+}
+
+export function isJson({ 'content-type': type = '' }: Headers): boolean {
+  return /^\s*application\/(?:[\w.-]+\+)?json\b/i.test(type)
 }
 
 /** The error of a response beyond its bound, read or only counted. */

@@ -1,5 +1,7 @@
+export type { BreakerOptions, BreakerState } from './breaker.ts'
 export { createFetch, type Fetch, type FetchOptions } from './fetch.ts'
-export type { OriginStats } from './pool.ts'
+export type { HedgeOptions } from './hedge.ts'
+export type { OriginStats } from './origin.ts'
 export { readRefusal } from './refusal.ts'
 export { type RetryOptions, retry } from './retry.ts'
 export { retryAfterMs } from './retry-after.ts'

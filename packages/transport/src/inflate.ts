@@ -1,7 +1,7 @@
 import { finished, type Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
 import { type HttpBody, type HttpResponse, MillraceError, onAbort } from '@millrace/core'
-import { isEventStream } from './exchange.ts'
+import { decode, isEventStream } from './exchange.ts'
 
 const decoders: Readonly<Record<string, () => Transform>> = {
   gzip: createGunzip,
@@ -25,7 +25,7 @@ export function inflate(response: HttpResponse, maxBytes: number, signal: AbortS
       details: { reason: 'encoding', status: response.status }
     })
   }
-  const bound = isEventStream(response.headers['content-type']) ? Number.POSITIVE_INFINITY : maxBytes
+  const bound = isEventStream(response.headers) ? Number.POSITIVE_INFINITY : maxBytes
   const { 'content-encoding': _, 'content-length': __, ...headers } = response.headers
   return { ...response, headers, body: inflatedBody(response.body, create(), bound, maxBytes, signal) }
 }
@@ -82,17 +82,16 @@ function inflatedBody(
     [Symbol.asyncIterator]: () => batches(),
     cancel,
     async text(limit = textBytes) {
-      const textDecoder = new TextDecoder()
-      let text = ''
+      const pieces: Uint8Array[] = []
       let length = 0
       for await (const batch of batches()) {
         for (const piece of batch) {
           length += piece.byteLength
           if (length > limit) throw tooLarge(limit)
-          text += textDecoder.decode(piece, { stream: true })
+          pieces.push(piece)
         }
       }
-      return text + textDecoder.decode()
+      return decode(pieces, length)
     }
   }
 }

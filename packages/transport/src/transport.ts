@@ -2,19 +2,25 @@ import {
   channels,
   checkOptions,
   clampTimer,
+  type ContentClock,
   type HttpRequest,
   type HttpResponse,
   MillraceError,
   pipe,
-  type Send
+  type Send,
+  startContentClock,
+  type Timeouts
 } from '@millrace/core'
-import { Exchange } from './exchange.ts'
+import { type BreakerOptions, type BreakerState, createBreaker } from './breaker.ts'
+import { Exchange, type ExchangeLimits, isEventStream, isJson } from './exchange.ts'
 import { createFetch, type Fetch } from './fetch.ts'
+import { createHedge, type HedgeOptions } from './hedge.ts'
+import { holdBack } from './held-body.ts'
 import { inflate } from './inflate.ts'
-import { createPool, type OriginStats, type Pool } from './pool.ts'
-import { type RetryOptions, retry } from './retry.ts'
+import type { Origin, OriginStats } from './origin.ts'
+import { createPool } from './pool.ts'
+import { createRetry, isRepeatable, type RetryOptions } from './retry.ts'
 import { withTotal } from './total.ts'
-import { wireError } from './wire-error.ts'
 
 export interface TransportOptions {
   /** Sockets an origin may have at a time. @default 512 */
@@ -23,28 +29,65 @@ export interface TransportOptions {
   readonly maxQueue?: number | undefined
   /** How long an idle socket is kept, unless the server's `keep-alive` hint says less. @default 30000 */
   readonly keepAliveMs?: number | undefined
-  /** DNS, TCP and TLS together; a call may set its own in `timeouts`. @default 10000 */
-  readonly connectMs?: number | undefined
+  /** True: HTTP/2 where the server speaks it too, many calls on one socket. @default false */
+  readonly http2?: boolean | undefined
+  /** Certificates to trust instead of those Node comes with, in PEM. */
+  readonly ca?: string | readonly string[] | undefined
+  /**
+   * `http://user:password@host:port` of a proxy; false goes straight whatever the environment says.
+   * @default what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say
+   */
+  readonly proxy?: string | false | undefined
+  /**
+   * Limits of a request that sets none, in milliseconds.
+   * @default { connectMs: 10000, headersMs: Infinity, firstChunkMs: Infinity, idleMs: 60000, totalMs: 600000 }
+   */
+  readonly timeouts?: Timeouts | undefined
   /** The longest response, inflated, in bytes. An event stream has no such bound: its reader holds it back. @default 16777216 */
   readonly maxResponseBytes?: number | undefined
   /** False: every request is tried once. @default { maxAttempts: 3 } */
   readonly retry?: RetryOptions | false | undefined
+  /** When to stop asking an origin that fails; false: never. @default { failureRate: 0.5, minimumRequests: 20 } */
+  readonly breaker?: BreakerOptions | false | undefined
+  /** Whether to send a second request beside a slow one. @default false */
+  readonly hedge?: HedgeOptions | false | undefined
   /** Headers to add to each attempt of a call; telemetry gives its trace here. */
   readonly traceHeaders?: ((callId: string) => Readonly<Record<string, string>>) | undefined
 }
 
 export interface TransportStats {
   /** By scheme, host and port. */
-  readonly origins: Readonly<Record<string, OriginStats>>
+  readonly origins: Readonly<Record<string, OriginStats & { readonly breaker: BreakerState }>>
+  /** Requests sent again behind a failure or a refusal. */
+  readonly retries: number
+  /** Failures that were not tried again because too many had been: see `budgetRatio`. */
+  readonly retriesDenied: number
+  /** Requests repeated at once because the server had not seen them: a socket it had closed, a connection that failed. */
+  readonly resent: number
+  /** Second requests sent beside slow ones, and how many of them were faster. */
+  readonly hedges: number
+  readonly hedgesWon: number
   /** How often `traceHeaders` threw; the attempt went on without a trace. */
   readonly traceFailures: number
 }
 
 export interface Transport extends AsyncDisposable {
-  /** The lean face: the head's promise, then the body in batches. */
+  /**
+   * The lean face: the head's promise, then the body in batches. A stream's head comes with its first content, a small JSON
+   * answer's with its end, so that what breaks before can be tried again.
+   *
+   * @throws {MillraceError} `network`, `timeout`, `protocol`, `circuit-open`, `queue-full`, `invalid-request`, `closed`;
+   * `signal.reason`
+   */
   readonly send: Send
   /** The web face, for any SDK that takes a `fetch`. */
   readonly fetch: Fetch
+  /**
+   * Opens sockets to an origin (any URL of it) ahead of the first call, until there are `connections` of them (default 1).
+   *
+   * @throws {MillraceError} `network` or `timeout` when a socket cannot be opened
+   */
+  warm(url: string, options?: { readonly connections?: number }): Promise<void>
   stats(): TransportStats
   /**
    * Refuses new requests with `closed`, lets running ones finish for `graceMs`, then aborts them. Safe to call twice.
@@ -64,34 +107,31 @@ export interface Transport extends AsyncDisposable {
  */
 export function createTransport(options: TransportOptions = {}): Transport {
   checkOptions<TransportOptions>('createTransport', options, names)
-  const {
-    maxConnections = 512,
-    maxQueue = 10_000,
-    keepAliveMs = 30_000,
-    connectMs = 10_000,
-    maxResponseBytes = 16_777_216
-  } = options
-  const { traceHeaders } = options
+  const { maxConnections = 512, maxQueue = 10_000, keepAliveMs = 30_000, maxResponseBytes = 16_777_216 } = options
+  const { http2 = false, ca, proxy, traceHeaders } = options
   positiveInteger('maxConnections', maxConnections)
   positiveInteger('maxQueue', maxQueue)
   positive('keepAliveMs', keepAliveMs)
-  positive('connectMs', connectMs)
   positive('maxResponseBytes', maxResponseBytes)
+  if (typeof http2 !== 'boolean') throw new TypeError('http2 must be true or false')
   if (traceHeaders !== undefined && typeof traceHeaders !== 'function') {
     throw new TypeError('traceHeaders must be a function from a callId to headers, such as telemetry.traceHeaders')
   }
+  const { idleMs, firstChunkMs, totalMs, ...limits } = limitsOf(options.timeouts, maxResponseBytes)
 
-  const pool = createPool({ maxConnections, maxQueue, keepAliveMs, connectMs })
   const closing = new AbortController()
-  const running = new Set<Exchange>()
-  const idle = Promise.withResolvers<void>()
+  const pool = createPool({ maxConnections, maxQueue, keepAliveMs, http2, ca, proxy })
+  const retry = options.retry === false ? undefined : createRetry(options.retry, closing.signal)
+  const breaker = options.breaker === false ? undefined : createBreaker(options.breaker)
+  const hedge = options.hedge === undefined || options.hedge === false ? undefined : createHedge(options.hedge)
   let closed: Promise<void> | undefined
   let last: Target | undefined
+  let resent = 0
   let traceFailures = 0
 
   /** Nearly all requests of a transport go to one URL: the last one is not parsed again. */
   function locate(url: string): Target {
-    if (last?.url !== url) last = parseUrl(url)
+    if (last?.url !== url) last = parseUrl(url, pool.origin)
     return last
   }
 
@@ -111,54 +151,102 @@ export function createTransport(options: TransportOptions = {}): Transport {
     const { signal } = request
     throwIfAborted(signal)
     const { origin, path } = locate(request.url)
-    const place = pool.origin(origin)
-    await place.gate.enter(signal)
+    const trace = traceOf(request)
+    for (let isFirst = true; ; isFirst = false) {
+      const place = (isFirst ? origin.take() : origin.takeFresh()) ?? (await origin.wait(request))
+      if (signal?.aborted === true) {
+        place.giveBack()
+        throw signal.reason
+      }
+      const exchange = new Exchange(request, origin, place, limits)
+      const clock = contentClock(request, exchange)
+      exchange.start(path, trace)
+      try {
+        const response = await exchange.head
+        if (isPlain(response)) {
+          clock?.[Symbol.dispose]()
+          return response
+        }
+        return await opened(response, request, exchange, clock)
+      } catch (error) {
+        clock?.[Symbol.dispose]()
+        if (!isFirst || !exchange.wasNotSeen || !isRepeatable(request) || closed !== undefined) throw error
+        resent++
+      }
+    }
+  }
+
+  /** The clock of a request that asks for a stream runs from its start; of any other that gets one, from its head. */
+  function contentClock({ timeouts, headers, body }: HttpRequest, exchange: Exchange): ContentClock | undefined {
+    const firstMs = timeouts?.firstChunkMs ?? firstChunkMs
+    if (firstMs === Number.POSITIVE_INFINITY || !asksForStream(headers, body)) return undefined
+    const clock = startContentClock({ firstChunkMs: firstMs, idleMs: timeouts?.idleMs ?? idleMs }, (error) => exchange.fail(error))
+    clock.waiting()
+    return clock
+  }
+
+  /** What is compressed or a stream needs more than to be handed on. */
+  async function opened(
+    raw: HttpResponse,
+    { timeouts, signal }: HttpRequest,
+    exchange: Exchange,
+    running: ContentClock | undefined
+  ): Promise<HttpResponse> {
+    const response = inflate(raw, maxResponseBytes, signal)
+    if (response.status < 200 || response.status > 299 || !isEventStream(response.headers)) {
+      running?.[Symbol.dispose]()
+      return response
+    }
+    const silence = { firstChunkMs: timeouts?.firstChunkMs ?? firstChunkMs, idleMs: timeouts?.idleMs ?? idleMs }
+    const isTimed = silence.firstChunkMs !== Number.POSITIVE_INFINITY || silence.idleMs !== Number.POSITIVE_INFINITY
+    const clock = running ?? (isTimed ? startContentClock(silence, (error) => exchange.fail(error)) : undefined)
     try {
-      if (closed !== undefined) throw closedError()
-      throwIfAborted(signal)
+      return await holdBack(response, maxResponseBytes, clock)
     } catch (error) {
-      place.gate.leave()
+      clock?.[Symbol.dispose]()
       throw error
     }
-    const exchange = new Exchange(
-      request,
-      maxResponseBytes,
-      () => place.requests++,
-      () => {
-        running.delete(exchange)
-        place.gate.leave()
-        if (closed !== undefined && running.size === 0) idle.resolve()
-      }
-    )
-    running.add(exchange)
-    dispatch(pool, exchange, origin, path, request, traceOf(request))
-    exchange.startConnectClock(request.timeouts?.connectMs ?? connectMs)
-    return inflate(await exchange.head, maxResponseBytes, signal)
   }
 
   const observed = observe(
     attempt,
     () => transport,
-    (url) => locate(url).origin
+    (url) => locate(url).origin.name
   )
-  const send =
-    options.retry === false ? pipe(observed, withTotal) : pipe(observed, retry(options.retry, closing.signal), withTotal)
+  const layers = [breaker?.layer, hedge?.layer, retry?.layer, withTotal(totalMs)].flatMap((layer) => layer ?? [])
+  const send = pipe(observed, ...layers)
 
-  /** Not by the agent's own close: that one waits for sockets nobody needs any more, such as one that never connects. */
   async function shutDown(graceMs: number): Promise<void> {
     closing.abort(closedError())
-    const grace = setTimeout(() => {
-      for (const exchange of running) exchange.fail(closedError())
-    }, clampTimer(graceMs))
-    if (running.size > 0) await idle.promise
+    const grace = setTimeout(() => pool.destroy(closedError()), clampTimer(graceMs))
+    await pool.drained()
     clearTimeout(grace)
-    await pool.destroy()
+    pool.destroy(closedError())
   }
 
   const transport: Transport = {
     send,
     fetch: createFetch(send),
-    stats: () => ({ origins: pool.stats(), traceFailures }),
+    async warm(url, { connections = 1 } = {}) {
+      positiveInteger('connections', connections)
+      if (closed !== undefined) throw closedError()
+      await locate(url).origin.warm(connections, limits.connectMs, closing.signal)
+    },
+    stats() {
+      const { retries = 0, denied = 0 } = retry?.stats() ?? {}
+      const { hedges = 0, won = 0 } = hedge?.stats() ?? {}
+      return {
+        origins: Object.fromEntries(
+          Object.entries(pool.stats()).map(([name, stats]) => [name, { ...stats, breaker: breaker?.state(name) ?? 'closed' }])
+        ),
+        retries,
+        retriesDenied: denied,
+        resent,
+        hedges,
+        hedgesWon: won,
+        traceFailures
+      }
+    },
     close({ graceMs = 10_000 } = {}) {
       closed ??= shutDown(graceMs)
       return closed
@@ -168,23 +256,32 @@ export function createTransport(options: TransportOptions = {}): Transport {
   return transport
 }
 
-function dispatch(
-  pool: Pool,
-  exchange: Exchange,
-  origin: string,
-  path: string,
-  request: HttpRequest,
-  trace: Readonly<Record<string, string>> | undefined
-): void {
-  const { method, headers, body = null } = request
-  try {
-    pool.dispatch(
-      { origin, path, method, headers: trace === undefined ? headers : { ...headers, ...trace }, body: body as Uint8Array },
-      exchange
-    )
-  } catch (error) {
-    exchange.fail(wireError(error, 'send'))
-  }
+/** Neither compressed nor an event stream: most answers. */
+function isPlain({ headers }: HttpResponse): boolean {
+  return headers['content-encoding'] === undefined && (isJson(headers) || !isEventStream(headers))
+}
+
+/** A prompt that quotes these words has its quotes escaped. */
+function asksForStream(headers: HttpRequest['headers'], body: HttpRequest['body']): boolean {
+  if (headers.accept?.includes('text/event-stream') === true) return true
+  return typeof body === 'string' && (body.includes('"stream":true') || body.includes('"stream": true'))
+}
+
+function limitsOf(
+  timeouts: Timeouts = {},
+  maxResponseBytes: number
+): ExchangeLimits & { readonly firstChunkMs: number; readonly idleMs: number; readonly totalMs: number } {
+  checkOptions<Timeouts>('timeouts', timeouts, { connectMs: 1, headersMs: 1, firstChunkMs: 1, idleMs: 1, totalMs: 1 })
+  const {
+    connectMs = 10_000,
+    headersMs = Number.POSITIVE_INFINITY,
+    firstChunkMs = Number.POSITIVE_INFINITY,
+    idleMs = 60_000,
+    totalMs = 600_000
+  } = timeouts
+  const limits = { connectMs, headersMs, firstChunkMs, idleMs, totalMs }
+  for (const [name, value] of Object.entries(limits)) positive(`timeouts.${name}`, value)
+  return { ...limits, maxResponseBytes }
 }
 
 /** Tells the channels of each attempt. */
@@ -216,12 +313,12 @@ async function told(
 
 interface Target {
   readonly url: string
-  readonly origin: string
+  readonly origin: Origin
   readonly path: string
 }
 
 /** The message never quotes the URL: a key may stand in its query. */
-function parseUrl(url: string): Target {
+function parseUrl(url: string, originOf: (name: string) => Origin): Target {
   const parsed = URL.parse(url)
   if (parsed === null || (parsed.protocol !== 'http:' && parsed.protocol !== 'https:')) {
     throw new MillraceError('invalid-request', 'the url must be an absolute http or https address', { details: { path: 'url' } })
@@ -231,7 +328,7 @@ function parseUrl(url: string): Target {
       details: { path: 'url' }
     })
   }
-  return { url, origin: parsed.origin, path: parsed.pathname + parsed.search }
+  return { url, origin: originOf(parsed.origin), path: parsed.pathname + parsed.search }
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -246,9 +343,14 @@ const names: Readonly<Record<keyof TransportOptions, 1>> = {
   maxConnections: 1,
   maxQueue: 1,
   keepAliveMs: 1,
-  connectMs: 1,
+  http2: 1,
+  ca: 1,
+  proxy: 1,
+  timeouts: 1,
   maxResponseBytes: 1,
   retry: 1,
+  breaker: 1,
+  hedge: 1,
   traceHeaders: 1
 }
 

@@ -1,0 +1,97 @@
+import type { Chunk } from './chunk.ts'
+
+/**
+ * An iterator that can also hand over all chunks it has ready at once. A plain answer is four chunks that come together, and
+ * one read of a socket holds many events of a fast stream: layers that pass them on one by one pay a promise for each chunk
+ * and layer, which was seen to cost more than the call itself.
+ */
+export interface ChunkIterator extends AsyncIterator<Chunk, undefined> {
+  /** At least one chunk; `undefined` at the end. Calls may be mixed with `next`. */
+  nextBatch(): Promise<readonly Chunk[] | undefined>
+}
+
+/**
+ * All chunks that are ready, or the next one of an iterator that hands them over one by one.
+ *
+ * @example
+ * const iterator = provider(request, {})[Symbol.asyncIterator]()
+ * for (let batch = await nextBatch(iterator); batch !== undefined; batch = await nextBatch(iterator)) console.log(batch.length)
+ */
+export function nextBatch(iterator: AsyncIterator<Chunk, unknown>): Promise<readonly Chunk[] | undefined> {
+  const { nextBatch: own } = iterator as Partial<ChunkIterator>
+  return own === undefined ? iterator.next().then(oneOf) : own.call(iterator)
+}
+
+function oneOf(result: IteratorResult<Chunk, unknown>): readonly Chunk[] | undefined {
+  return result.done === true ? undefined : [result.value]
+}
+
+/**
+ * The base of a layer's iterator that passes batches on: `next` over `pull`, one read at a time. A class, for it is the hot
+ * path.
+ *
+ * @example
+ * class Counted extends ChunkBatches {
+ *   protected pull() {
+ *     return nextBatch(source).then(count)
+ *   }
+ *   return() { ... }
+ * }
+ */
+export abstract class ChunkBatches implements ChunkIterator {
+  #batch: readonly Chunk[] = nothing
+  #at = 0
+  #pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
+
+  /** The next batch, not empty; `undefined` at the end. */
+  protected abstract pull(): Promise<readonly Chunk[] | undefined>
+  abstract return(): Promise<IteratorResult<Chunk, undefined>>
+
+  /** Forgets what was pulled and not yet handed over. */
+  protected clear(): void {
+    this.#batch = nothing
+    this.#at = 0
+  }
+
+  nextBatch(): Promise<readonly Chunk[] | undefined> {
+    if (this.#pulling !== undefined) return this.#pulling.then(this.#batchAgain, this.#batchAgain)
+    if (this.#at === this.#batch.length) return this.pull()
+    const rest = this.#batch.slice(this.#at)
+    this.clear()
+    return Promise.resolve(rest)
+  }
+
+  next(): Promise<IteratorResult<Chunk, undefined>> {
+    if (this.#pulling !== undefined) return this.#pulling.then(this.#nextAgain, this.#nextAgain)
+    const value = this.#batch[this.#at]
+    if (value !== undefined) {
+      this.#at++
+      return Promise.resolve({ done: false, value })
+    }
+    this.#pulling = this.#take()
+    return this.#pulling
+  }
+
+  async #take(): Promise<IteratorResult<Chunk, undefined>> {
+    try {
+      const batch = await this.pull()
+      const value = batch?.[0]
+      if (batch === undefined || value === undefined) return { done: true, value: undefined }
+      this.#batch = batch
+      this.#at = 1
+      return { done: false, value }
+    } finally {
+      this.#pulling = undefined
+    }
+  }
+
+  // A second read waits for the first.
+  get #nextAgain(): () => Promise<IteratorResult<Chunk, undefined>> {
+    return () => this.next()
+  }
+  get #batchAgain(): () => Promise<readonly Chunk[] | undefined> {
+    return () => this.nextBatch()
+  }
+}
+
+const nothing: readonly Chunk[] = []

@@ -1,0 +1,227 @@
+import type { Socket } from 'node:net'
+import { abortable, type HttpRequest, MillraceError } from '@millrace/core'
+import { Connection } from './connection.ts'
+import type { Connecting, Connector, ConnectTarget } from './connector.ts'
+
+/** What one origin's sockets did and do. */
+export interface OriginStats {
+  /** Sockets opened since the start. */
+  readonly opened: number
+  /** Sockets open now, idle ones included. */
+  readonly open: number
+  /** Exchanges running now, their bodies included. */
+  readonly busy: number
+  /** Requests waiting for a socket. */
+  readonly queued: number
+  /** Requests sent, every attempt counted. */
+  readonly requests: number
+  /** Requests that went over a socket that had carried one before. */
+  readonly reused: number
+}
+
+export interface OriginOptions {
+  readonly maxConnections: number
+  readonly maxQueue: number
+  readonly keepAliveMs: number
+  readonly http2: boolean
+}
+
+interface Waiter {
+  resolve(connection: Connection): void
+  reject(error: unknown): void
+}
+
+/**
+ * The connections to one scheme, host and port, at most `maxConnections` of them, and the queue before them, first come
+ * first served. It owns what undici's pool would own, for three reasons: the connection used last is used next, so calls in
+ * a row need one socket; a queue has a bound, and an aborted call leaves it at once; and a connection on its way ends with
+ * the exchange it was opened for.
+ */
+export class Origin {
+  readonly name: string
+  readonly options: OriginOptions
+  /** Headers and absolute form for an http proxy; absent where requests go straight or through a tunnel. */
+  readonly forward: { readonly headers: Readonly<Record<string, string>> } | undefined
+  readonly connections: Set<Connection> = new Set()
+  requests = 0
+  reused = 0
+  readonly #target: ConnectTarget
+  readonly #connector: Connector
+  /** Those with room; the one used last is at the end and goes first. */
+  readonly #free: Connection[] = []
+  readonly #waiting = new Set<Waiter>()
+  #opened = 0
+  #open = 0
+  readonly #changed: () => void
+  #knowsProtocol: boolean
+
+  /** `changed` is called whenever something has ended here. */
+  constructor(name: string, connector: Connector, options: OriginOptions, changed: () => void) {
+    this.name = name
+    this.#changed = changed
+    this.options = options
+    this.#connector = connector
+    const { protocol, hostname, port } = new URL(name)
+    if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('an origin begins with http:// or https://')
+    const isSecure = protocol === 'https:'
+    // An IPv6 address stands in brackets only inside a URL.
+    this.#target = { protocol, hostname: hostname.replace(/^\[|\]$/g, ''), port: port === '' ? (isSecure ? 443 : 80) : Number(port) }
+    this.#knowsProtocol = !(options.http2 && isSecure)
+    this.forward = connector.forward(this.#target)
+  }
+
+  get queued(): number {
+    return this.#waiting.size
+  }
+
+  get idle(): boolean {
+    if (this.#waiting.size > 0) return false
+    for (const { taken } of this.connections) if (taken > 0) return false
+    return true
+  }
+
+  /** A connection with a place in it, the place taken; `undefined` when all are busy. */
+  take(): Connection | undefined {
+    for (let connection = this.#free.at(-1); connection !== undefined; connection = this.#free.at(-1)) {
+      if (connection.stale) {
+        connection.discard()
+        continue
+      }
+      connection.taken++
+      if (connection.full) this.#unlist(connection)
+      return connection
+    }
+    return this.#mayOpen() ? this.#add() : undefined
+  }
+
+  /** One whose socket nobody has used; where all places are taken, an idle one is closed for it. */
+  takeFresh(): Connection | undefined {
+    if (this.connections.size >= this.options.maxConnections) this.#free.find(({ taken }) => taken === 0)?.discard()
+    return this.#mayOpen() ? this.#add() : this.take()
+  }
+
+  /**
+   * Resolves when there is a place.
+   *
+   * @throws {MillraceError} `queue-full`; `signal.reason`
+   */
+  async wait({ signal, deadline }: HttpRequest): Promise<Connection> {
+    const { maxConnections, maxQueue } = this.options
+    if (this.#waiting.size >= maxQueue) {
+      throw new MillraceError(
+        'queue-full',
+        `${maxConnections} connections are busy and ${maxQueue} requests wait (maxConnections, maxQueue)`,
+        { details: { limit: maxQueue } }
+      )
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<Connection>()
+    const waiter = { resolve, reject }
+    this.#waiting.add(waiter)
+    if (deadline !== undefined) deadline.queued = true
+    try {
+      return await abortable(promise, signal)
+    } catch (error) {
+      // Not in the queue any more means that a place was handed over in the same moment: it is passed on.
+      if (!this.#waiting.delete(waiter)) {
+        promise.then(
+          (connection) => connection.giveBack(),
+          () => {}
+        )
+      }
+      throw error
+    } finally {
+      if (deadline !== undefined) deadline.queued = false
+      this.#changed()
+    }
+  }
+
+  /** Opens sockets until there are `count` connections, or as many as there may be. */
+  async warm(count: number, connectMs: number, signal: AbortSignal): Promise<void> {
+    const opening: Promise<void>[] = []
+    while (this.connections.size < count && this.#mayOpen()) opening.push(this.#add().warm(connectMs, signal))
+    const failure = (await Promise.allSettled(opening)).find(({ status }) => status === 'rejected')
+    if (failure?.status === 'rejected') throw failure.reason
+  }
+
+  connect(callback: (error: Error | null, socket: Socket | null) => void): Connecting {
+    return this.#connector.connect(this.#target, callback)
+  }
+
+  /** Ends all there is with `error`: those who wait, and the connections with what runs on them. */
+  close(error: Error): void {
+    for (const waiter of this.#waiting) waiter.reject(error)
+    this.#waiting.clear()
+    for (const connection of this.connections) {
+      for (const exchange of [...connection.exchanges]) exchange.fail(error)
+      connection.discard()
+    }
+  }
+
+  stats(): OriginStats {
+    let busy = 0
+    for (const { exchanges } of this.connections) busy += exchanges.length
+    const { requests, reused, queued } = this
+    return { opened: this.#opened, open: this.#open, busy, queued, requests, reused }
+  }
+
+  // what its connections tell
+
+  opened(connection: Connection, socket: Socket): void {
+    this.#opened++
+    this.#open++
+    socket.once('close', () => this.#open--)
+    this.#knowsProtocol = true
+    // One that is being warmed lists itself when it is.
+    if (!connection.full && connection.exchanges.length > 0) this.#list(connection)
+    this.#serve()
+  }
+
+  freed(connection: Connection): void {
+    this.#list(connection)
+    this.#serve()
+    this.#changed()
+  }
+
+  gone(connection: Connection): void {
+    this.connections.delete(connection)
+    this.#unlist(connection)
+    this.#serve()
+    this.#changed()
+  }
+
+  #list(connection: Connection): void {
+    if (connection.listed) return
+    connection.listed = true
+    this.#free.push(connection)
+  }
+
+  #unlist(connection: Connection): void {
+    if (!connection.listed) return
+    connection.listed = false
+    if (this.#free.at(-1) === connection) this.#free.pop()
+    else this.#free.splice(this.#free.indexOf(connection), 1)
+  }
+
+  #serve(): void {
+    while (this.#waiting.size > 0) {
+      const connection = this.take()
+      if (connection === undefined) return
+      const [next] = this.#waiting as Iterable<Waiter>
+      if (next === undefined) return connection.giveBack()
+      this.#waiting.delete(next)
+      next.resolve(connection)
+    }
+  }
+
+  /** Whether HTTP/2 carries many calls on one socket is known when the first one stands: until then there is only one. */
+  #mayOpen(): boolean {
+    return this.connections.size < (this.#knowsProtocol ? this.options.maxConnections : 1)
+  }
+
+  #add(): Connection {
+    const connection = new Connection(this)
+    connection.taken = 1
+    this.connections.add(connection)
+    return connection
+  }
+}
