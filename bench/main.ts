@@ -1,17 +1,20 @@
-// `pnpm bench` runs all files, `pnpm bench overhead` one; what follows goes to them: `pnpm bench streams --rounds=9`.
+// `pnpm bench` runs all files; `pnpm bench overhead` one, with its own flags behind it:
+//
+// overhead, streams: --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
+// start:             --processes=15, on the built files: `pnpm build` first
+// heap:              --calls=50000 --processes=1
+// profile:           "adapter.complete" --of=overhead --concurrency=50 --ms=4000 --top=40 --keep=file.cpuprofile
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 
-const files = ['overhead', 'streams']
-const args = process.argv.slice(2)
-const named = args.filter((arg) => !arg.startsWith('--'))
-const unknown = named.find((name) => !files.includes(name))
-if (unknown !== undefined) throw new TypeError(`there is no bench/${unknown}.ts; the files are ${files.join(', ')}`)
+const all = ['overhead', 'streams', 'start', 'heap']
+const known = [...all, 'profile']
+const [name, ...args] = process.argv.slice(2)
+if (name !== undefined && !known.includes(name))
+  throw new TypeError(`there is no bench/${name}.ts; name one of ${known.join(', ')}`)
 
-console.log(`Node ${process.version}. Read the ratios: both sides of each were measured in the same rounds of this run.`)
-for (const name of named.length > 0 ? named : files) {
-  const flags = args.filter((arg) => arg.startsWith('--'))
-  const file = join(import.meta.dirname, `${name}.ts`)
-  const { status } = spawnSync(process.execPath, ['--conditions=@millrace/source', file, ...flags], { stdio: 'inherit' })
+console.log(`Node ${process.version}. Read the ratios: both sides of each were measured within the same second.`)
+for (const file of name === undefined ? all : [name]) {
+  const { status } = spawnSync(process.execPath, [join(import.meta.dirname, `${file}.ts`), ...args], { stdio: 'inherit' })
   if (status !== 0) process.exitCode = 1
 }

@@ -2,10 +2,9 @@
 // its base's are short and follow each other, so that what drifts on the machine drifts for both sides of a ratio.
 import { parseArgs } from 'node:util'
 import { type Program, type Sample, start } from './programs.ts'
-import { quantile } from './quantile.ts'
-import { printTable } from './tables.ts'
+import { median, printTable, quartiles } from './tables.ts'
 
-/** A number of a sample, and whether more of it is better. */
+/** What is compared of two samples. */
 const measures = {
   cpu: { head: 'CPU', of: ({ cpuUs, units }: Sample) => cpuUs / units, unit: 'us each' },
   rate: { head: 'rate', of: ({ units, seconds }: Sample) => units / seconds, unit: 'a second' },
@@ -47,9 +46,10 @@ interface Pair {
   readonly base: Sample
 }
 
+/** Pairs of turns per ratio: `rounds` in each of `processes` new processes; `only` and `concurrency` leave the others out. */
 const flags = {
   ms: { type: 'string' },
-  rounds: { type: 'string', default: '10' },
+  rounds: { type: 'string', default: '5' },
   processes: { type: 'string', default: '3' },
   concurrency: { type: 'string' },
   only: { type: 'string' }
@@ -64,7 +64,11 @@ export async function compare(comparison: Comparison): Promise<void> {
   const wanted = values.concurrency?.split(',').map(Number)
   const rows = comparison.rows.filter(({ subject }) => only?.includes(subject) ?? true)
   const concurrencies = comparison.concurrencies.filter((concurrency) => wanted?.includes(concurrency) ?? true)
-  if (rows.length === 0 || concurrencies.length === 0) return
+  if (rows.length === 0 || concurrencies.length === 0) {
+    const known = comparison.rows.map(({ subject }) => subject).join(', ')
+    console.log(`\n${comparison.title}: left out by the flags; at ${comparison.concurrencies.join(', ')} a time, of ${known}`)
+    return
+  }
 
   await using server = await start('server-main.ts', [String(comparison.serverDelayMs ?? 0)])
   const origin = `http://127.0.0.1:${String(server.hello)}`
@@ -105,22 +109,24 @@ async function alternate(
 /** Each ratio is the median over the pairs, with the quartiles that tell what it is worth. */
 function print(rows: readonly Row[], taken: readonly (readonly Pair[])[], shown: readonly Measure[]): void {
   printTable(
-    ['subject', 'times', ...shown.flatMap((name) => [measures[name].head, measures[name].unit]), 'goals'],
+    ['subject', 'base', ...shown.flatMap((name) => [`${measures[name].head}, times the base`, measures[name].unit]), 'goals'],
     rows.map(({ subject, base, goals = [] }, index) => {
       const pairs = taken[index] ?? []
-      const ratios = (name: Measure): number[] =>
-        pairs.map((pair) => measures[name].of(pair.subject) / measures[name].of(pair.base))
+      const ratiosOf = (name: Measure): number[] => pairs.map((pair) => valueOf(name, pair.subject) / valueOf(name, pair.base))
       const columns = shown.flatMap((name) => {
-        const [low, middle, high] = [0.25, 0.5, 0.75].map((share) => quantile(ratios(name), share).toFixed(2))
-        const own = quantile(pairs.map((pair) => measures[name].of(pair.subject)), 0.5) // biome-ignore format: one idea
-        return [`${middle} (${low} to ${high})`, own.toPrecision(4)]
+        const [low, middle, high] = quartiles(ratiosOf(name), 2)
+        const own = median(pairs.map((pair) => valueOf(name, pair.subject)))
+        return [`${middle} (${low} to ${high})`, `${Number(own.toPrecision(3))}`]
       })
-      const told = goals.map(({ measure, atMost = Number.POSITIVE_INFINITY, atLeast = 0 }) => {
-        const ratio = quantile(ratios(measure), 0.5)
-        const bound = atLeast > 0 ? `at least ${atLeast}` : `at most ${atMost}`
-        return `${measures[measure].head} ${bound}: ${ratio >= atLeast && ratio <= atMost ? 'met' : 'missed'}`
-      })
+      const told = goals.map((goal) => judge(goal, median(ratiosOf(goal.measure))))
       return [subject, base, ...columns, told.join('; ')]
     })
   )
+}
+
+const valueOf = (name: Measure, sample: Sample): number => measures[name].of(sample)
+
+function judge({ measure, atMost = Number.POSITIVE_INFINITY, atLeast = 0 }: Goal, ratio: number): string {
+  const bound = atLeast > 0 ? `at least ${atLeast}` : `at most ${atMost}`
+  return `${measures[measure].head} ${bound}: ${ratio >= atLeast && ratio <= atMost ? 'met' : 'missed'}`
 }

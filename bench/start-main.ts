@@ -1,6 +1,6 @@
 // The time from the first import to an object that is ready to make calls: `start-main.ts <subject>`.
 
-const subjects: Readonly<Record<string, () => Promise<unknown>>> = {
+const subjects: Readonly<Record<string, () => Promise<object>>> = {
   undici: async () => new (await import('undici')).Pool('http://127.0.0.1:1'),
   async '@millrace/transport'() {
     const { createTransport } = await import('@millrace/transport')
@@ -26,9 +26,12 @@ const subjects: Readonly<Record<string, () => Promise<unknown>>> = {
   }
 }
 
-const open = subjects[process.argv[2] ?? '']
-if (open === undefined) throw new TypeError(`the subjects are ${Object.keys(subjects).join(', ')}`)
+const create = subjects[process.argv[2] ?? '']
+if (create === undefined) throw new TypeError(`the subjects are ${Object.keys(subjects).join(', ')}`)
+const cpu = process.cpuUsage()
 const startedAt = performance.now()
-await open()
-process.send?.(performance.now() - startedAt)
+await create()
+const ms = performance.now() - startedAt
+const { user, system } = process.cpuUsage(cpu)
+process.send?.({ ms, cpuMs: (user + system) / 1000 })
 process.once('disconnect', () => process.exit())

@@ -25,14 +25,16 @@ const subjects: Readonly<Record<string, (origin: string) => Promise<Call>>> = {
     const pool = new Pool(origin)
     const send = (body: string): Promise<string> =>
       new Promise((resolve, reject) => {
-        const pieces: Buffer[] = []
+        let text = '' // of this server's answers, which are ASCII
         pool.dispatch(
           { path, method: 'POST', headers, body },
           {
             onRequestStart() {},
             onResponseStart() {},
-            onResponseData: (_, bytes) => void pieces.push(bytes),
-            onResponseEnd: () => resolve((pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces)).toString()),
+            onResponseData(_, bytes) {
+              text += bytes.toString('latin1')
+            },
+            onResponseEnd: () => resolve(text),
             onResponseError: (_, error) => reject(error)
           }
         )

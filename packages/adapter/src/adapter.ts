@@ -124,11 +124,22 @@ export function createAdapter(options: AdapterOptions): Adapter {
     })
   }
 
-  async function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
-    if (asked === undefined) return collect(provider(request, plain))
-    const { onAbort, ...call } = asked
-    if (onAbort === undefined) return collect(provider(request, { ...call, stream: false }))
-    const stream = createAnswerStream(() => provider(request, { ...call, stream: false }), call.signal)
+  /** Not `async` itself: each such function costs a call three turns of the queue. */
+  function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
+    if (asked?.onAbort !== undefined) return completeOrTell(request, asked, asked.onAbort)
+    return collect({
+      // What the options are refused for is a rejection, as everything else that goes wrong.
+      [Symbol.asyncIterator]: () => provider(request, asked === undefined ? plain : withoutStream(asked))[Symbol.asyncIterator]()
+    })
+  }
+
+  async function completeOrTell(
+    request: ChatRequest,
+    asked: CompleteOptions,
+    onAbort: (partial: Completion) => void
+  ): Promise<Completion> {
+    const call = withoutStream(asked)
+    const stream = createAnswerStream(() => provider(request, call), call.signal)
     try {
       return await stream.completion()
     } catch (error) {
@@ -164,6 +175,10 @@ export function createAdapter(options: AdapterOptions): Adapter {
 
 /** The options of a `complete` that was given none. */
 const plain: CallOptions = { stream: false }
+
+function withoutStream({ onAbort: _, ...call }: CompleteOptions): CallOptions {
+  return { ...call, stream: false }
+}
 
 const names: Readonly<Record<keyof AdapterOptions, 1>> = {
   provider: 1,

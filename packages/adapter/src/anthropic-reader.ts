@@ -1,6 +1,7 @@
 import {
   type ChatRequest,
   type Chunk,
+  errorStatus,
   type FinishReason,
   isJsonObject,
   type Json,
@@ -9,7 +10,7 @@ import {
   type Usage
 } from '@millrace/core'
 import { count, malformed, stringify, text } from './fields.ts'
-import { providerError, statusOf } from './http-error.ts'
+import { providerError } from './http-error.ts'
 import type { AnswerReader } from './http-provider.ts'
 
 /** A content block that is being streamed. */
@@ -123,13 +124,13 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
         case 'message_stop':
           return true
         case 'error':
-          throw providerError(statusOf(body.error ?? null), body, origin)
+          throw providerError(errorStatus(body.error), body, origin)
         default:
           return false // ping, and whatever is added later: the API asks clients to pass over unknown events
       }
     },
     answer(body, out) {
-      if (body.type === 'error' || isJsonObject(body.error)) throw providerError(statusOf(body.error ?? null), body, origin)
+      if (body.type === 'error' || isJsonObject(body.error)) throw providerError(errorStatus(body.error), body, origin)
       if (!Array.isArray(body.content)) throw malformed('the answer has no content')
       start(body, out)
       for (const [index, block] of (body.content as readonly Json[]).entries()) {

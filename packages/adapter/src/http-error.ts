@@ -70,35 +70,6 @@ function codeOf(status: number, providerCode: string | undefined, prose: string)
   return 'invalid-request'
 }
 
-/** The statuses behind the names that errors inside a stream carry instead of one. */
-const statusOfType: Readonly<Record<string, number>> = {
-  invalid_request_error: 400,
-  authentication_error: 401,
-  invalid_api_key: 401,
-  permission_error: 403,
-  not_found_error: 404,
-  request_too_large: 413,
-  rate_limit_error: 429,
-  rate_limit_exceeded: 429,
-  insufficient_quota: 429,
-  api_error: 500,
-  server_error: 500,
-  overloaded_error: 529,
-  content_filter: 400,
-  context_length_exceeded: 400
-}
-
-/** The status an error object inside a 200 stands for; 500 when it does not say. */
-export function statusOf(error: Json): number {
-  if (!isJsonObject(error)) return 500
-  for (const value of [error.status, error.code, error.type]) {
-    const number = typeof value === 'string' && /^[45]\d\d$/.test(value) ? Number(value) : value
-    if (typeof number === 'number' && number >= 400 && number <= 599) return number
-    if (typeof value === 'string' && Object.hasOwn(statusOfType, value)) return statusOfType[value] as number
-  }
-  return 500
-}
-
 /** Shapes seen in recordings: `{ error: { message, type, code } }`, `{ error: 'text' }`, `{ detail }`, `{ message }`, HTML. */
 function readError(body: Json, secrets: readonly string[]): { providerCode: string | undefined; prose: string } {
   if (typeof body === 'string') return { providerCode: undefined, prose: body }

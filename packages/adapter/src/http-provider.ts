@@ -138,6 +138,7 @@ class Answer extends ChunkBatches {
     }
     // From here on it is the reader's turn: what it takes its time for is not the provider's silence.
     this.#clock?.resting()
+    this.over = this.#state === 'done' && this.#failure === undefined
     return this.#ready.length === 0 ? undefined : this.#ready
   }
 
@@ -181,22 +182,19 @@ class Answer extends ChunkBatches {
       this.#clock?.resting()
       throw await httpError(response, this.#dialect)
     }
-    if (!isStream(response, stream)) return this.#takeAnswer(await this.#readAnswer(response))
+    if (!isStream(response, stream)) return this.#takeAnswer(await response.body.text(), response)
     this.#parser = createSSEParser((event) => this.#take(event))
     this.#batches = response.body[Symbol.asyncIterator]()
   }
 
-  async #readAnswer(response: HttpResponse): Promise<JsonObject> {
-    const text = await response.body.text()
+  #takeAnswer(text: string, response: HttpResponse): void {
     const body = parseJson(text)
-    if (isJsonObject(body)) return body
-    throw this.#protocolError(
-      'malformed',
-      `the answer is not a JSON object (${text.length} characters, ${contentType(response)})`
-    )
-  }
-
-  #takeAnswer(body: JsonObject): void {
+    if (!isJsonObject(body)) {
+      throw this.#protocolError(
+        'malformed',
+        `the answer is not a JSON object (${text.length} characters, ${contentType(response)})`
+      )
+    }
     this.#reader.answer(body, this.#ready)
     this.#finish()
     this.#addNotes()

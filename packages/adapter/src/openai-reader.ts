@@ -2,16 +2,20 @@ import { randomUUID } from 'node:crypto'
 import {
   type ChatRequest,
   type Chunk,
+  errorStatus,
   type FinishReason,
   isJsonObject,
   type Json,
   type JsonObject,
   parseJson,
+  type ServerSentEvent,
   type Usage
 } from '@millrace/core'
 import { count, malformed, stringify, text } from './fields.ts'
-import { providerError, statusOf } from './http-error.ts'
+import { providerError } from './http-error.ts'
 import type { AnswerReader } from './http-provider.ts'
+
+type ErrorOrigin = Parameters<typeof providerError>[2]
 
 /** Fields of a choice or a message that the contract has no name for, handed on as `extra` chunks. */
 const choiceExtras = ['logprobs', 'content_filter_results']
@@ -24,53 +28,93 @@ const answerExtras = ['citations', 'search_results', 'prompt_filter_results']
  * them have an empty first model, `choices: []`, null deltas, content as a list of parts, usage in four places, tool-call
  * indices left out, an id repeated as `''`, and no `[DONE]`.
  */
-export function createOpenAIReader(origin: { name: string; secrets: readonly string[] }, request: ChatRequest): AnswerReader {
-  let started = false
-  let finish: FinishReason | undefined
-  let usage: Usage | undefined
-  // Most answers have neither: made when the first one comes.
-  let seenExtras: Set<string> | undefined
-  let toolCalls: ReturnType<typeof createToolCallIndex> | undefined
+export function createOpenAIReader(origin: ErrorOrigin, request: ChatRequest): AnswerReader {
+  return new OpenAIReader(origin, request)
+}
 
-  function start(body: JsonObject, out: Chunk[]): void {
-    started = true
-    const model = typeof body.model === 'string' && body.model !== '' ? body.model : request.model
-    out.push({
-      type: 'start',
-      provider: origin.name,
-      model,
-      ...(typeof body.id === 'string' && body.id !== '' ? { id: body.id } : {})
-    })
+/** A class, for it is the hot path: one object a call. What most answers do not have is made when it comes. */
+class OpenAIReader implements AnswerReader {
+  readonly #origin: ErrorOrigin
+  readonly #request: ChatRequest
+  #started = false
+  #finish: FinishReason | undefined
+  #usage: Usage | undefined
+  #seenExtras: Set<string> | undefined
+  #toolCalls: ReturnType<typeof createToolCallIndex> | undefined
+
+  constructor(origin: ErrorOrigin, request: ChatRequest) {
+    this.#origin = origin
+    this.#request = request
   }
 
-  function readBody(body: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
-    if (body.error !== undefined && body.error !== null) throw providerError(statusOf(body.error), body, origin)
+  get finished(): boolean {
+    return this.#finish !== undefined
+  }
+
+  event({ event, data }: ServerSentEvent, out: Chunk[]): boolean {
+    if (data === '[DONE]') return true
+    if (data === '') return false
+    const body = parseJson(data)
+    if (event === 'error') throw this.#errorEvent(body ?? data)
+    if (!isJsonObject(body)) throw malformed(`an event is not a JSON object (${data.length} characters)`)
+    this.#readBody(body, out, 'delta')
+    return false
+  }
+
+  answer(body: JsonObject, out: Chunk[]): void {
+    this.#readBody(body, out, 'message')
+    if (this.#finish === undefined && !Array.isArray(body.choices)) throw malformed('the answer has no choices')
+  }
+
+  end(out: Chunk[]): boolean {
+    if (this.#finish === undefined) return false
+    if (!this.#started) this.#start(noFields, out)
+    if (this.#usage !== undefined) out.push({ type: 'usage', usage: this.#usage })
+    out.push({ type: 'finish', reason: this.#finish })
+    return true
+  }
+
+  #start(body: JsonObject, out: Chunk[]): void {
+    this.#started = true
+    const { model, id } = body
+    const start = {
+      type: 'start',
+      provider: this.#origin.name,
+      model: typeof model === 'string' && model !== '' ? model : this.#request.model
+    } as const
+    out.push(typeof id === 'string' && id !== '' ? { ...start, id } : start)
+  }
+
+  #readBody(body: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
+    if (body.error !== undefined && body.error !== null) throw providerError(errorStatus(body.error), body, this.#origin)
     const choices = Array.isArray(body.choices) ? (body.choices as readonly Json[]) : []
     const choice = choices.find(isFirstChoice)
     // Azure's first event has neither a model nor a choice: the start waits for one of them.
-    if (!started && (choice !== undefined || body.model !== '')) start(body, out)
-    for (const name of answerExtras) {
-      const value = body[name]
-      if (value === undefined || value === null || !started) continue
-      seenExtras ??= new Set()
-      if (seenExtras.has(name)) continue
-      seenExtras.add(name)
-      out.push({ type: 'extra', name, value })
-    }
+    if (!this.#started && (choice !== undefined || body.model !== '')) this.#start(body, out)
+    if (this.#started) for (const name of answerExtras) this.#readAnswerExtra(body, name, out)
     const xGroq = isJsonObject(body.x_groq) ? body.x_groq.usage : undefined
     const told = body.usage ?? xGroq ?? (isJsonObject(choice) ? choice.usage : undefined)
-    if (isJsonObject(told)) usage = readUsage(told)
-    if (isJsonObject(choice)) readChoice(choice, out, key)
+    if (isJsonObject(told)) this.#usage = readUsage(told)
+    if (isJsonObject(choice)) this.#readChoice(choice, out, key)
   }
 
-  function readChoice(choice: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
+  #readAnswerExtra(body: JsonObject, name: string, out: Chunk[]): void {
+    const value = body[name]
+    if (value === undefined || value === null) return
+    const seen = (this.#seenExtras ??= new Set())
+    if (seen.has(name)) return
+    seen.add(name)
+    out.push({ type: 'extra', name, value })
+  }
+
+  #readChoice(choice: JsonObject, out: Chunk[], key: 'delta' | 'message'): void {
     const message = choice[key] ?? choice.message ?? choice.delta
-    if (isJsonObject(message)) readMessage(message, out)
+    if (isJsonObject(message)) this.#readMessage(message, out)
     for (const name of choiceExtras) pushExtra(choice, name, out)
-    if (typeof choice.finish_reason === 'string' && choice.finish_reason !== '') finish = finishOf(choice.finish_reason)
+    if (typeof choice.finish_reason === 'string' && choice.finish_reason !== '') this.#finish = finishOf(choice.finish_reason)
   }
 
-  function readMessage(message: JsonObject, out: Chunk[]): void {
+  #readMessage(message: JsonObject, out: Chunk[]): void {
     const reasoning = text(message.reasoning_content) || text(message.reasoning)
     if (reasoning !== '') out.push({ type: 'reasoning', text: reasoning })
     const { content } = message
@@ -78,56 +122,32 @@ export function createOpenAIReader(origin: { name: string; secrets: readonly str
     else if (Array.isArray(content)) for (const part of content as readonly Json[]) readPart(part, out)
     const refusal = text(message.refusal)
     if (refusal !== '') out.push({ type: 'refusal', text: refusal })
-    if (Array.isArray(message.tool_calls)) {
-      toolCalls ??= createToolCallIndex()
-      for (const [position, call] of (message.tool_calls as readonly Json[]).entries()) {
-        if (isJsonObject(call)) out.push(toolCalls.read(call, position))
-      }
-    }
+    if (Array.isArray(message.tool_calls)) this.#readToolCalls(message.tool_calls as readonly Json[], out)
     for (const name of messageExtras) pushExtra(message, name, out)
   }
 
-  /** Mistral's parts: text, and thinking that holds parts itself. */
-  function readPart(part: Json, out: Chunk[]): void {
-    if (!isJsonObject(part)) return
-    if (part.type === 'text') pushText(text(part.text), out)
-    else if (part.type === 'thinking' && Array.isArray(part.thinking)) {
-      const thought = (part.thinking as readonly Json[]).map((piece) => (isJsonObject(piece) ? text(piece.text) : '')).join('')
-      if (thought !== '') out.push({ type: 'reasoning', text: thought })
-    } else out.push({ type: 'extra', name: 'content', value: part })
+  #readToolCalls(calls: readonly Json[], out: Chunk[]): void {
+    const index = (this.#toolCalls ??= createToolCallIndex())
+    for (const [position, call] of calls.entries()) if (isJsonObject(call)) out.push(index.read(call, position))
   }
 
   /** An event named `error`: with the usual object inside, as that object itself, or as bare text. */
-  function errorEvent(body: Json): Error {
+  #errorEvent(body: Json): Error {
     const inner = isJsonObject(body) ? (body.error ?? body) : body
-    return providerError(statusOf(inner), body, origin)
+    return providerError(errorStatus(inner), body, this.#origin)
   }
+}
 
-  return {
-    get finished() {
-      return finish !== undefined
-    },
-    event({ event, data }, out) {
-      if (data === '[DONE]') return true
-      if (data === '') return false
-      const body = parseJson(data)
-      if (event === 'error') throw errorEvent(body ?? data)
-      if (!isJsonObject(body)) throw malformed(`an event is not a JSON object (${data.length} characters)`)
-      readBody(body, out, 'delta')
-      return false
-    },
-    answer(body, out) {
-      readBody(body, out, 'message')
-      if (finish === undefined && !Array.isArray(body.choices)) throw malformed('the answer has no choices')
-    },
-    end(out) {
-      if (finish === undefined) return false
-      if (!started) start({}, out)
-      if (usage !== undefined) out.push({ type: 'usage', usage })
-      out.push({ type: 'finish', reason: finish })
-      return true
-    }
-  }
+const noFields: JsonObject = {}
+
+/** Mistral's parts: text, and thinking that holds parts itself. */
+function readPart(part: Json, out: Chunk[]): void {
+  if (!isJsonObject(part)) return
+  if (part.type === 'text') pushText(text(part.text), out)
+  else if (part.type === 'thinking' && Array.isArray(part.thinking)) {
+    const thought = (part.thinking as readonly Json[]).map((piece) => (isJsonObject(piece) ? text(piece.text) : '')).join('')
+    if (thought !== '') out.push({ type: 'reasoning', text: thought })
+  } else out.push({ type: 'extra', name: 'content', value: part })
 }
 
 function isFirstChoice(candidate: Json): boolean {

@@ -4,6 +4,7 @@ import {
   ChunkBatches,
   clampTimer,
   type Deadline,
+  hasEnded,
   type Layer,
   MillraceError,
   nextBatch,
@@ -90,7 +91,6 @@ class Call extends ChunkBatches {
   readonly #left: (call: Call) => void
   #pending: PromiseWithResolvers<readonly Chunk[] | undefined> | undefined
   #failure: { readonly error: unknown } | undefined
-  #over = false
 
   constructor(
     start: (options: CallOptions) => AsyncIterable<Chunk>,
@@ -112,7 +112,7 @@ class Call extends ChunkBatches {
 
   /** Ends the call with `error`, whatever it waits for. */
   end(error: unknown): void {
-    if (this.#over) return
+    if (this.over) return
     this.#failure = { error }
     this.clear()
     this.#controller.abort(error)
@@ -124,7 +124,7 @@ class Call extends ChunkBatches {
 
   protected pull(): Promise<readonly Chunk[] | undefined> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.error)
-    if (this.#over) return Promise.resolve(undefined)
+    if (this.over) return Promise.resolve(undefined)
     // One read at a time: a second pull waits for the first.
     if (this.#pending !== undefined) {
       const again = (): Promise<readonly Chunk[] | undefined> => this.pull()
@@ -144,7 +144,7 @@ class Call extends ChunkBatches {
   readonly #took = (batch: readonly Chunk[] | undefined): void => {
     const pending = this.#pending
     this.#pending = undefined
-    if (batch === undefined) this.#leave()
+    if (batch === undefined || hasEnded(this.#source)) this.#leave()
     pending?.resolve(batch)
   }
   readonly #failed = (error: unknown): void => {
@@ -156,7 +156,7 @@ class Call extends ChunkBatches {
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
     this.clear()
-    if (this.#over) return done
+    if (this.over) return done
     const pending = this.#pending
     this.#pending = undefined
     this.#leave()
@@ -177,8 +177,8 @@ class Call extends ChunkBatches {
   }
 
   #leave(): void {
-    if (this.#over) return
-    this.#over = true
+    if (this.over) return
+    this.over = true
     this.#deadline[Symbol.dispose]()
     this.#offAbort?.()
     this.#left(this)

@@ -8,6 +8,8 @@ import type { Chunk } from './chunk.ts'
 export interface ChunkIterator extends AsyncIterator<Chunk, undefined> {
   /** At least one chunk; `undefined` at the end. Calls may be mixed with `next`. */
   nextBatch(): Promise<readonly Chunk[] | undefined>
+  /** True when all has been handed over and nothing is left to be done: reading on would only say so again. */
+  readonly ended: boolean
 }
 
 /**
@@ -20,6 +22,11 @@ export interface ChunkIterator extends AsyncIterator<Chunk, undefined> {
 export function nextBatch(iterator: AsyncIterator<Chunk, unknown>): Promise<readonly Chunk[] | undefined> {
   const { nextBatch: own } = iterator as Partial<ChunkIterator>
   return own === undefined ? iterator.next().then(oneOf) : own.call(iterator)
+}
+
+/** Whether an iterator has said, with its last batch, that there is no other. One that cannot say so is read to its end. */
+export function hasEnded(iterator: AsyncIterator<Chunk, unknown>): boolean {
+  return (iterator as Partial<ChunkIterator>).ended === true
 }
 
 function oneOf(result: IteratorResult<Chunk, unknown>): readonly Chunk[] | undefined {
@@ -42,10 +49,16 @@ export abstract class ChunkBatches implements ChunkIterator {
   #batch: readonly Chunk[] = nothing
   #at = 0
   #pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
+  /** To be set by the layer when nothing is left to pull, with its last batch if it knows. */
+  protected over = false
 
   /** The next batch, not empty; `undefined` at the end. */
   protected abstract pull(): Promise<readonly Chunk[] | undefined>
   abstract return(): Promise<IteratorResult<Chunk, undefined>>
+
+  get ended(): boolean {
+    return this.over && this.#at === this.#batch.length
+  }
 
   /** Forgets what was pulled and not yet handed over. */
   protected clear(): void {

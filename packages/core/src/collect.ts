@@ -1,6 +1,6 @@
 import { checkOptions } from './check-options.ts'
 import type { Chunk } from './chunk.ts'
-import { nextBatch } from './chunk-iterator.ts'
+import { hasEnded, nextBatch } from './chunk-iterator.ts'
 import { assemble, type Completion } from './completion.ts'
 import { annotate, MillraceError } from './error.ts'
 
@@ -42,6 +42,7 @@ export async function collect(chunks: AsyncIterable<Chunk>, options: CollectOpti
         await iterator.return?.()
         throw error
       }
+      if (hasEnded(iterator)) break
     }
   } catch (error) {
     throw annotate(error, { partial: assembly.partial() })

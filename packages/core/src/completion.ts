@@ -1,4 +1,4 @@
-import type { Chunk, Facts, FinishReason, NoteSource, Usage } from './chunk.ts'
+import type { Chunk, Facts, FinishReason, NoteSource, ToolCallChunk, Usage } from './chunk.ts'
 import { MillraceError } from './error.ts'
 import type { Json } from './json.ts'
 import type { AssistantMessage, Part, ToolCall } from './request.ts'
@@ -71,114 +71,124 @@ function tooMany(what: string): MillraceError<'protocol'> {
  */
 export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOptions = {}): Assembly {
   if (!(maxChars >= 0)) throw new TypeError(`maxChars must be a number from 0 up, not ${maxChars}`)
-  let left = maxChars
-  let clipped = false
-  let provider = ''
-  let model = ''
-  let id: string | undefined
-  let text = ''
-  let refusal: string | undefined
-  let finish: FinishReason | undefined
-  let usage: Usage | undefined
-  let notes: Partial<Record<NoteSource, Facts>> | undefined
-  const reasoning: { text: string; signature?: string }[] = []
-  const calls = new Map<number, { id: string; name: string; arguments: string }>()
-  const extras: { name: string; value: Json }[] = []
+  return new Assembler(maxChars)
+}
+
+/** A class, for one is made for each call and runs for each chunk. What few answers have is made when it comes. */
+class Assembler implements Assembly {
+  clipped = false
+  #left: number
+  #provider = ''
+  #model = ''
+  #id: string | undefined
+  #text = ''
+  #refusal: string | undefined
+  #finish: FinishReason | undefined
+  #usage: Usage | undefined
+  #notes: Partial<Record<NoteSource, Facts>> | undefined
+  #reasoning: { text: string; signature?: string }[] | undefined
+  #calls: Map<number, { id: string; name: string; arguments: string }> | undefined
+  #extras: { name: string; value: Json }[] | undefined
+
+  constructor(maxChars: number) {
+    this.#left = maxChars
+  }
+
+  get finished(): boolean {
+    return this.#finish !== undefined
+  }
+
+  add(chunk: Chunk): void {
+    if (this.clipped && clippable.has(chunk.type)) return
+    switch (chunk.type) {
+      case 'text':
+        this.#text += this.#kept(chunk.text)
+        return
+      case 'refusal':
+        this.#refusal = (this.#refusal ?? '') + this.#kept(chunk.text)
+        return
+      case 'reasoning': {
+        const piece = this.#kept(chunk.text)
+        if (chunk.signature !== undefined) this.#kept(chunk.signature)
+        this.#addReasoning(piece, this.clipped ? undefined : chunk.signature) // half a signature is none
+        return
+      }
+      case 'tool-call':
+        this.#addToolCall(chunk)
+        return
+      case 'extra':
+        if (this.#left !== Number.POSITIVE_INFINITY) this.#left -= chunk.name.length + sizeOf(chunk.value, this.#left)
+        if (this.#left < 0) this.clipped = true
+        else (this.#extras ??= []).push({ name: chunk.name, value: chunk.value })
+        return
+      case 'usage':
+        this.#usage = chunk.usage
+        return
+      case 'start':
+        this.#provider = chunk.provider
+        this.#model = chunk.model
+        this.#id = chunk.id
+        return
+      case 'note':
+        this.#notes = { ...this.#notes, [chunk.from]: chunk.facts }
+        return
+      case 'finish':
+        this.#finish = chunk.reason
+    }
+  }
+
+  partial(): Completion {
+    const calls = this.#calls === undefined ? [] : [...this.#calls].toSorted(([a], [b]) => a - b)
+    return {
+      provider: this.#provider,
+      model: this.#model,
+      ...(this.#id === undefined ? {} : { id: this.#id }),
+      text: this.#text,
+      ...(this.#refusal === undefined ? {} : { refusal: this.#refusal }),
+      reasoning: this.#reasoning?.map((block) => ({ ...block })) ?? [],
+      toolCalls: calls.map(([, call]) => ({ ...call })),
+      extras: [...(this.#extras ?? [])],
+      finish: this.#finish ?? 'other',
+      ...(this.clipped ? { clipped: true as const } : {}),
+      ...(this.#usage === undefined ? {} : { usage: this.#usage }),
+      notes: { ...this.#notes }
+    }
+  }
 
   /** As much of a piece as there is room for. */
-  function kept(piece: string): string {
-    if (piece.length <= left) {
-      left -= piece.length
+  #kept(piece: string): string {
+    if (piece.length <= this.#left) {
+      this.#left -= piece.length
       return piece
     }
-    const end = left
-    clipped = true
-    left = 0
+    const end = this.#left
+    this.clipped = true
+    this.#left = 0
     // A copy: a slice would keep the whole piece in memory.
     return Buffer.from(piece.slice(0, splitsPair(piece, end) ? end - 1 : end), 'utf16le').toString('utf16le')
   }
 
-  function addReasoning(piece: string, signature: string | undefined): void {
-    const last = reasoning.at(-1)
-    const open = last !== undefined && last.signature === undefined ? last : undefined
-    const block = open ?? { text: '' }
-    if (open === undefined) {
-      if (reasoning.length >= maxBlocks) throw tooMany('reasoning blocks')
-      reasoning.push(block)
+  #addToolCall(chunk: ToolCallChunk): void {
+    const calls = (this.#calls ??= new Map())
+    let call = calls.get(chunk.index)
+    if (call === undefined) {
+      if (calls.size >= maxBlocks) throw tooMany('tool calls')
+      calls.set(chunk.index, (call = { id: '', name: '', arguments: '' }))
+    }
+    if (chunk.id) call.id = chunk.id
+    if (chunk.name) call.name = chunk.name
+    call.arguments += this.#kept(chunk.arguments)
+  }
+
+  #addReasoning(piece: string, signature: string | undefined): void {
+    const blocks = (this.#reasoning ??= [])
+    let block = blocks.at(-1)
+    if (block === undefined || block.signature !== undefined) {
+      if (blocks.length >= maxBlocks) throw tooMany('reasoning blocks')
+      blocks.push((block = { text: '' }))
     }
     block.text += piece
     if (signature !== undefined) block.signature = signature
-  }
-
-  return {
-    add(chunk) {
-      if (clipped && clippable.has(chunk.type)) return
-      switch (chunk.type) {
-        case 'text':
-          text += kept(chunk.text)
-          return
-        case 'refusal':
-          refusal = (refusal ?? '') + kept(chunk.text)
-          return
-        case 'reasoning': {
-          const piece = kept(chunk.text)
-          if (chunk.signature !== undefined) kept(chunk.signature)
-          addReasoning(piece, clipped ? undefined : chunk.signature) // half a signature is none
-          return
-        }
-        case 'tool-call': {
-          let call = calls.get(chunk.index)
-          if (call === undefined) {
-            if (calls.size >= maxBlocks) throw tooMany('tool calls')
-            calls.set(chunk.index, (call = { id: '', name: '', arguments: '' }))
-          }
-          if (chunk.id) call.id = chunk.id
-          if (chunk.name) call.name = chunk.name
-          call.arguments += kept(chunk.arguments)
-          return
-        }
-        case 'extra':
-          if (left !== Number.POSITIVE_INFINITY) left -= chunk.name.length + sizeOf(chunk.value, left)
-          if (left < 0) clipped = true
-          else extras.push({ name: chunk.name, value: chunk.value })
-          return
-        case 'usage':
-          usage = chunk.usage
-          return
-        case 'start':
-          provider = chunk.provider
-          model = chunk.model
-          id = chunk.id
-          return
-        case 'note':
-          notes = { ...notes, [chunk.from]: chunk.facts }
-          return
-        case 'finish':
-          finish = chunk.reason
-      }
-    },
-    get finished() {
-      return finish !== undefined
-    },
-    get clipped() {
-      return clipped
-    },
-    partial() {
-      return {
-        provider,
-        model,
-        ...(id === undefined ? {} : { id }),
-        text,
-        ...(refusal === undefined ? {} : { refusal }),
-        reasoning: reasoning.map((block) => ({ ...block })),
-        toolCalls: [...calls].toSorted(([a], [b]) => a - b).map(([, call]) => ({ ...call })),
-        extras: [...extras],
-        finish: finish ?? 'other',
-        ...(clipped ? { clipped } : {}),
-        ...(usage === undefined ? {} : { usage }),
-        notes: { ...notes }
-      }
-    }
   }
 }
 

@@ -32,7 +32,7 @@ export {
   type Usage,
   type UsageChunk
 } from './chunk.ts'
-export { ChunkBatches, type ChunkIterator, nextBatch } from './chunk-iterator.ts'
+export { ChunkBatches, type ChunkIterator, hasEnded, nextBatch } from './chunk-iterator.ts'
 export { type CollectOptions, chunksOf, collect, incomplete } from './collect.ts'
 export { type Assembly, type AssemblyOptions, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
 export { type ContentScanner, createContentScanner } from './content-scanner.ts'
@@ -53,6 +53,7 @@ export {
   MillraceError,
   type MillraceErrorInit
 } from './error.ts'
+export { errorStatus } from './error-status.ts'
 export { isJsonObject, type Json, type JsonObject, parseJson } from './json.ts'
 export { createLog, type FollowOptions, type LogOptions, type StreamLog } from './log.ts'
 export { pipe } from './pipe.ts'

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { CallOptions, Layer, Provider } from './call.ts'
 import { type CallEnd, channels } from './channels.ts'
-import { type Chunk, isContent } from './chunk.ts'
-import { ChunkBatches, nextBatch } from './chunk-iterator.ts'
+import { type Chunk, isContent, type StartChunk } from './chunk.ts'
+import { ChunkBatches, hasEnded, nextBatch } from './chunk-iterator.ts'
 import { MillraceError } from './error.ts'
 import type { ChatRequest } from './request.ts'
 
@@ -23,126 +23,141 @@ export function watch(owner: object, listener?: CallListener): Layer<Provider> {
     [Symbol.asyncIterator]() {
       const callId = options.callId ?? `${series}-${++calls}`
       const named: CallOptions = options.callId === undefined ? { ...options, callId } : options
-      return new WatchedChunks(
-        () => next(request, named)[Symbol.asyncIterator](),
-        () => createLife({ owner, callId, request, options, listener })
-      )
+      return new WatchedCall(owner, next, request, named, callId, listener)
     }
   })
 }
 
-interface Life {
-  see(chunk: Chunk): void
-  /** The stream ended by itself. */
-  end(): void
-  fail(error: unknown): void
-  leave(): void
-}
+/** A call and its life. A class, for it is the hot path: one object a call. */
+class WatchedCall extends ChunkBatches {
+  readonly #owner: object
+  readonly #next: Provider
+  readonly #request: ChatRequest
+  readonly #options: CallOptions
+  readonly #callId: string
+  readonly #listener: CallListener | undefined
+  #source: AsyncIterator<Chunk, unknown> | undefined
+  #startedAt = 0
+  #told = false
+  #firstContentMs: number | undefined
+  #contents = 0
+  #start: StartChunk | undefined
+  #finish: CallEnd['finish']
+  #usage: CallEnd['usage']
+  #notes: CallEnd['notes'] = noNotes
 
-interface Call {
-  readonly owner: object
-  readonly callId: string
-  readonly request: ChatRequest
-  readonly options: CallOptions
-  readonly listener: CallListener | undefined
-}
-
-function createLife({ owner, callId, request, options, listener }: Call): Life {
-  const { signal } = options
-  const startedAt = performance.now()
-  let ended = false
-  let firstContentMs: number | undefined
-  let contents = 0
-  let start: Extract<Chunk, { type: 'start' }> | undefined
-  let finish: CallEnd['finish']
-  let usage: CallEnd['usage']
-  let notes: CallEnd['notes'] = {}
-
-  if (channels.callStart.hasSubscribers) {
-    channels.callStart.publish({ owner, callId, request, stream: options.stream !== false, startedAt })
-  }
-
-  function tell(outcome: CallEnd['outcome'], error?: unknown): void {
-    if (ended) return
-    ended = true
-    if (listener === undefined && !channels.callEnd.hasSubscribers) return
-    const elapsedMs = performance.now() - startedAt
-    const { provider, model, id } = start ?? {}
-    const told = { firstContentMs, contents, provider, model, id, finish, usage, notes, error }
-    const message: CallEnd = { owner, callId, outcome, elapsedMs, ...told }
-    listener?.(message)
-    if (channels.callEnd.hasSubscribers) channels.callEnd.publish(message)
-  }
-
-  return {
-    end() {
-      if (finish === undefined) tell('error', endedEarly())
-      else tell('success')
-    },
-    leave() {
-      // Many readers leave at `finish`, one read before the end: nothing was abandoned.
-      if (finish !== undefined) tell('success')
-      else tell(signal?.aborted === true ? 'aborted' : 'abandoned')
-    },
-    fail(error) {
-      tell(signal?.aborted === true && error === signal.reason ? 'aborted' : 'error', error)
-    },
-    see(chunk) {
-      if (chunk.type === 'start') start = chunk
-      else if (chunk.type === 'note') notes = { ...notes, [chunk.from]: chunk.facts }
-      else if (chunk.type === 'usage') usage = chunk.usage
-      else if (chunk.type === 'finish') finish = chunk.reason
-      else if (isContent(chunk)) {
-        contents++
-        if (firstContentMs !== undefined) return
-        firstContentMs = performance.now() - startedAt
-        if (channels.callContent.hasSubscribers) channels.callContent.publish({ owner, callId, elapsedMs: firstContentMs })
-      }
-    }
-  }
-}
-
-/** What `collect` will throw at such a stream; said here too, so that no listener counts it as a success. */
-function endedEarly(): MillraceError<'protocol'> {
-  return new MillraceError('protocol', 'the stream ended without a finish reason', { details: { reason: 'incomplete' } })
-}
-
-class WatchedChunks extends ChunkBatches {
-  readonly #open: () => AsyncIterator<Chunk>
-  readonly #begin: () => Life
-  #life: Life | undefined
-  #source: AsyncIterator<Chunk> | undefined
-  #over = false
-
-  constructor(open: () => AsyncIterator<Chunk>, begin: () => Life) {
+  constructor(
+    owner: object,
+    next: Provider,
+    request: ChatRequest,
+    options: CallOptions,
+    callId: string,
+    listener: CallListener | undefined
+  ) {
     super()
-    this.#open = open
-    this.#begin = begin
+    this.#owner = owner
+    this.#next = next
+    this.#request = request
+    this.#options = options
+    this.#callId = callId
+    this.#listener = listener
   }
 
   protected async pull(): Promise<readonly Chunk[] | undefined> {
-    if (this.#over) return undefined
+    if (this.over) return undefined
     try {
-      this.#life ??= this.#begin()
-      this.#source ??= this.#open()
-      const batch = await nextBatch(this.#source)
-      if (batch === undefined) {
-        this.#over = true
-        this.#life.end()
-      } else for (const chunk of batch) this.#life.see(chunk)
+      if (this.#startedAt === 0) this.#begin()
+      const source = (this.#source ??= this.#next(this.#request, this.#options)[Symbol.asyncIterator]())
+      const batch = await nextBatch(source)
+      if (batch !== undefined) for (const chunk of batch) this.#see(chunk)
+      if (batch === undefined || hasEnded(source)) this.#end()
       return batch
     } catch (error) {
-      this.#over = true
-      this.#life?.fail(error)
+      this.over = true
+      const { signal } = this.#options
+      this.#tell(signal?.aborted === true && error === signal.reason ? 'aborted' : 'error', error)
       throw error
     }
   }
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
-    this.#over = true
+    this.over = true
     this.clear()
-    this.#life?.leave()
+    // Many readers leave at `finish`, one read before the end: nothing was abandoned. One that has read nothing has no life.
+    if (this.#startedAt === 0) return { done: true, value: undefined }
+    if (this.#finish !== undefined) this.#tell('success')
+    else this.#tell(this.#options.signal?.aborted === true ? 'aborted' : 'abandoned')
     await this.#source?.return?.()
     return { done: true, value: undefined }
   }
+
+  #begin(): void {
+    this.#startedAt = performance.now()
+    if (!channels.callStart.hasSubscribers) return
+    const { stream } = this.#options
+    channels.callStart.publish({
+      owner: this.#owner,
+      callId: this.#callId,
+      request: this.#request,
+      stream: stream !== false,
+      startedAt: this.#startedAt
+    })
+  }
+
+  #end(): void {
+    this.over = true
+    if (this.#finish === undefined) this.#tell('error', endedEarly())
+    else this.#tell('success')
+  }
+
+  #see(chunk: Chunk): void {
+    if (chunk.type === 'start') this.#start = chunk
+    else if (chunk.type === 'note') this.#notes = { ...this.#notes, [chunk.from]: chunk.facts }
+    else if (chunk.type === 'usage') this.#usage = chunk.usage
+    else if (chunk.type === 'finish') this.#finish = chunk.reason
+    else if (isContent(chunk)) {
+      this.#contents++
+      if (this.#firstContentMs === undefined) this.#seeFirst()
+    }
+  }
+
+  #seeFirst(): void {
+    const elapsedMs = performance.now() - this.#startedAt
+    this.#firstContentMs = elapsedMs
+    if (channels.callContent.hasSubscribers) {
+      channels.callContent.publish({ owner: this.#owner, callId: this.#callId, elapsedMs })
+    }
+  }
+
+  #tell(outcome: CallEnd['outcome'], error?: unknown): void {
+    if (this.#told) return
+    this.#told = true
+    const { hasSubscribers } = channels.callEnd
+    if (this.#listener === undefined && !hasSubscribers) return
+    const start = this.#start
+    const message: CallEnd = {
+      owner: this.#owner,
+      callId: this.#callId,
+      outcome,
+      elapsedMs: performance.now() - this.#startedAt,
+      firstContentMs: this.#firstContentMs,
+      contents: this.#contents,
+      provider: start?.provider,
+      model: start?.model,
+      id: start?.id,
+      finish: this.#finish,
+      usage: this.#usage,
+      notes: this.#notes,
+      error
+    }
+    this.#listener?.(message)
+    if (hasSubscribers) channels.callEnd.publish(message)
+  }
+}
+
+const noNotes: CallEnd['notes'] = Object.freeze({})
+
+/** What `collect` will throw at such a stream; said here too, so that no listener counts it as a success. */
+function endedEarly(): MillraceError<'protocol'> {
+  return new MillraceError('protocol', 'the stream ended without a finish reason', { details: { reason: 'incomplete' } })
 }

@@ -1,5 +1,6 @@
 export type { ScriptedReply } from './answer.ts'
 export { type StartedBrowser, startBrowser } from './browser.ts'
+export { createCertificate, type TestCertificate } from './certificate.ts'
 export type { ScriptedRequest, ScriptedTool, ScriptedToolCall } from './dialect.ts'
 export {
   ConnectionGone,

@@ -20,7 +20,12 @@ export interface ConnectorOptions {
   readonly http2: boolean
   /** PEM text of certificates to trust beside those of Node. */
   readonly ca?: string | readonly string[] | undefined
-  /** The URL of an http or https proxy; false for none. @default HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY of the environment */
+  /**
+   * The URL of an http or https proxy, with `user:password@` where it asks for them; false for none. In NO_PROXY,
+   * `example.com` exempts that host alone and `.example.com` all below it; ranges of addresses mean nothing there.
+   *
+   * @default HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment, in either case
+   */
   readonly proxy?: string | false | undefined
 }
 
@@ -108,7 +113,7 @@ export function createConnector(options: ConnectorOptions): Connector {
     forward(target) {
       if (target.protocol === 'https:') return undefined
       const route = routeTo(target)
-      return route === 'direct' ? undefined : route
+      return route === undefined || route === 'direct' ? undefined : { headers: route.headers }
     }
   }
 }

@@ -18,7 +18,7 @@ import { wireError } from './wire-error.ts'
 const highWaterBytes = 256 * 1024
 
 /** As much of an answer is held back until it is whole, so that one that breaks off can be asked for again. */
-export const maxHeldBytes = 64 * 1024
+export const maxHeldBytes: number = 64 * 1024
 
 /** Limits of an exchange whose request sets none. */
 export interface ExchangeLimits {
@@ -42,7 +42,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   #resolveHead!: (response: HttpResponse) => void
   #rejectHead!: (error: unknown) => void
   #controller: Dispatcher.DispatchController | undefined
-  #offAbort: () => void
+  #offAbort: () => void = nothing
   #clock: NodeJS.Timeout | undefined
   #phase: WirePhase = 'connect'
   /** A response that is held back until it is whole. */
@@ -66,7 +66,6 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
       this.#resolveHead = resolve
       this.#rejectHead = reject
     })
-    this.#offAbort = nothing
   }
 
   /** Sends the request; what goes wrong comes out of `head`. */
@@ -100,7 +99,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   get wasNotSeen(): boolean {
     const error = this.#failure?.error
     if (!isMillraceError(error, 'network') || !error.retryable) return false
-    if (this.#phase === 'connect') return true
+    if (this.#phase === 'connect' || error.details.errno === 'REFUSED_STREAM') return true // RFC 9113, section 8.7
     const { socket } = this.#connection
     return this.#reused && this.#phase !== 'body' && (socket === undefined || socket.bytesRead === this.#bytesBefore)
   }

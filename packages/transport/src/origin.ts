@@ -65,7 +65,11 @@ export class Origin {
     if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('an origin begins with http:// or https://')
     const isSecure = protocol === 'https:'
     // An IPv6 address stands in brackets only inside a URL.
-    this.#target = { protocol, hostname: hostname.replace(/^\[|\]$/g, ''), port: port === '' ? (isSecure ? 443 : 80) : Number(port) }
+    this.#target = {
+      protocol,
+      hostname: hostname.replace(/^\[|\]$/g, ''),
+      port: port === '' ? (isSecure ? 443 : 80) : Number(port)
+    }
     this.#knowsProtocol = !(options.http2 && isSecure)
     this.forward = connector.forward(this.#target)
   }

@@ -45,10 +45,11 @@ function decode(part: string): string | undefined {
 export function proxyInEnvironment(target: ConnectTarget): string | undefined {
   const found = getProxyForUrl(`${target.protocol}//${authorityOf(target)}`)
   if (found === '') return undefined
+  if (!found.startsWith('https://')) return found
   // Where the variable names no scheme, the library takes the origin's. A proxy is spoken to in plain HTTP then, as curl does.
-  const bare = found.replace(/^https:\/\//, '')
-  const written = ['https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY'].some((name) => process.env[name] === bare)
-  return written ? `http://${bare}` : found
+  const bare = found.slice('https://'.length)
+  const isBare = ['https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY'].some((name) => process.env[name] === bare)
+  return isBare ? `http://${bare}` : found
 }
 
 /** An answer to CONNECT is a status line and a few headers. */
@@ -88,7 +89,7 @@ export function openTunnel(
         const length = head.indexOf('\r\n\r\n')
         if (length === -1 ? received > maxHeadBytes : length > maxHeadBytes) return end(tooLarge())
         if (length === -1) break
-        const status = /^HTTP\/1\.[01] ([1-9]\d\d)(?: |$)/m.exec(head.toString('latin1', 0, head.indexOf('\r\n')))?.[1]
+        const status = /^HTTP\/1\.[01] ([1-9]\d\d)(?: |$)/.exec(head.toString('latin1', 0, head.indexOf('\r\n')))?.[1]
         if (status === undefined) return end(malformed())
         head = head.subarray(length + 4)
         if (status.startsWith('2')) return end(null)

@@ -39,7 +39,9 @@ export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal
   const source = body[Symbol.asyncIterator]() as AsyncIterator<readonly Uint8Array[], undefined>
   const pieces: Uint8Array[] = []
   let bytes = 0
-  let unread: Promise<Batch> | undefined // pending, failed or the end: left to who reads on
+  // Pending, failed or the end: left to who reads on. The race has seen it, so a failure nobody reads is not unhandled.
+  let unread: Promise<Batch> | undefined
+  let isWhole = false
   const enough = Promise.withResolvers<undefined>()
   const stop = (): void => enough.resolve(undefined)
   const timer = setTimeout(stop, limitMs)
@@ -47,7 +49,11 @@ export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal
   while (bytes < maxBytes) {
     unread = source.next()
     const batch = await Promise.race([unread, enough.promise]).catch(() => undefined)
-    if (batch === undefined || batch.done === true) break
+    if (batch === undefined) break
+    if (batch.done === true) {
+      isWhole = true
+      break
+    }
     unread = undefined
     pieces.push(...batch.value)
     for (const piece of batch.value) bytes += piece.byteLength
@@ -59,14 +65,15 @@ export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal
     throw signal.reason
   }
   const text = Buffer.concat(pieces).subarray(0, maxBytes).toString()
-  return { text, body: readOn(body, source, pieces, unread) }
+  return { text, body: readOn(body, source, pieces, unread, isWhole) }
 }
 
 function readOn(
   body: HttpBody,
   source: AsyncIterator<readonly Uint8Array[], undefined>,
   pieces: readonly Uint8Array[],
-  unread: Promise<Batch> | undefined
+  unread: Promise<Batch> | undefined,
+  isWhole: boolean
 ): HttpBody {
   let held = pieces
   function next(): Promise<Batch> {
@@ -105,7 +112,10 @@ function readOn(
         throw error
       }
     },
-    cancel
+    cancel,
+    get complete() {
+      return isWhole || body.complete === true
+    }
   }
 }
 

@@ -95,12 +95,12 @@ export function createRetry(options: RetryOptions = {}, closing?: AbortSignal): 
     const refusal = refusalJson(text)
     const hintMs = retryAfterMs(response, refusal)
     if (isExhausted(refusal) || (hintMs ?? 0) > longestMs) return { outcome }
-    return { outcome, waitMs: drawMs(tries, hintMs) - (performance.now() - startedAt) }
+    return { outcome, waitMs: Math.max(0, drawMs(tries, hintMs) - (performance.now() - startedAt)) }
   }
 
   /** Waits until the call may be tried again, or gives what it is to end with. */
   async function wait(failure: Outcome, tries: number, request: HttpRequest): Promise<Outcome | undefined> {
-    if (!budget.take()) return failure
+    if (closing?.aborted === true || !budget.take()) return failure
     const remainingMs = (): number => request.deadline?.remainingMs() ?? Number.POSITIVE_INFINITY
     let end: Outcome
     try {
@@ -131,11 +131,13 @@ export function createRetry(options: RetryOptions = {}, closing?: AbortSignal): 
 
   const layer: Layer<Send> = (next) => async (request) => {
     budget.deposit()
-    const isAgain = isRepeatable(request)
-    let attempt = isAgain ? keyed(request) : request
+    const limit = isRepeatable(request) ? maxAttempts : 1
+    const first = isRepeatable(request) ? keyed(request) : request
+    let made = 0
     for (let tries = 1; ; tries++) {
+      const attempt = tries === 1 ? first : { ...first, attempt: made + 1 }
       let failure: Outcome
-      let isFinal = !isAgain || tries >= maxAttempts
+      let isFinal = tries >= limit
       try {
         const response = await next(attempt)
         if (!isRetryable(response) && tries === 1) return response
@@ -145,10 +147,9 @@ export function createRetry(options: RetryOptions = {}, closing?: AbortSignal): 
         failure = { error }
         isFinal ||= !isTransient(error)
       }
-      const made = Math.max(attempt.attempt ?? 1, requestsOf(failure))
+      made = Math.max(attempt.attempt ?? 1, requestsOf(failure))
       const end = isFinal ? failure : await wait(failure, tries, request)
       if (end !== undefined) return handOn(end, made, request.signal)
-      attempt = { ...attempt, attempt: made + 1 }
     }
   }
   return { layer, stats: budget.stats }

@@ -1,8 +1,8 @@
 import {
+  type ContentClock,
   channels,
   checkOptions,
   clampTimer,
-  type ContentClock,
   type HttpRequest,
   type HttpResponse,
   MillraceError,
@@ -31,7 +31,7 @@ export interface TransportOptions {
   readonly keepAliveMs?: number | undefined
   /** True: HTTP/2 where the server speaks it too, many calls on one socket. @default false */
   readonly http2?: boolean | undefined
-  /** Certificates to trust instead of those Node comes with, in PEM. */
+  /** Certificates to trust beside those Node trusts, as PEM text. */
   readonly ca?: string | readonly string[] | undefined
   /**
    * `http://user:password@host:port` of a proxy; false goes straight whatever the environment says.
@@ -180,7 +180,9 @@ export function createTransport(options: TransportOptions = {}): Transport {
   function contentClock({ timeouts, headers, body }: HttpRequest, exchange: Exchange): ContentClock | undefined {
     const firstMs = timeouts?.firstChunkMs ?? firstChunkMs
     if (firstMs === Number.POSITIVE_INFINITY || !asksForStream(headers, body)) return undefined
-    const clock = startContentClock({ firstChunkMs: firstMs, idleMs: timeouts?.idleMs ?? idleMs }, (error) => exchange.fail(error))
+    const clock = startContentClock({ firstChunkMs: firstMs, idleMs: timeouts?.idleMs ?? idleMs }, (error) =>
+      exchange.fail(error)
+    )
     clock.waiting()
     return clock
   }

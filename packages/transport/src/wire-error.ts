@@ -67,11 +67,11 @@ interface Reading {
 }
 
 function read(code: string | undefined, phase: WirePhase): Reading {
-  // Only a connection that never stood fails in these ways for these reasons: on one that stands, EHOSTUNREACH is a cut
-  // line behind a request that may have been answered.
-  const early = phase === 'dns' || phase === 'connect' || phase === 'tls'
-  if (code !== undefined && early && Object.hasOwn(unconnected, code)) return unconnected[code] as Reading
-  if (code !== undefined && isOfTls(code, early)) return ofTls.find(({ codes }) => codes.test(code)) ?? otherTls
+  // Only where no connection stands yet: on one that does, EHOSTUNREACH is a cut line behind a request that may have been
+  // answered, and `connect` would say that nothing was sent.
+  const unopened = phase === 'dns' || phase === 'connect' ? unconnected.get(code ?? '') : undefined
+  if (unopened !== undefined) return unopened
+  if (code !== undefined && isOfTls(code, phase)) return ofTls.find(({ codes }) => codes.test(code)) ?? otherTls
   if (code === 'ERR_HTTP2_STREAM_ERROR' || code === 'ERR_HTTP2_SESSION_ERROR') {
     return { at: phase, says: 'the server broke off the HTTP/2 stream', retryable: true }
   }
@@ -119,39 +119,43 @@ const notAllowed: Reading = {
   retryable: false
 }
 
-const unconnected: Readonly<Record<string, Reading>> = {
-  ENOTFOUND: noSuchHost,
-  ENODATA: noSuchHost,
-  EAI_NODATA: noSuchHost,
-  EAI_AGAIN: noResolver,
-  EAI_FAIL: noResolver,
-  ESERVFAIL: noResolver,
-  ECONNREFUSED: {
-    at: 'connect',
-    says: 'nobody listens at this host and port',
-    cure: 'check the port, and whether the server is up',
-    retryable: true
-  },
-  EHOSTUNREACH: noRoute,
-  ENETUNREACH: noRoute,
-  ENETDOWN: noRoute,
-  EADDRNOTAVAIL: {
-    at: 'connect',
-    says: 'this machine has no local address or port for the connection',
-    cure: 'check whether IPv6 works here, or keep fewer connections',
-    retryable: true
-  },
-  // undici's name for ETIMEDOUT of the system: its own timer is off.
-  UND_ERR_CONNECT_TIMEOUT: noAnswer,
-  EMFILE: noDescriptor,
-  ENFILE: noDescriptor,
-  EACCES: notAllowed,
-  EPERM: notAllowed
-}
+const unconnected: ReadonlyMap<string, Reading> = new Map(
+  Object.entries({
+    ENOTFOUND: noSuchHost,
+    ENODATA: noSuchHost,
+    EAI_NODATA: noSuchHost,
+    EAI_AGAIN: noResolver,
+    EAI_FAIL: noResolver,
+    ESERVFAIL: noResolver,
+    ECONNREFUSED: {
+      at: 'connect',
+      says: 'nobody listens at this host and port',
+      cure: 'check the port, and whether the server is up',
+      retryable: true
+    },
+    EHOSTUNREACH: noRoute,
+    ENETUNREACH: noRoute,
+    ENETDOWN: noRoute,
+    EADDRNOTAVAIL: {
+      at: 'connect',
+      says: 'this machine has no local address or port for the connection',
+      cure: 'check whether IPv6 works here, or keep fewer connections',
+      retryable: true
+    },
+    ETIMEDOUT: noAnswer,
+    // undici's name for the same, where several addresses were tried; its own timer is off.
+    UND_ERR_CONNECT_TIMEOUT: noAnswer,
+    EMFILE: noDescriptor,
+    ENFILE: noDescriptor,
+    EACCES: notAllowed,
+    EPERM: notAllowed
+  } satisfies Record<string, Reading>)
+)
 
 /** In the handshake, and behind it where a TLS 1.3 server asks for the client's certificate late. */
-function isOfTls(code: string, early: boolean): boolean {
-  return early ? tlsCode.test(code) : code.startsWith('ERR_SSL_') && code.includes('CERTIFICATE')
+function isOfTls(code: string, phase: WirePhase): boolean {
+  if (phase === 'connect' || phase === 'tls') return tlsCode.test(code)
+  return code.startsWith('ERR_SSL_') && code.includes('CERTIFICATE')
 }
 
 const tlsCode = /^EPROTO$|^ERR_(?:SSL|TLS)_|CERT|UNABLE_TO_|SELF_SIGNED|INVALID_(?:CA|PURPOSE)|HOSTNAME_MISMATCH|^CRL_/
@@ -223,7 +227,7 @@ function codeOf(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined
   if (error instanceof AggregateError) {
     const codes = error.errors.map(codeOf).filter((code) => code !== undefined)
-    const telling = codes.find((code) => unconnected[code] !== noRoute && code !== 'EADDRNOTAVAIL')
+    const telling = codes.find((code) => unconnected.get(code) !== noRoute && code !== 'EADDRNOTAVAIL')
     if (codes.length > 0) return telling ?? codes[0]
   }
   const { code } = error as { code?: unknown }
