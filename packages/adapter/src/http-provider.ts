@@ -70,7 +70,8 @@ const drainMs = 1000
  * Reads are batched: all events of one socket read are parsed in one go and handed out without further promises of ours.
  */
 export function httpProvider(dialect: Dialect, send: Send): Provider {
-  const heads: Heads = { stream: headOf(dialect, 'text/event-stream'), plain: headOf(dialect, 'application/json') }
+  const plain = Object.freeze({ ...dialect.headers, 'content-type': 'application/json' })
+  const heads: Heads = { plain, stream: Object.freeze({ ...plain, accept: 'text/event-stream' }) }
   return (request, options) => ({ [Symbol.asyncIterator]: () => new Answer(dialect, heads, send, request, options) })
 }
 
@@ -78,10 +79,6 @@ export function httpProvider(dialect: Dialect, send: Send): Provider {
 interface Heads {
   readonly stream: Readonly<Record<string, string>>
   readonly plain: Readonly<Record<string, string>>
-}
-
-function headOf({ headers }: Dialect, accept: string): Readonly<Record<string, string>> {
-  return Object.freeze({ ...headers, 'content-type': 'application/json', accept, 'accept-encoding': 'identity' })
 }
 
 /** One call. A class, for it is the hot path: one object a call, shared methods. */

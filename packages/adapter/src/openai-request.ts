@@ -1,4 +1,4 @@
-import { type ChatRequest, type Json, type JsonObject, type Message, type Part } from '@millrace/core'
+import { type ChatRequest, type Json, type JsonObject, type Message, type Part, type PromptMessage } from '@millrace/core'
 import { refuse } from './fields.ts'
 
 export interface OpenAIRequestOptions {
@@ -8,24 +8,8 @@ export interface OpenAIRequestOptions {
 
 /** A request in OpenAI's words. @throws {MillraceError} `invalid-request` for what one choice a call cannot carry */
 export function writeOpenAIRequest(request: ChatRequest, { stream, maxTokensField }: OpenAIRequestOptions): JsonObject {
-  const {
-    model,
-    messages,
-    tools,
-    toolChoice,
-    responseFormat,
-    maxOutputTokens,
-    temperature,
-    topP,
-    stop,
-    seed,
-    extra = {}
-  } = request
-  for (const key of ours)
-    if (extra[key] !== undefined) throw refuse(`extra.${key}`, 'has a field of its own in the request; set that instead')
-  if (extra.n !== undefined && extra.n !== 1) {
-    throw refuse('extra.n', 'asks for several choices, which one answer cannot carry; use transport.fetch or cache.fetch')
-  }
+  const { model, messages, tools, toolChoice, responseFormat, maxOutputTokens, temperature, topP, stop, seed, extra } = request
+  if (extra !== undefined) checkExtra(extra)
   return {
     ...extra,
     model,
@@ -44,7 +28,15 @@ export function writeOpenAIRequest(request: ChatRequest, { stream, maxTokensFiel
     stop,
     seed,
     // The last chunk of a stream tells the usage only when asked to.
-    ...(stream ? { stream, stream_options: { include_usage: true, ...(extra.stream_options as JsonObject | undefined) } } : {})
+    ...(stream ? { stream, stream_options: { include_usage: true, ...(extra?.stream_options as JsonObject | undefined) } } : {})
+  }
+}
+
+function checkExtra(extra: JsonObject): void {
+  for (const key of ours)
+    if (extra[key] !== undefined) throw refuse(`extra.${key}`, 'has a field of its own in the request; set that instead')
+  if (extra.n !== undefined && extra.n !== 1) {
+    throw refuse('extra.n', 'asks for several choices, which one answer cannot carry; use transport.fetch or cache.fetch')
   }
 }
 
@@ -72,6 +64,15 @@ function writeFormat(format: ChatRequest['responseFormat']): JsonObject | undefi
 }
 
 function writeMessage(message: Message): JsonObject {
+  // Most messages are a role and a text, which is what the API calls them too.
+  if (
+    typeof message.content === 'string' &&
+    message.extra === undefined &&
+    message.role !== 'assistant' &&
+    message.role !== 'tool'
+  ) {
+    return message as JsonObject & PromptMessage
+  }
   const content =
     typeof message.content === 'string'
       ? message.content

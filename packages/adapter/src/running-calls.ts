@@ -6,6 +6,7 @@ import {
   type Deadline,
   hasEnded,
   type Layer,
+  linkAbort,
   MillraceError,
   nextBatch,
   onAbort,
@@ -84,7 +85,7 @@ function closedError(): MillraceError<'closed'> {
 class Call extends ChunkBatches {
   before: Call | undefined
   after: Call | undefined
-  readonly #controller = new AbortController()
+  readonly #linked = linkAbort()
   #offAbort: (() => void) | undefined
   readonly #deadline: Deadline
   readonly #source: AsyncIterator<Chunk>
@@ -102,7 +103,7 @@ class Call extends ChunkBatches {
     this.#left = left
     const deadline = startDeadline('total', totalMs, (error) => this.end(error))
     this.#deadline = deadline
-    this.#source = start({ ...options, signal: this.#controller.signal, deadline })[Symbol.asyncIterator]()
+    this.#source = start({ ...options, signal: this.#linked.signal, deadline })[Symbol.asyncIterator]()
   }
 
   /** Ends the call when `signal` aborts, or at once if it has. */
@@ -115,7 +116,7 @@ class Call extends ChunkBatches {
     if (this.over) return
     this.#failure = { error }
     this.clear()
-    this.#controller.abort(error)
+    this.#linked.abort(error)
     this.#pending?.reject(error)
     this.#pending = undefined
     this.#leave()
@@ -166,7 +167,7 @@ class Call extends ChunkBatches {
       return done
     }
     pending.resolve(undefined)
-    this.#controller.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
+    this.#linked.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
     this.#returnSource()
     return done
   }

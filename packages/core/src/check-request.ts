@@ -28,10 +28,11 @@ import type {
  * checkRequest(JSON.parse(body))
  */
 export function checkRequest(request: ChatRequest): void {
-  checkFields(request, { key: '' })
+  checkFields(request, '', undefined)
 }
 
-type Check = (value: unknown, place: Place) => void
+/** Key and parent come apart: a place is made for what holds others, and for an error, not for each field. */
+type Check = (value: unknown, key: string | number, parent: Place | undefined) => void
 type RequiredKey<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T]
 // A new field of the contract does not compile until it is checked here.
 type Mandatory<T> = { readonly [K in RequiredKey<T>]: Check }
@@ -40,17 +41,19 @@ type Optional<T> = { readonly [K in Exclude<keyof T, RequiredKey<T>>]: Check }
 function fields<T>(what: string, mandatory: Mandatory<T>, optional: Optional<T>): Check {
   const mandatoryKeys = Object.keys(mandatory)
   const checks = new Map<string, Check>([...Object.entries<Check>(mandatory), ...Object.entries<Check>(optional)])
-  return (value, place) => {
+  return (value, at, parent) => {
+    const place: Place = { key: at, parent }
     if (!isJsonObject(value) || !isPlain(value)) throw invalid(place, `must be ${what}: a plain object`)
     for (const key of mandatoryKeys) {
       if (value[key] === undefined) throw invalid({ key, parent: place }, 'is missing')
     }
-    for (const [key, child] of Object.entries(value)) {
+    for (const key of Object.keys(value)) {
       if (key === '__proto__') throw forbiddenKey(place)
+      const child = value[key]
       if (child === undefined) continue
       const check = checks.get(key)
       if (check === undefined) throw unknownField(key, place, what)
-      check(child, { key, parent: place })
+      check(child, key, place)
     }
   }
 }
@@ -62,49 +65,50 @@ function unknownField(key: string, parent: Place, what: string): Error {
 function oneOf<K extends string>(what: string, key: string, kinds: Readonly<Record<K, Check>>): Check {
   const checks = new Map<unknown, Check>(Object.entries<Check>(kinds))
   const names = [...checks.keys()].join(', ')
-  return (value, place) => {
-    if (!isJsonObject(value)) throw invalid(place, `must be ${what}: a plain object`)
+  return (value, at, parent) => {
+    if (!isJsonObject(value)) throw invalid({ key: at, parent }, `must be ${what}: a plain object`)
     const check = checks.get(value[key])
-    if (check === undefined) throw invalid({ key, parent: place }, `must be one of ${names}`)
-    check(value, place)
+    if (check === undefined) throw invalid({ key, parent: { key: at, parent } }, `must be one of ${names}`)
+    check(value, at, parent)
   }
 }
 
 function list(of: Check): Check {
-  return (value, place) => {
+  return (value, key, parent) => {
+    const place: Place = { key, parent }
     if (!Array.isArray(value)) throw invalid(place, 'must be an array')
-    for (let index = 0; index < value.length; index++) of(value[index], { key: index, parent: place })
+    for (let index = 0; index < value.length; index++) of(value[index], index, place)
   }
 }
 
-const string: Check = (value, place) => {
-  if (typeof value !== 'string') throw invalid(place, 'must be a string')
+const string: Check = (value, key, parent) => {
+  if (typeof value !== 'string') throw invalid({ key, parent }, 'must be a string')
 }
-const name: Check = (value, place) => {
-  if (typeof value !== 'string' || value === '') throw invalid(place, 'must be a non-empty string')
+const name: Check = (value, key, parent) => {
+  if (typeof value !== 'string' || value === '') throw invalid({ key, parent }, 'must be a non-empty string')
 }
-const flag: Check = (value, place) => {
-  if (typeof value !== 'boolean') throw invalid(place, 'must be true or false')
+const flag: Check = (value, key, parent) => {
+  if (typeof value !== 'boolean') throw invalid({ key, parent }, 'must be true or false')
 }
-const jsonObject: Check = (value, place) => {
-  if (!isJsonObject(value)) throw invalid(place, 'must be an object of JSON values')
-  checkJsonAt(value, place)
+const jsonObject: Check = (value, key, parent) => {
+  if (!isJsonObject(value)) throw invalid({ key, parent }, 'must be an object of JSON values')
+  checkJsonAt(value, { key, parent })
 }
 function wholeNumber(low: number): Check {
-  return (value, place) => {
+  return (value, key, parent) => {
     if (Number.isSafeInteger(value) && (value as number) >= low) return
-    throw invalid(place, `must be a whole number of at least ${low}`)
+    throw invalid({ key, parent }, `must be a whole number of at least ${low}`)
   }
 }
 function numberUpTo(high: number): Check {
-  return (value, place) => {
+  return (value, key, parent) => {
     if (typeof value === 'number' && value >= 0 && value <= high) return
-    throw invalid(place, `must be a number ${high === Number.MAX_VALUE ? 'of at least 0' : `from 0 to ${high}`}`)
+    throw invalid({ key, parent }, `must be a number ${high === Number.MAX_VALUE ? 'of at least 0' : `from 0 to ${high}`}`)
   }
 }
 function text(...allowed: readonly string[]): Check {
-  return (value, place) => {
-    if (!allowed.includes(value as string)) throw invalid(place, `must be one of ${allowed.join(', ')}`)
+  return (value, key, parent) => {
+    if (!allowed.includes(value as string)) throw invalid({ key, parent }, `must be one of ${allowed.join(', ')}`)
   }
 }
 /** The tag of a union: `oneOf` has looked at it. */
@@ -117,20 +121,20 @@ const checkPart = oneOf<Part['type']>('a part', 'type', {
   text: fields<TextPart>('a text part', { type: tag, text: string }, extra),
   image: fields<ImagePart>('an image part', { type: tag, url: name }, { detail: text('low', 'high', 'auto'), ...extra }),
   audio: fields<AudioPart>('an audio part', { type: tag, data: string, format: name }, extra),
-  file(value, place) {
-    checkFile(value, place)
+  file(value, key, parent) {
+    checkFile(value, key, parent)
     const { fileId, url } = value as FilePart
-    if (fileId === undefined && url === undefined) throw invalid(place, 'must have a fileId or a url')
+    if (fileId === undefined && url === undefined) throw invalid({ key, parent }, 'must have a fileId or a url')
   },
   reasoning: fields<ReasoningPart>('a reasoning part', { type: tag, text: string }, { signature: string, ...extra }),
   other: fields<OtherPart>('an other part', { type: tag, value: jsonObject }, {})
 })
 const parts = list(checkPart)
 
-const content: Check = (value, place) => {
+const content: Check = (value, key, parent) => {
   if (typeof value === 'string') return
-  if (!Array.isArray(value)) throw invalid(place, 'must be a string or an array of parts')
-  parts(value, place)
+  if (!Array.isArray(value)) throw invalid({ key, parent }, 'must be a string or an array of parts')
+  parts(value, key, parent)
 }
 
 const toolCall = fields<ToolCall>('a tool call', { id: name, name, arguments: string }, {})
@@ -155,17 +159,17 @@ const checkFields = fields<ChatRequest>(
   'a request',
   {
     model: name,
-    messages(value, place) {
-      messages(value, place)
-      if ((value as readonly Message[]).length === 0) throw invalid(place, 'must hold at least one message')
+    messages(value, key, parent) {
+      messages(value, key, parent)
+      if ((value as readonly Message[]).length === 0) throw invalid({ key, parent }, 'must hold at least one message')
     }
   },
   {
     tools: list(fields<Tool>('a tool', { name }, { description: string, parameters: jsonObject, strict: flag, ...extra })),
-    toolChoice(value, place) {
+    toolChoice(value, key, parent) {
       if (value === 'auto' || value === 'none' || value === 'required') return
-      if (!isJsonObject(value)) throw invalid(place, "must be 'auto', 'none', 'required' or { name }")
-      toolChoiceName(value, place)
+      if (!isJsonObject(value)) throw invalid({ key, parent }, "must be 'auto', 'none', 'required' or { name }")
+      toolChoiceName(value, key, parent)
     },
     responseFormat: oneOf<ResponseFormat['type']>('a response format', 'type', {
       text: fields<{ type: 'text' }>('a text format', { type: tag }, {}),

@@ -138,21 +138,22 @@ class Assembler implements Assembly {
   }
 
   partial(): Completion {
-    const calls = this.#calls === undefined ? [] : [...this.#calls].toSorted(([a], [b]) => a - b)
-    return {
+    // Each optional field that is spread in costs an object: most answers have few of them.
+    const completion: Writable<Completion> = {
       provider: this.#provider,
       model: this.#model,
-      ...(this.#id === undefined ? {} : { id: this.#id }),
       text: this.#text,
-      ...(this.#refusal === undefined ? {} : { refusal: this.#refusal }),
       reasoning: this.#reasoning?.map((block) => ({ ...block })) ?? [],
-      toolCalls: calls.map(([, call]) => ({ ...call })),
-      extras: [...(this.#extras ?? [])],
+      toolCalls: this.#calls === undefined ? [] : callsOf(this.#calls),
+      extras: this.#extras === undefined ? [] : [...this.#extras],
       finish: this.#finish ?? 'other',
-      ...(this.clipped ? { clipped: true as const } : {}),
-      ...(this.#usage === undefined ? {} : { usage: this.#usage }),
       notes: { ...this.#notes }
     }
+    if (this.#id !== undefined) completion.id = this.#id
+    if (this.#refusal !== undefined) completion.refusal = this.#refusal
+    if (this.clipped) completion.clipped = true
+    if (this.#usage !== undefined) completion.usage = this.#usage
+    return completion
   }
 
   /** As much of a piece as there is room for. */
@@ -190,6 +191,12 @@ class Assembler implements Assembly {
     block.text += piece
     if (signature !== undefined) block.signature = signature
   }
+}
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] }
+
+function callsOf(calls: ReadonlyMap<number, ToolCall>): ToolCall[] {
+  return [...calls].toSorted(([a], [b]) => a - b).map(([, call]) => ({ ...call }))
 }
 
 function splitsPair(text: string, at: number): boolean {

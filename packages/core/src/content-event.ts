@@ -30,10 +30,8 @@ export function readEvent({ event, data }: ServerSentEvent, cut: boolean, marks:
   if (typeof body.type === 'string' && readTyped(body.type, body, marks)) return
   if (isError(body)) return marks.error(errorStatus(body.error))
   if (Array.isArray(body.choices)) for (const choice of body.choices as readonly Json[]) readChoice(choice, marks)
-  else if (Array.isArray(body.candidates)) for (const one of body.candidates as readonly Json[]) readCandidate(one, marks)
-  else if (isJsonObject(body.promptFeedback)) {
-    if (isText(body.promptFeedback.blockReason)) marks.finish(0)
-  } else if (!isBookkeeping(body)) marks.content()
+  else if (Array.isArray(body.candidates) || isJsonObject(body.promptFeedback)) readGoogle(body, marks)
+  else if (!isBookkeeping(body)) marks.content()
 }
 
 /** `keepalive` is sent by OpenAI's Responses API, though its reference does not name it. */
@@ -104,7 +102,12 @@ function readChoice(choice: Json, marks: EventMarks): void {
   readFinish(choice.finish_reason, choice.error, index, marks)
 }
 
-/** Google's generateContent. */
+/** Google's generateContent. A prompt it blocks has no candidates. */
+function readGoogle({ candidates, promptFeedback }: JsonObject, marks: EventMarks): void {
+  if (Array.isArray(candidates)) for (const candidate of candidates as readonly Json[]) readCandidate(candidate, marks)
+  if (isJsonObject(promptFeedback) && isText(promptFeedback.blockReason)) marks.finish(0)
+}
+
 function readCandidate(candidate: Json, marks: EventMarks): void {
   if (!isJsonObject(candidate)) return marks.content()
   const index = indexOf(candidate)
@@ -155,17 +158,7 @@ function holds(value: Json | undefined, labels: ReadonlySet<string> = pieceLabel
 const maxDepth = 32
 
 const pieceLabels: ReadonlySet<string> = new Set(['type', 'role', 'format'])
-const envelope: ReadonlySet<string> = new Set([
-  ...pieceLabels,
-  'id',
-  'item_id',
-  'response_id',
-  'response',
-  'status',
-  'phase',
-  'logprobs',
-  'obfuscation'
-])
+const envelope: ReadonlySet<string> = new Set([...pieceLabels, 'id', 'item_id', 'response', 'status', 'phase'])
 const announcement: ReadonlySet<string> = new Set([...envelope, 'encrypted_content'])
 const bookkeeping: ReadonlySet<string> = new Set([
   'id',
@@ -184,6 +177,8 @@ const bookkeeping: ReadonlySet<string> = new Set([
 ])
 const choiceFacts: ReadonlySet<string> = new Set([
   'index',
+  'delta',
+  'message',
   'text',
   'logprobs',
   'finish_reason',

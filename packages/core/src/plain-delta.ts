@@ -16,7 +16,8 @@ const letterR = 114
 const quote = 34
 const backslash = 92
 
-// Sticky: each is tried at one place only, which costs a third of `startsWith`, and none of them can run back and forth.
+// Sticky: each is tried at one place only. None of them can run back and forth: what repeats is told apart at its first
+// letters.
 const typedHead = /\{"type":"(?:response\.|content_block_delta","index":)/y
 const blockHead = /,"delta":\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"(?!")/y
 const textHead =

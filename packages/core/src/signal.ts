@@ -14,21 +14,27 @@ export interface LinkedAbort extends Disposable {
  * using linked = linkAbort(options.signal)
  * const response = await send({ ...request, signal: linked.signal })
  */
-export function linkAbort(source: AbortSignal | undefined): LinkedAbort {
+export function linkAbort(source?: AbortSignal): LinkedAbort {
   const controller = new AbortController()
-  const follow = (): void => controller.abort(source?.reason)
-  if (source?.aborted === true) follow()
-  else source?.addEventListener('abort', follow, { once: true })
-  return {
-    signal: controller.signal,
-    abort(reason) {
-      controller.abort(reason)
-    },
-    [Symbol.dispose]() {
-      source?.removeEventListener('abort', follow)
-    }
+  const signal: Heard = controller.signal
+  signal[listeners] = new Set()
+  function abort(reason: unknown): void {
+    if (signal.aborted) return
+    controller.abort(reason)
+    for (const listener of signal[listeners] ?? []) listener(reason)
+    signal[listeners]?.clear()
   }
+  const off = onAbort(source, abort)
+  return { signal, abort, [Symbol.dispose]: off }
 }
+
+/**
+ * Listeners of signals made by `linkAbort`, beside the platform's: an EventTarget takes more for adding and removing one
+ * than a layer takes for a call.
+ */
+const listeners = Symbol('listeners')
+
+type Heard = AbortSignal & { [listeners]?: Set<(reason: unknown) => void> }
 
 /**
  * Calls `listener` once when `signal` aborts, or at once if it has. Returns what takes the listener off.
@@ -37,15 +43,22 @@ export function linkAbort(source: AbortSignal | undefined): LinkedAbort {
  * const off = onAbort(options.signal, (reason) => socket.destroy())
  */
 export function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (signal === undefined) return () => {}
-  const heard = (): void => listener(signal.reason)
+  if (signal === undefined) return nothing
   if (signal.aborted) {
-    heard()
-    return () => {}
+    listener(signal.reason)
+    return nothing
   }
+  const own = (signal as Heard)[listeners]
+  if (own !== undefined) {
+    own.add(listener)
+    return () => own.delete(listener)
+  }
+  const heard = (): void => listener(signal.reason)
   signal.addEventListener('abort', heard, { once: true })
   return () => signal.removeEventListener('abort', heard)
 }
+
+const nothing = (): void => {}
 
 /**
  * Settles as `work` does, or rejects with `signal.reason` as soon as `signal` aborts. Leaves no listener on the signal; what

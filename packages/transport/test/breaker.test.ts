@@ -9,6 +9,7 @@ import {
   type Send
 } from '@millrace/core'
 import { heapAfterGc } from '@millrace/testkit'
+import { createTransport } from '@millrace/transport'
 import fc from 'fast-check'
 import { afterEach, describe, expect, test } from 'vitest'
 import { createBreaker } from '../src/breaker.ts'
@@ -82,9 +83,9 @@ describe('opens', () => {
     expect(breaker.state(origin)).toBe('closed')
     await fail(1)
     expect(breaker.state(origin)).toBe('open')
-    pass(400)
+    pass(399.5)
     const error = await ask().catch((thrown: unknown) => thrown)
-    expect(error).toMatchObject({ code: 'circuit-open', retryable: true, details: { origin, retryAfterMs: 600 } })
+    expect(error).toMatchObject({ code: 'circuit-open', retryable: true, details: { origin, retryAfterMs: 601 } }) // never too early
   })
 
   test('and sends nothing while it is open', async () => {
@@ -103,6 +104,17 @@ describe('opens', () => {
     await fail(3)
     expect(breaker.state(origin)).toBe('closed')
     pass(899) // the ten buckets are 100 ms each
+    await fail(1)
+    expect(breaker.state(origin)).toBe('open')
+  })
+
+  test('also when the clock goes back', async () => {
+    const { breaker, fail, pass } = setUp()
+    pass(50_000)
+    await fail(2)
+    pass(-20_000)
+    await fail(1)
+    pass(20_000)
     await fail(1)
     expect(breaker.state(origin)).toBe('open')
   })
@@ -330,13 +342,15 @@ test('keeps at most 1000 origins, and drops the closed one that was not used for
   const { breaker, fail, code } = setUp()
   await fail(4)
   for (let index = 0; index < 999; index++) await code({ url: `http://${index}.test/` })
-  await code({ url: 'http://0.test/' })
+  await code({ url: 'http://1.test/' })
   await code({ url: 'http://new.test/' })
+  await code({ url: 'http://newer.test/' })
   const origins = Object.keys(breaker.stats())
   expect(origins).toHaveLength(1000)
   expect(origins).toContain(origin) // the oldest, but open
-  expect(origins).toContain('http://0.test')
-  expect(origins).not.toContain('http://1.test')
+  expect(origins).not.toContain('http://0.test')
+  expect(origins).not.toContain('http://2.test')
+  expect(origins).toEqual(expect.arrayContaining(['http://1.test', 'http://3.test', 'http://new.test']))
 })
 
 test('keeps its bound when all of them are open', async () => {
@@ -392,7 +406,7 @@ describe('agrees with a naive model', () => {
         let at = 0
         const model = createModel(given)
         const breaker = createBreaker({ ...given, now: () => at })
-        const running: { later: PromiseWithResolvers<HttpResponse>; answer: Promise<unknown>; ticket: unknown }[] = []
+        const running: { later: PromiseWithResolvers<HttpResponse>; result: Promise<unknown>; ticket: unknown }[] = []
         const begun: PromiseWithResolvers<HttpResponse>[] = []
         const send = breaker.layer(() => {
           const later = Promise.withResolvers<HttpResponse>()
@@ -403,19 +417,19 @@ describe('agrees with a naive model', () => {
           seen.steps++
           at += passMs
           if (begin || running.length === 0) {
-            const answer = send(request).catch((error: unknown) => error)
+            const result = send(request).catch((error: unknown) => error)
             const later = begun.pop()
             const ticket = model.begin(at)
             expect(later === undefined).toBe(ticket === undefined)
             if (later === undefined) {
-              expect(await answer).toMatchObject({ code: 'circuit-open', details: { retryAfterMs: model.waitMs(at) } })
+              expect(await result).toMatchObject({ code: 'circuit-open', details: { retryAfterMs: model.waitMs(at) } })
               seen.rejected++
-            } else running.push({ later, answer, ticket })
+            } else running.push({ later, result, ticket })
           } else {
             const [ended] = running.splice(which % running.length, 1)
             if (ended === undefined) continue
             settle(ended.later, how)
-            await ended.answer
+            await ended.result
             const before = model.state()
             seen.late += model.end(at, ended.ticket, how)
             if (before !== 'open' && model.state() === 'open') seen.opened++
@@ -528,6 +542,17 @@ describe('over real sockets', () => {
     expect(performance.now() - healedAt).toBeLessThan(2000)
     const after = await Promise.all(Array.from({ length: 200 }, ask))
     expect(after.filter((status) => status !== 200)).toEqual([])
+  })
+
+  test('in the transport: ends the retries at once, and is told in its stats', async () => {
+    server = await serve((_, response) => void response.writeHead(503).end())
+    await using transport = createTransport({
+      breaker: { minimumRequests: 2, openMs: 60_000 },
+      retry: { baseMs: 1, maxAttempts: 5 }
+    })
+    await expect(transport.send({ ...request, url: server.url })).rejects.toMatchObject({ code: 'circuit-open' })
+    expect(server.requests).toBe(2)
+    expect(transport.stats().origins[server.url]).toMatchObject({ breaker: 'open' })
   })
 
   test('leaves no listener on the signal, and keeps nothing of a call', async () => {

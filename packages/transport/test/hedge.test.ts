@@ -12,6 +12,7 @@ import {
   type Send
 } from '@millrace/core'
 import { heapAfterGc, probeLeaks, seededRandom } from '@millrace/testkit'
+import { createTransport } from '@millrace/transport'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { bufferedBody } from '../src/buffered-body.ts'
 import { createHedge, type Hedge, type HedgeOptions } from '../src/hedge.ts'
@@ -35,7 +36,7 @@ beforeEach(() => void process.on('unhandledRejection', note))
 afterEach(async () => {
   await delay(1)
   process.off('unhandledRejection', note)
-  expect(unhandled.splice(0)).toEqual([])
+  if (unhandled.length > 0) throw new Error('unhandled rejections', { cause: unhandled.splice(0) })
 })
 
 /** One request as the `Send` under a hedge has it. */
@@ -162,6 +163,31 @@ describe('one slow request', () => {
   })
 })
 
+test('the wait follows the latencies of the calls, hedged ones from their begin; a query is not part of the route', async () => {
+  const { send, sent } = byHand()
+  const { hedged } = await armed(send, { percentile: 0.99 }, 10)
+  const answer = hedged({ ...request, url: `${request.url}?first` })
+  await becomes(sent, 2)
+  await delay(80)
+  sent[1]?.answer(200) // 100 ms after the first
+  await answer
+  const startedAt = performance.now()
+  const next = hedged({ ...request, url: `${request.url}?next` })
+  await becomes(sent, 4)
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(95)
+  sent[3]?.answer(200)
+  await next
+})
+
+test('both are counted, also over a send that does not count', async () => {
+  const { send, sent } = byHand()
+  const { hedged } = await armed((made) => send({ ...made, attempt: undefined }))
+  const answer = hedged(request)
+  await becomes(sent, 2)
+  sent[1]?.answer(200)
+  expect(await answer).toMatchObject({ hedge: 'won', attempts: 2 })
+})
+
 describe('when one of the two fails, the other is waited for', () => {
   const failures: readonly [string, (sent: Sent) => void][] = [
     ...[408, 429, 500, 503, 529].map((status): [string, (sent: Sent) => void] => [`${status}`, (sent) => sent.answer(status)]),
@@ -274,6 +300,45 @@ describe('the caller’s abort', () => {
     expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
   })
 
+  test('is told at once, also when one of them is deaf to it', async () => {
+    const { send, sent } = byHand()
+    const { hedged } = await armed((made) => send(made.attempt === 2 ? { ...made, signal: undefined } : made))
+    const controller = new AbortController()
+    const answer = hedged({ ...request, signal: controller.signal })
+    await becomes(sent, 2)
+    const reason = new Error('enough')
+    controller.abort(reason)
+    await expect(answer).rejects.toBe(reason)
+    sent[1]?.answer(200)
+    await until(() => sent[1]?.cancelled === undefined, 'its body is cancelled')
+    expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
+  })
+
+  test('is the end: no second request for a first one that is deaf to it', async () => {
+    const { send, sent } = byHand()
+    const { hedged } = await armed((made) => send({ ...made, signal: undefined }))
+    const controller = new AbortController()
+    const answer = hedged({ ...request, signal: controller.signal })
+    controller.abort()
+    await delay(60)
+    expect(sent).toHaveLength(1)
+    sent[0]?.answer(200)
+    await answer
+  })
+
+  test('has no listener left for once the whole body has come with the answer', async () => {
+    const { hedged } = await armed(async () => ({
+      status: 200,
+      headers: {},
+      body: { ...bufferedBody('all of it'), complete: true },
+      attempts: 1
+    }))
+    const controller = new AbortController()
+    const { body } = await hedged({ ...request, signal: controller.signal })
+    expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
+    expect(await body.text()).toBe('all of it')
+  })
+
   test('still ends the winner’s body; the listener goes with the body’s end', async () => {
     const { send, sent } = byHand()
     const { hedged } = await armed(send, {}, 10)
@@ -341,7 +406,7 @@ describe('is never sent twice', () => {
     async function* once(): AsyncGenerator<Uint8Array> {
       yield Buffer.from('{}')
     }
-    await never({ body: once() })
+    expect((await never({ body: once() }, { eligible: () => true })).stats().hedges).toBe(0)
   })
   test('a request that leaves something behind at the provider, which `refused` counts', async () => {
     const hedge = await never({ body: '{"store":true}' })
@@ -360,13 +425,19 @@ describe('is never sent twice', () => {
     expect(hedge.stats().refused).toBe(1)
   })
   test('on a route that has not answered often enough, on another route or with another method', async () => {
-    await never({}, { minSamples: 2 })
+    expect((await never({}, { minSamples: 2 })).stats().hedges).toBe(0)
     await never({ url: 'http://model.test/v1/completions' })
     await never({ url: 'http://other.test/v1/chat/completions' })
     await never({ method: 'GET', body: undefined })
   })
-  test('without budget', async () => {
+  test('without budget, and then the request goes on as it is', async () => {
     await never({}, { maxExtra: 0.4 }) // 0.8 after the two calls
+    const { send, sent } = byHand()
+    const { hedged } = await armed(send, { maxExtra: 0.4 })
+    const answer = hedged(request)
+    expect(sent[0]?.request).toBe(request)
+    sent[0]?.answer(200)
+    await answer
   })
 })
 
@@ -547,10 +618,14 @@ test('keeps at most 100 routes', async () => {
     return slow && attempt === 1 ? delay(60, response) : Promise.resolve(response)
   })
   const ask = (host: number): Promise<HttpResponse> => hedged({ ...request, url: `http://${host}.test/v1/messages` })
-  for (let host = 0; host < 101; host++) await ask(host)
+  for (let host = 0; host < 100; host++) await ask(host)
+  await ask(1)
+  await ask(100)
+  await ask(101)
   slow = true
   expect((await ask(1)).hedge).toBe('won')
-  expect((await ask(0)).hedge).toBeUndefined() // forgotten
+  expect((await ask(3)).hedge).toBe('won')
+  expect((await ask(0)).hedge).toBeUndefined() // forgotten, as is 2
 })
 
 describe('over real sockets', () => {
@@ -583,7 +658,7 @@ describe('over real sockets', () => {
       }
     }
     await Promise.all(Array.from({ length: atOnce }, caller))
-    return latencies.sort((a, b) => a - b)
+    return latencies.toSorted((a, b) => a - b)
   }
   const p99 = (sorted: readonly number[]): number => sorted[Math.ceil(sorted.length * 0.99) - 1] ?? 0
 
@@ -645,6 +720,27 @@ describe('over real sockets', () => {
     expect(await answer).toBe(reason)
     expect(performance.now() - abortedAt).toBeLessThan(50)
     await until(() => server?.open === 0, 'both sockets are closed')
+    expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
+  })
+})
+
+describe('in the transport', () => {
+  test('the first content wins, not the first head; retry counts both; the loser’s socket closes', async () => {
+    let count = 0
+    await using server = await serve((_, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(': heartbeat\n\n')
+      if (++count !== 3) response.end('data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n')
+    })
+    await using transport = createTransport({ hedge: { minSamples: 1, maxExtra: 1, minDelayMs: 50, eligible: () => true } })
+    const controller = new AbortController()
+    const given: HttpRequest = { ...request, url: `${server.url}/v1/chat/completions`, signal: controller.signal }
+    for (let call = 0; call < 2; call++) await (await transport.send(given)).body.text()
+    const response = await transport.send(given)
+    expect(response).toMatchObject({ status: 200, hedge: 'won', attempts: 2 })
+    expect(await response.body.text()).toContain('"hi"')
+    expect(transport.stats()).toMatchObject({ hedges: 1, hedgesWon: 1 })
+    await until(() => server.open === 1, 'the socket of the stalled stream closes')
     expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
   })
 })

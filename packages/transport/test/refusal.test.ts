@@ -1,6 +1,7 @@
 import { getEventListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type HttpBody, MillraceError } from '@millrace/core'
+import { probeLeaks } from '@millrace/testkit'
 import { describe, expect, test } from 'vitest'
 import { isExhausted, peek, readRefusal, refusalJson } from '../src/refusal.ts'
 
@@ -93,7 +94,16 @@ describe('peek', () => {
     expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0)
   })
 
+  test('leaves no listener and no timer behind a body that ended', async () => {
+    const probe = probeLeaks()
+    const { signal } = new AbortController()
+    await peek(bodyOf('all'), 60_000, signal)
+    expect(getEventListeners(signal, 'abort')).toHaveLength(0)
+    await probe.check()
+  })
+
   test('the body keeps the bound of who reads it, and cancel reaches the source', async () => {
+    expect(await (await peek(bodyOf('four', 'more'), 1000)).body.text(8)).toBe('fourmore')
     const source = bodyOf('four', 'more')
     const { body } = await peek(source, 1000)
     await expect(body.text(5)).rejects.toMatchObject({ code: 'protocol', details: { reason: 'too-large' } })

@@ -18,6 +18,7 @@ describe('retryAfterMs reads', () => {
     [{ 'retry-after': '2' }, 2000],
     [{ 'retry-after': ' 2 ' }, 2000],
     [{ 'retry-after': '0' }, 0],
+    [{ 'retry-after': '86400' }, dayMs],
     [{ 'retry-after': '0.25' }, 250],
     [{ 'retry-after-ms': '120' }, 120],
     [{ 'retry-after-ms': '120.5', 'retry-after': '9' }, 120.5],
@@ -263,9 +264,7 @@ describe('whatever a server sends', () => {
       const { response } = JSON.parse(readFileSync(new URL(file, folder), 'utf8')) as {
         response: { status: number; headers: Record<string, string>; body: string }
       }
-      const headers = Object.fromEntries(
-        Object.entries(response.headers).map(([name, value]) => [name.toLowerCase(), value])
-      )
+      const headers = Object.fromEntries(Object.entries(response.headers).map(([name, value]) => [name.toLowerCase(), value]))
       return retryAfterMs({ status: response.status, headers }, parseJson(response.body))
     }
     expect(read('gemini/gemini-generateContent-5d9666c155.json')).toBe(48_000)
