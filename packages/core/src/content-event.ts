@@ -172,13 +172,11 @@ const bookkeeping: ReadonlySet<string> = new Set([
   'system_fingerprint',
   'usage',
   'usageMetadata',
-  'x_groq',
   'obfuscation'
 ])
 const choiceFacts: ReadonlySet<string> = new Set([
   'index',
   'delta',
-  'message',
   'text',
   'logprobs',
   'finish_reason',

@@ -29,21 +29,47 @@ export function startDeadline(
 ): Deadline {
   if (limitMs === undefined || limitMs === Number.POSITIVE_INFINITY) return unlimited
   checkLimit(clock, limitMs)
-  const startedAt = performance.now()
-  const elapsed = (): number => performance.now() - startedAt
+  return new RunningDeadline(clock, limitMs, expire)
+}
+
+/** A class, for there is one in each call: the timer is given the object instead of a closure. */
+class RunningDeadline implements Deadline {
+  queued = false
+  readonly #clock: Clock
+  readonly #limitMs: number
+  readonly #expire: (error: MillraceError<'timeout'>) => void
+  readonly #startedAt = performance.now()
+  #timer: NodeJS.Timeout
+
+  constructor(clock: Clock, limitMs: number, expire: (error: MillraceError<'timeout'>) => void) {
+    this.#clock = clock
+    this.#limitMs = limitMs
+    this.#expire = expire
+    this.#timer = setTimeout(RunningDeadline.#fire, clampTimer(limitMs), this).unref()
+  }
+
+  remainingMs(): number {
+    return Math.max(0, this.#limitMs - this.#elapsedMs())
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer)
+  }
+
+  #elapsedMs(): number {
+    return performance.now() - this.#startedAt
+  }
+
   // Timers round down to whole milliseconds and end at 24.8 days: what is left is slept again.
-  const fire = (): void => {
-    const leftMs = limitMs - elapsed()
-    if (leftMs > 0) timer = setTimeout(fire, clampTimer(Math.ceil(leftMs))).unref()
-    else expire(timeoutError(deadline.queued ? 'queue' : clock, limitMs, elapsed()))
+  static #fire(deadline: RunningDeadline): void {
+    const leftMs = deadline.#limitMs - deadline.#elapsedMs()
+    if (leftMs > 0) {
+      deadline.#timer = setTimeout(RunningDeadline.#fire, clampTimer(Math.ceil(leftMs)), deadline).unref()
+      return
+    }
+    const clock = deadline.queued ? 'queue' : deadline.#clock
+    deadline.#expire(timeoutError(clock, deadline.#limitMs, deadline.#elapsedMs()))
   }
-  let timer = setTimeout(fire, clampTimer(limitMs)).unref()
-  const deadline: Deadline = {
-    queued: false,
-    remainingMs: () => Math.max(0, limitMs - elapsed()),
-    [Symbol.dispose]: () => clearTimeout(timer)
-  }
-  return deadline
 }
 
 function checkLimit(clock: Clock, limitMs: number | undefined): void {

@@ -15,17 +15,32 @@ export interface LinkedAbort extends Disposable {
  * const response = await send({ ...request, signal: linked.signal })
  */
 export function linkAbort(source?: AbortSignal): LinkedAbort {
-  const controller = new AbortController()
-  const signal: Heard = controller.signal
-  signal[listeners] = new Set()
-  function abort(reason: unknown): void {
-    if (signal.aborted) return
-    controller.abort(reason)
-    for (const listener of signal[listeners] ?? []) listener(reason)
-    signal[listeners]?.clear()
+  return new Linked(source)
+}
+
+class Linked implements LinkedAbort {
+  readonly signal: Heard
+  readonly #controller = new AbortController()
+  readonly #off: (() => void) | undefined
+
+  constructor(source: AbortSignal | undefined) {
+    this.signal = this.#controller.signal
+    this.signal[listeners] = none
+    if (source !== undefined) this.#off = onAbort(source, (reason) => this.abort(reason))
   }
-  const off = onAbort(source, abort)
-  return { signal, abort, [Symbol.dispose]: off }
+
+  abort(reason: unknown): void {
+    const { signal } = this
+    if (signal.aborted) return
+    this.#controller.abort(reason)
+    const told = signal[listeners] ?? none
+    signal[listeners] = none
+    for (const listener of told) listener(reason)
+  }
+
+  [Symbol.dispose](): void {
+    this.#off?.()
+  }
 }
 
 /**
@@ -34,7 +49,11 @@ export function linkAbort(source?: AbortSignal): LinkedAbort {
  */
 const listeners = Symbol('listeners')
 
-type Heard = AbortSignal & { [listeners]?: Set<(reason: unknown) => void> }
+type Heard = AbortSignal & { [listeners]?: ReadonlySet<Listener> }
+type Listener = (reason: unknown) => void
+
+/** Of a signal that nobody has listened to. */
+const none: ReadonlySet<Listener> = new Set()
 
 /**
  * Calls `listener` once when `signal` aborts, or at once if it has. Returns what takes the listener off.
@@ -48,9 +67,10 @@ export function onAbort(signal: AbortSignal | undefined, listener: (reason: unkn
     listener(signal.reason)
     return nothing
   }
-  const own = (signal as Heard)[listeners]
-  if (own !== undefined) {
-    own.add(listener)
+  const heardBy = (signal as Heard)[listeners]
+  if (heardBy !== undefined) {
+    const own = heardBy === none ? new Set<Listener>() : (heardBy as Set<Listener>)
+    ;(signal as Heard)[listeners] = own.add(listener)
     return () => own.delete(listener)
   }
   const heard = (): void => listener(signal.reason)

@@ -103,6 +103,38 @@ describe('what is no content', () => {
     ['an empty delta beside all that came before', chunk({ content: '' }, null, { message: { content: 'a' } })],
     ['an empty finish reason', chunk({}, '')],
     ['an empty text of a legacy completion', { choices: [{ index: 0, text: '', logprobs: null, finish_reason: null }] }],
+    [
+      'usage with all that stands beside it elsewhere',
+      {
+        id: 'a',
+        provider: 'p',
+        service_tier: 'default',
+        system_fingerprint: 'fp_1',
+        x_groq: { id: 'req_1' },
+        obfuscation: 'x',
+        usage: { prompt_tokens: 1, tier: 'x' }
+      }
+    ],
+    [
+      'the facts of a choice',
+      {
+        choices: [
+          {
+            index: 0,
+            text: '',
+            native_finish_reason: 'x',
+            stop_reason: 'x',
+            seed: 1,
+            content_filter_results: { hate: 'x' }
+          }
+        ]
+      }
+    ],
+    [
+      'the facts of a candidate',
+      candidate({ finishMessage: 'x', safetyRatings: [{ category: 'x' }], avgLogprobs: -1, tokenCount: 1 })
+    ],
+    ["Google's word on a prompt that it lets through", { promptFeedback: { safetyRatings: [{ category: 'x' }] } }],
     ['message_start', { type: 'message_start', message: { id: 'msg_1', role: 'assistant', content: [] } }],
     ['an empty text block', block({ type: 'text', text: '' })],
     ['an empty thinking block', block({ type: 'thinking', thinking: '', signature: '' })],
