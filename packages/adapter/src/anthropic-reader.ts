@@ -94,8 +94,8 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
   }
 
   return {
-    get finished() {
-      return finish !== undefined
+    get finish() {
+      return finish
     },
     event({ data }, out) {
       if (data === '') return false

@@ -7,6 +7,7 @@ import {
   type ContentClock,
   checkRequest,
   createSSEParser,
+  type FinishReason,
   type HttpResponse,
   isContent,
   isJsonObject,
@@ -56,7 +57,7 @@ export interface AnswerReader {
   /** The stream has ended: adds usage and finish, if the provider told why it stopped. */
   end(out: Chunk[]): boolean
   /** The provider has said why it stopped; what follows is only bookkeeping. */
-  readonly finished: boolean
+  readonly finish: FinishReason | undefined
 }
 
 /** Silence between two contents that no provider needs: the longest pauses seen come before the first content. */
@@ -113,7 +114,7 @@ class Answer extends ChunkBatches {
   async return(): Promise<IteratorResult<Chunk, undefined>> {
     if (this.#state === 'open') {
       // With all content read, the socket is worth a moment: the server's last bytes are usually here already.
-      if (this.#reader.finished && this.#batches !== undefined) drain(this.#response as HttpResponse, this.#batches)
+      if (this.#reader.finish !== undefined && this.#batches !== undefined) drain(this.#response as HttpResponse, this.#batches)
       else this.#linked?.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
     }
     this.#close()
@@ -203,7 +204,9 @@ class Answer extends ChunkBatches {
     const { done, value } = await (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
     if (done === true) takeRest(parser)
     else for (const bytes of value) parser.push(bytes)
-    if (this.#reader.finished) this.#expectEnd()
+    const { finish } = this.#reader
+    // Some servers say so behind each of several tool calls: then the next may take as long as any content.
+    if (finish !== undefined && finish !== 'tool-calls') this.#expectEnd()
     else if (this.#ready.some(isContent)) this.#clock?.content()
     if (done === true) this.#finish()
     else if (this.#lastEvent) {
@@ -254,7 +257,7 @@ class Answer extends ChunkBatches {
     this.#close()
     // All content has come and only the bookkeeping broke off (no [DONE], a reset at the end): that is a whole answer.
     const aborted = this.#options.signal?.aborted === true
-    if (this.#reader.finished && !aborted && isMillraceError(error) && this.#reader.end(this.#ready)) return
+    if (this.#reader.finish !== undefined && !aborted && isMillraceError(error) && this.#reader.end(this.#ready)) return
     throw annotate(error, {
       context: {
         provider: this.#dialect.name,

@@ -47,8 +47,8 @@ class OpenAIReader implements AnswerReader {
     this.#request = request
   }
 
-  get finished(): boolean {
-    return this.#finish !== undefined
+  get finish(): FinishReason | undefined {
+    return this.#finish
   }
 
   event({ event, data }: ServerSentEvent, out: Chunk[]): boolean {

@@ -250,6 +250,31 @@ describe('the end of a stream', () => {
       })
     }
   })
+
+  test('a server that says so behind each of two tool calls may take its time between them', async () => {
+    const call = (index: number): string =>
+      JSON.stringify({
+        choices: [
+          {
+            index: 0,
+            delta: { tool_calls: [{ index, id: `call_${index}`, function: { name: 'look', arguments: '{}' } }] },
+            finish_reason: 'tool_calls'
+          }
+        ]
+      })
+    await using server = await startFaultServer(async (connection) => {
+      await connection.request()
+      await connection.write(head + chunk(sse([call(0)])))
+      await connection.pause(1300)
+      await connection.write(chunk(sse([call(1)])))
+      await connection.write(chunk(sse(['[DONE]'])))
+      await connection.closed
+    })
+    await using adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: `${server.url}/v1` }) })
+    const { toolCalls, finish } = await adapter.stream(ask('x')).completion()
+    expect(toolCalls.map(({ id }) => id)).toEqual(['call_0', 'call_1'])
+    expect(finish).toBe('tool-calls')
+  })
 })
 
 test("an undefined limit of a call keeps the adapter's", async () => {

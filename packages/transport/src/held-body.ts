@@ -8,15 +8,15 @@ import { decode, maxHeldBytes, tooLarge } from './exchange.ts'
  */
 export async function holdBack(
   response: HttpResponse,
-  maxTextBytes: number,
+  { maxResponseBytes, maxEventChars }: HoldLimits,
   clock: ContentClock | undefined
 ): Promise<HttpResponse> {
-  const scanner = createContentScanner()
+  const scanner = createContentScanner({ maxEventChars })
   const source = response.body[Symbol.asyncIterator]()
   const held: Uint8Array[] = []
   let bytes = 0
   let whole = false
-  while (scanner.first === 'none' && bytes <= maxHeldBytes) {
+  while (scanner.first === 'none' && !scanner.ended && bytes <= maxHeldBytes) {
     clock?.waiting()
     const { done, value } = await source.next()
     if (done === true) {
@@ -33,9 +33,15 @@ export async function holdBack(
   clock?.content()
   clock?.resting()
   if (whole) clock?.[Symbol.dispose]()
-  const body = new HeldBody(response.body, source, held, whole, maxTextBytes, clock && { clock, scanner })
-  const refusal = scanner.first === 'error' ? (scanner.errorStatus ?? 500) : scanner.first === 'none' && whole ? 502 : undefined
+  const body = new HeldBody(response.body, source, held, whole, maxResponseBytes, clock && { clock, scanner })
+  const refusal = scanner.first === 'error' ? (scanner.errorStatus ?? 500) : scanner.first === 'none' && (whole || scanner.ended) ? 502 : undefined
   return refusal === undefined ? { ...response, body } : { ...response, body, refusal }
+}
+
+export interface HoldLimits {
+  /** Of `text()`. */
+  readonly maxResponseBytes: number
+  readonly maxEventChars: number
 }
 
 interface Watch {

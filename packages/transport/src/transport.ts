@@ -45,6 +45,8 @@ export interface TransportOptions {
   readonly timeouts?: Timeouts | undefined
   /** The longest response, inflated, in bytes. An event stream has no such bound: its reader holds it back. @default 16777216 */
   readonly maxResponseBytes?: number | undefined
+  /** The longest event of a stream whose silences are timed, in UTF-16 code units. @default 1048576 */
+  readonly maxEventChars?: number | undefined
   /** False: every request is tried once. @default { maxAttempts: 3 } */
   readonly retry?: RetryOptions | false | undefined
   /** When to stop asking an origin that fails; false: never. @default { failureRate: 0.5, minimumRequests: 20 } */
@@ -108,11 +110,13 @@ export interface Transport extends AsyncDisposable {
 export function createTransport(options: TransportOptions = {}): Transport {
   checkOptions<TransportOptions>('createTransport', options, names)
   const { maxConnections = 512, maxQueue = 10_000, keepAliveMs = 30_000, maxResponseBytes = 16_777_216 } = options
+  const { maxEventChars = 1_048_576 } = options
   const { http2 = false, ca, proxy, traceHeaders } = options
   positiveInteger('maxConnections', maxConnections)
   positiveInteger('maxQueue', maxQueue)
   positive('keepAliveMs', keepAliveMs)
   positive('maxResponseBytes', maxResponseBytes)
+  positive('maxEventChars', maxEventChars)
   if (typeof http2 !== 'boolean') throw new TypeError('http2 must be true or false')
   if (traceHeaders !== undefined && typeof traceHeaders !== 'function') {
     throw new TypeError('traceHeaders must be a function from a callId to headers, such as telemetry.traceHeaders')
@@ -203,7 +207,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
     const isTimed = silence.firstChunkMs !== Number.POSITIVE_INFINITY || silence.idleMs !== Number.POSITIVE_INFINITY
     const clock = running ?? (isTimed ? startContentClock(silence, (error) => exchange.fail(error)) : undefined)
     try {
-      return await holdBack(response, maxResponseBytes, clock)
+      return await holdBack(response, { maxResponseBytes, maxEventChars }, clock)
     } catch (error) {
       clock?.[Symbol.dispose]()
       throw error
@@ -350,6 +354,7 @@ const names: Readonly<Record<keyof TransportOptions, 1>> = {
   proxy: 1,
   timeouts: 1,
   maxResponseBytes: 1,
+  maxEventChars: 1,
   retry: 1,
   breaker: 1,
   hedge: 1,
