@@ -23,6 +23,7 @@ const edges: Readonly<Record<string, readonly string[] | 'all'>> = {
 /** Where each library of others may be imported. `tests` stands for the tests of every package. */
 const owners: Readonly<Record<string, readonly string[]>> = {
   undici: ['packages/transport', 'bench'],
+  'proxy-from-env': ['packages/transport'],
   keyv: ['packages/cache', 'bench'],
   'lru-cache': ['packages/cache', 'bench'],
   '@keyv/redis': ['packages/cache', 'bench'],
@@ -38,6 +39,9 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   '@sparticuz/chromium': ['packages/testkit'],
   openai: ['tests', 'bench'],
   '@anthropic-ai/sdk': ['tests', 'bench'],
+  ai: ['tests', 'bench'],
+  '@ai-sdk/openai': ['tests', 'bench'],
+  '@langchain/openai': ['bench'],
   'fast-check': ['tests'],
   vitest: ['tests']
 }

@@ -47,7 +47,7 @@ export interface AttemptStart extends ChannelMessage {
   readonly origin: string
 }
 
-/** The response's head has arrived, or the attempt failed before it. */
+/** The response has been let through (a stream's with its first content, a small answer whole), or the attempt failed before. */
 export interface AttemptEnd extends ChannelMessage {
   readonly attempt: number
   readonly origin: string

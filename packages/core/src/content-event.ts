@@ -151,7 +151,8 @@ function holds(value: Json | undefined, labels: ReadonlySet<string> = pieceLabel
   if (typeof value !== 'object' || value === null) return false
   if (depth === maxDepth) return true // how deep it goes was the server's choice; no answer's pieces do
   if (Array.isArray(value)) return (value as readonly Json[]).some((item) => holds(item, labels, depth + 1))
-  for (const key in value) if (!labels.has(key) && holds((value as JsonObject)[key], labels, depth + 1)) return true
+  const fields = value as JsonObject
+  for (const key in fields) if (!labels.has(key) && holds(fields[key], labels, depth + 1)) return true
   return false
 }
 

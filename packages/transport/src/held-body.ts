@@ -34,7 +34,12 @@ export async function holdBack(
   clock?.resting()
   if (whole) clock?.[Symbol.dispose]()
   const body = new HeldBody(response.body, source, held, whole, maxResponseBytes, clock && { clock, scanner })
-  const refusal = scanner.first === 'error' ? (scanner.errorStatus ?? 500) : scanner.first === 'none' && (whole || scanner.ended) ? 502 : undefined
+  const refusal =
+    scanner.first === 'error'
+      ? (scanner.errorStatus ?? 500)
+      : scanner.first === 'none' && (whole || scanner.ended)
+        ? 502
+        : undefined
   return refusal === undefined ? { ...response, body } : { ...response, body, refusal }
 }
 

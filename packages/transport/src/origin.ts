@@ -156,7 +156,7 @@ export class Origin {
     for (const waiter of this.#waiting) waiter.reject(error)
     this.#waiting.clear()
     for (const connection of this.connections) {
-      for (const exchange of [...connection.exchanges]) exchange.fail(error)
+      for (const exchange of connection.exchanges.slice()) exchange.fail(error)
       connection.discard()
     }
   }

@@ -1,3 +1,5 @@
+// oxlint-disable-next-line typescript/triple-slash-reference -- whoever compiles this source needs the declaration too
+/// <reference path="./proxy-from-env.d.ts" />
 import { isIPv6, type Socket } from 'node:net'
 import { MillraceError } from '@millrace/core'
 import { getProxyForUrl } from 'proxy-from-env'
