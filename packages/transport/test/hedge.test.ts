@@ -776,7 +776,7 @@ describe('10,000 calls over random latencies, failures and aborts (seed 23)', ()
             reject(down())
             return
           }
-          const text = headers.call
+          const text = headers.call ?? ''
           const body: HttpBody = {
             async *[Symbol.asyncIterator]() {
               try {

@@ -13,7 +13,7 @@ import {
 import { chunk, type FaultServer, probeLeaks, responseHead, seededRandom, sse, startFaultServer } from '@millrace/testkit'
 import { createTransport, type RetryOptions, retry, type Transport } from '@millrace/transport'
 import { afterEach, describe, expect, test } from 'vitest'
-import { backOffMs } from '../src/retry.ts'
+import { backOffMs, createRetry } from '../src/retry.ts'
 import { serve, type TestServer, until } from './serve.ts'
 
 const request: HttpRequest = { method: 'POST', url: 'http://127.0.0.1/', headers: {}, body: '{}' }
@@ -621,7 +621,7 @@ describe('over any send', () => {
     )
     expect((await send({ ...request, deadline })).status).toBe(503)
     expect(requests).toBe(1)
-    remainingMs = 1000
+    remainingMs = 2000
     const broken = pipe(
       (): Promise<HttpResponse> => {
         requests++
@@ -631,6 +631,41 @@ describe('over any send', () => {
     )
     expect((await failure(broken({ ...request, deadline }))).code).toBe('network')
     expect(requests).toBe(2)
+  })
+
+  test('what it took to read a refusal is part of the wait', async () => {
+    const slow = (): HttpResponse => {
+      async function* late(): AsyncGenerator<readonly Uint8Array[], undefined> {
+        await delay(400)
+        yield [Buffer.from('slow down')]
+      }
+      const refusal = responseOf(429, { headers: { 'retry-after-ms': '400' } })
+      return { ...refusal, body: { ...refusal.body, [Symbol.asyncIterator]: late } }
+    }
+    const answers = [slow(), responseOf(200)]
+    const send = pipe(() => Promise.resolve(answers.shift() as HttpResponse), retry({ baseMs: 0, random: () => 0 }))
+    const { ms } = await timed(() => send(request))
+    expect(ms).toBeGreaterThanOrEqual(400)
+    expect(ms).toBeLessThan(700)
+  })
+
+  test('a refusal whose head asks for too much is handed on unread; a whole minute is not too much', async () => {
+    const later = responseOf(429, { headers: { 'retry-after': '60.001' } })
+    expect(await retry()(() => Promise.resolve(later))(request)).toBe(later)
+    const controller = new AbortController()
+    const { layer, stats } = createRetry({ random: () => 0 })
+    const send = layer(() => Promise.resolve(responseOf(429, { headers: { 'retry-after': '60' } })))
+    const ended = send({ ...request, signal: controller.signal }).catch((error: unknown) => error)
+    await delay(50)
+    expect(stats()).toEqual({ retries: 1, denied: 0 })
+    controller.abort('enough')
+    expect(await ended).toBe('enough')
+  })
+
+  test('with one attempt nothing is tried again', async () => {
+    const { layer, stats } = createRetry({ maxAttempts: 1 })
+    expect((await layer(() => Promise.resolve(responseOf(503)))(request)).status).toBe(503)
+    expect(stats()).toEqual({ retries: 0, denied: 0 })
   })
 
   test('what is tried again is given up first: its socket must not stay', async () => {
