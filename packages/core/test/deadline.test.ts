@@ -27,6 +27,18 @@ describe('startDeadline', () => {
     expect(deadline.remainingMs()).toBe(0)
   })
 
+  it('lets what arrived in time be seen first after a blocked event loop', async () => {
+    const heard: Timeout[] = []
+    using deadline = startDeadline('total', 20, (error) => heard.push(error))
+    const late = startDeadline('total', 20, (error) => heard.push(error))
+    // Before the timers' turn to be heard, as a socket that was readable all along.
+    setTimeout(() => setImmediate(() => deadline[Symbol.dispose]()), 1)
+    block(100)
+    await delay(50)
+    expect(heard).toHaveLength(1)
+    late[Symbol.dispose]()
+  })
+
   it('never expires once disposed', async () => {
     const heard: Timeout[] = []
     const deadline = startDeadline('total', 10, (error) => heard.push(error))

@@ -37,6 +37,9 @@ export function createMeters(
   let heard: MeterProvider | undefined
   let instruments: Instruments
   let stopObserving = (): void => {}
+  // Nearly all attempts go to one origin: the last one is not parsed again.
+  let lastOrigin: string | undefined
+  let lastAddress = ''
 
   // A meter taken before the SDK was started stays a no-op for ever (there is a ProxyTracer, but no proxy for meters), so
   // the global provider is looked up each time, and a new one gets instruments of its own.
@@ -80,8 +83,12 @@ export function createMeters(
       tokens.record(outputTokens(end.usage), { ...labels, ...estimated, [attribute.tokenType]: 'output' })
     },
     attempt({ origin, status, error }) {
+      if (origin !== lastOrigin) {
+        lastOrigin = origin
+        lastAddress = addressOf(origin)
+      }
       current().attempts.add(1, {
-        [attribute.serverAddress]: addresses.admit(addressOf(origin)),
+        [attribute.serverAddress]: addresses.admit(lastAddress),
         ...(status === undefined ? {} : { [attribute.httpStatus]: status }),
         ...(error === undefined ? {} : { [attribute.errorType]: errorType(error) })
       })

@@ -1,15 +1,19 @@
 import type { Socket } from 'node:net'
-import { onAbort, startDeadline } from '@millrace/core'
+import { clampTimer, isMillraceError, onAbort, startDeadline } from '@millrace/core'
 import { Client, type Dispatcher } from 'undici'
 import type { Connecting } from './connector.ts'
 import type { Exchange } from './exchange.ts'
 import type { Origin } from './origin.ts'
+import { wireError } from './wire-error.ts'
 
 /** Streams of one HTTP/2 session at a time; what most servers allow. */
 const streamsPerSession = 100
 
 /** A socket this old is not used again, so that a changed DNS record is followed. */
 const maxAgeMs = 600_000
+
+/** Between two tries to send again what a session that is ending did not take. */
+const reconnectMs = 250
 
 /**
  * A place in the pool: an undici client, which holds at most one socket, and the exchanges on it. One over HTTP/1.1, many
@@ -22,24 +26,28 @@ export class Connection {
   taken = 0
   /** Whether its origin has it in the list of those with room; the origin's own mark. */
   listed = false
-  /** Requests the present socket has carried. */
+  /** Requests the present socket has carried; one that was warmed begins at 1, for it may have been closed as well. */
   served = 0
+  /** The present one, or the last: what it has read is still asked for when it is gone. */
   socket: Socket | undefined
   readonly #origin: Origin
   readonly #client: Client
   #openedAt = performance.now()
   #multiplexed = false
   #connecting: Connecting | undefined
-  #warm: Socket | undefined
+  #retired = false
   #discarded = false
 
   constructor(origin: Origin) {
     this.#origin = origin
-    const { keepAliveMs, http2 } = origin.options
+    const { http2 } = origin.options
+    const keepAliveMs = clampTimer(origin.options.keepAliveMs)
     this.#client = new Client(origin.name, {
       pipelining: 1,
       allowH2: http2,
       keepAliveTimeout: keepAliveMs,
+      // The server's hint may only shorten it.
+      keepAliveMaxTimeout: keepAliveMs,
       // undici's own timers are coarse and end at 300 s: all off, the exchange's clocks decide.
       headersTimeout: 0,
       bodyTimeout: 0,
@@ -54,12 +62,12 @@ export class Connection {
     return this.taken >= (this.#multiplexed ? streamsPerSession : 1)
   }
 
-  get connecting(): boolean {
-    return this.#connecting !== undefined
+  get multiplexed(): boolean {
+    return this.#multiplexed
   }
 
-  get stale(): boolean {
-    return this.taken === 0 && performance.now() - this.#openedAt > maxAgeMs
+  get old(): boolean {
+    return performance.now() - this.#openedAt > maxAgeMs
   }
 
   dispatch(options: Dispatcher.DispatchOptions, exchange: Exchange): void {
@@ -70,15 +78,18 @@ export class Connection {
   /** The exchange is over and has left the socket usable. */
   release(exchange: Exchange): void {
     this.#remove(exchange)
-    if (this.#multiplexed || this.socket?.destroyed === false) this.giveBack()
-    else this.discard()
+    this.giveBack()
   }
 
   /** The exchange has failed: over HTTP/1.1 the rest of its response is still on the socket. */
-  drop(exchange: Exchange): void {
+  drop(exchange: Exchange, error: unknown): void {
     this.#remove(exchange)
-    if (this.#multiplexed || this.exchanges.length > 0) this.giveBack()
-    else this.discard()
+    const isTimeout = isMillraceError(error, 'timeout')
+    if (isTimeout && this.#connecting !== undefined) this.#origin.unreachable()
+    if (!this.#multiplexed && this.exchanges.length === 0) return this.discard()
+    // The line may be dead without TCP noticing it for minutes: the others on it may wait, nobody is to follow.
+    if (isTimeout) this.#retire()
+    this.giveBack()
   }
 
   #remove(exchange: Exchange): void {
@@ -90,7 +101,21 @@ export class Connection {
   giveBack(): void {
     if (this.#discarded) return
     this.taken--
-    this.#origin.freed(this)
+    const isUsable = this.socket?.destroyed === false && !this.#retired
+    if (this.taken === 0 && !isUsable) this.discard()
+    else this.#origin.freed(this)
+  }
+
+  /** Nobody is given a place on it any more; it closes behind the last exchange. */
+  retire(): void {
+    if (this.taken === 0) this.discard()
+    else this.#retire()
+  }
+
+  #retire(): void {
+    if (this.#retired || this.#discarded) return
+    this.#retired = true
+    this.#origin.retired(this)
   }
 
   /** Closes the socket, also one that is on its way, and gives up the place in the pool. */
@@ -99,24 +124,30 @@ export class Connection {
     this.#discarded = true
     const reason = nobody()
     this.#connecting?.destroy(reason)
-    this.#warm?.destroy()
     this.#client.destroy(reason, () => {})
     this.#origin.gone(this)
   }
 
   /** Opens the socket ahead of the first request. The place is taken meanwhile. */
   async warm(connectMs: number, signal: AbortSignal): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<Socket>()
-    this.#connecting = this.#open((error, socket) => (socket === null ? reject(error) : resolve(socket)))
-    using _ = startDeadline('connect', connectMs, reject)
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    // undici opens a socket for a request only. This one ends when it is to be written, and nothing of it is sent.
+    const handler: Dispatcher.DispatchHandler = {
+      onRequestStart() {
+        resolve()
+        throw nobody()
+      },
+      onResponseError: (_, error) => reject(wireError(error, 'connect'))
+    }
+    using _ = startDeadline('connect', connectMs, (error) => {
+      this.#origin.unreachable()
+      reject(error)
+    })
     const off = onAbort(signal, reject)
     try {
-      const socket = await promise
-      this.#warm = socket
-      socket.unref()
-      socket.setTimeout(this.#origin.options.keepAliveMs, () => this.discard())
-      // Nothing is expected on a socket nobody has written to: whatever comes is its end.
-      for (const event of ['close', 'error', 'readable']) socket.once(event, this.#cooled)
+      this.#client.dispatch({ path: '/', method: 'GET' }, handler)
+      await promise
+      this.served = 1
       this.giveBack()
     } catch (error) {
       this.discard()
@@ -126,32 +157,19 @@ export class Connection {
     }
   }
 
-  readonly #cooled = (): void => this.discard()
-
   #connect(callback: Connected): void {
-    const socket = this.#warm
-    if (socket !== undefined) {
-      this.#warm = undefined
-      socket.setTimeout(0)
-      socket.ref()
-      for (const event of ['close', 'error', 'readable']) socket.off(event, this.#cooled)
-      // undici is still inside the dispatch that asks for it.
-      queueMicrotask(() => callback(null, socket))
-      return
-    }
     for (const exchange of this.exchanges) exchange.startConnectClock()
-    this.#connecting = this.#open((error, opened) => {
-      // With an error there is no socket, and the other way round.
-      if (opened === null) callback(error ?? nobody(), null)
-      else callback(null, opened)
-    })
-  }
-
-  #open(callback: (error: Error | null, socket: Socket | null) => void): Connecting {
-    return this.#origin.connect((error, socket) => {
+    this.#connecting = this.#origin.connect((error, socket) => {
       this.#connecting = undefined
-      if (socket !== null) this.#opened(socket)
-      callback(error, socket)
+      if (socket !== null) {
+        this.#opened(socket)
+        return callback(null, socket)
+      }
+      const reason = error ?? nobody() // with no socket there is an error
+      if (!this.#discarded) this.#origin.unreachable()
+      if (!this.#retired) return callback(reason, null)
+      // undici tells nobody while streams still run on the session before, and tries again at once.
+      setTimeout(callback, reconnectMs, reason, null).unref()
     })
   }
 
@@ -164,9 +182,10 @@ export class Connection {
   }
 
   #disconnected(): void {
-    this.socket = undefined
     // With an exchange on it that had not begun yet, undici opens the next socket by itself.
     if (this.taken === 0) this.discard()
+    // A server that says goodbye lets its streams end.
+    else if (this.#multiplexed) this.#retire()
   }
 }
 

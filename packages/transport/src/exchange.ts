@@ -256,7 +256,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     this.#rejectHead(error)
     this.#controller?.abort(asError(error))
     if (socket === 'kept') this.#connection.release(this)
-    else this.#connection.drop(this)
+    else this.#connection.drop(this, error)
     this.#wake()
   }
 

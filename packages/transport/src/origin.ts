@@ -5,7 +5,7 @@ import type { Connecting, Connector, ConnectTarget } from './connector.ts'
 
 /** What one origin's sockets did and do. */
 export interface OriginStats {
-  /** Sockets opened since the start. */
+  /** Sockets opened since the start, ahead by `warm` included. */
   readonly opened: number
   /** Sockets open now, idle ones included. */
   readonly open: number
@@ -15,7 +15,7 @@ export interface OriginStats {
   readonly queued: number
   /** Requests sent, every attempt counted. */
   readonly requests: number
-  /** Requests that went over a socket that had carried one before. */
+  /** Requests that found their socket open: it had carried one before, or was warmed. */
   readonly reused: number
 }
 
@@ -53,7 +53,11 @@ export class Origin {
   #opened = 0
   #open = 0
   readonly #changed: () => void
-  #knowsProtocol: boolean
+  /** Ending, and counted no more: sessions that are too old, silent, or told to go by the server. */
+  readonly #leaving = new Set<Connection>()
+  /** Whether HTTP/2 carries many calls on one socket is known when it stands: meanwhile no other is opened. */
+  #oneByOne: boolean
+  #next: Connection | undefined
 
   /** `changed` is called whenever something has ended here. */
   constructor(name: string, connector: Connector, options: OriginOptions, changed: () => void) {
@@ -70,7 +74,7 @@ export class Origin {
       hostname: hostname.replace(/^\[|\]$/g, ''),
       port: port === '' ? (isSecure ? 443 : 80) : Number(port)
     }
-    this.#knowsProtocol = !(options.http2 && isSecure)
+    this.#oneByOne = options.http2 && isSecure
     this.forward = connector.forward(this.#target)
   }
 
@@ -81,14 +85,14 @@ export class Origin {
   get idle(): boolean {
     if (this.#waiting.size > 0) return false
     for (const { taken } of this.connections) if (taken > 0) return false
-    return true
+    return this.#leaving.size === 0
   }
 
   /** A connection with a place in it, the place taken; `undefined` when all are busy. */
   take(): Connection | undefined {
     for (let connection = this.#free.at(-1); connection !== undefined; connection = this.#free.at(-1)) {
-      if (connection.stale) {
-        connection.discard()
+      if (connection.old) {
+        connection.retire()
         continue
       }
       connection.taken++
@@ -141,10 +145,13 @@ export class Origin {
 
   /** Opens sockets until there are `count` connections, or as many as there may be. */
   async warm(count: number, connectMs: number, signal: AbortSignal): Promise<void> {
-    const opening: Promise<void>[] = []
-    while (this.connections.size < count && this.#mayOpen()) opening.push(this.#add().warm(connectMs, signal))
-    const failure = (await Promise.allSettled(opening)).find(({ status }) => status === 'rejected')
-    if (failure?.status === 'rejected') throw failure.reason
+    for (;;) {
+      const opening: Promise<void>[] = []
+      while (this.connections.size < count && this.#mayOpen()) opening.push(this.#add().warm(connectMs, signal))
+      if (opening.length === 0) return
+      const failure = (await Promise.allSettled(opening)).find(({ status }) => status === 'rejected')
+      if (failure?.status === 'rejected') throw failure.reason
+    }
   }
 
   connect(callback: (error: Error | null, socket: Socket | null) => void): Connecting {
@@ -164,6 +171,7 @@ export class Origin {
   stats(): OriginStats {
     let busy = 0
     for (const { exchanges } of this.connections) busy += exchanges.length
+    for (const { exchanges } of this.#leaving) busy += exchanges.length
     const { requests, reused, queued } = this
     return { opened: this.#opened, open: this.#open, busy, queued, requests, reused }
   }
@@ -174,10 +182,16 @@ export class Origin {
     this.#opened++
     this.#open++
     socket.once('close', () => this.#open--)
-    this.#knowsProtocol = true
+    if (this.#next === connection) this.#next = undefined
+    this.#oneByOne = connection.multiplexed
     // One that is being warmed lists itself when it is.
     if (!connection.full && connection.exchanges.length > 0) this.#list(connection)
     this.#serve()
+  }
+
+  /** A connection could not be opened: nobody is to wait for the next to try in vain as well. */
+  unreachable(): void {
+    this.#oneByOne = false
   }
 
   freed(connection: Connection): void {
@@ -186,15 +200,24 @@ export class Origin {
     this.#changed()
   }
 
+  retired(connection: Connection): void {
+    this.connections.delete(connection)
+    this.#leaving.add(connection)
+    this.#unlist(connection)
+    this.#serve()
+  }
+
   gone(connection: Connection): void {
     this.connections.delete(connection)
+    this.#leaving.delete(connection)
+    if (this.#next === connection) this.#next = undefined
     this.#unlist(connection)
     this.#serve()
     this.#changed()
   }
 
   #list(connection: Connection): void {
-    if (connection.listed) return
+    if (connection.listed || this.#leaving.has(connection)) return
     connection.listed = true
     this.#free.push(connection)
   }
@@ -217,15 +240,16 @@ export class Origin {
     }
   }
 
-  /** Whether HTTP/2 carries many calls on one socket is known when the first one stands: until then there is only one. */
   #mayOpen(): boolean {
-    return this.connections.size < (this.#knowsProtocol ? this.options.maxConnections : 1)
+    if (this.#oneByOne && this.#next !== undefined) return false
+    return this.connections.size < this.options.maxConnections
   }
 
   #add(): Connection {
     const connection = new Connection(this)
     connection.taken = 1
     this.connections.add(connection)
+    if (this.#oneByOne) this.#next = connection
     return connection
   }
 }
