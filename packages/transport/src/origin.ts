@@ -50,6 +50,8 @@ export class Origin {
   /** Those with room; the one used last is at the end and goes first. */
   readonly #free: Connection[] = []
   readonly #waiting = new Set<Waiter>()
+  /** Those whose request was lost with an idle socket: they go first, and to a socket nobody has used. */
+  readonly #again = new Set<Waiter>()
   #opened = 0
   #open = 0
   readonly #changed: () => void
@@ -79,11 +81,11 @@ export class Origin {
   }
 
   get queued(): number {
-    return this.#waiting.size
+    return this.#waiting.size + this.#again.size
   }
 
   get idle(): boolean {
-    if (this.#waiting.size > 0) return false
+    if (this.queued > 0) return false
     for (const { taken } of this.connections) if (taken > 0) return false
     return this.#leaving.size === 0
   }
@@ -102,20 +104,22 @@ export class Origin {
     return this.#mayOpen() ? this.#add() : undefined
   }
 
-  /** One whose socket nobody has used; where all places are taken, an idle one is closed for it. */
+  /** One whose socket nobody has used, over HTTP/1.1; where all places are taken, an idle one is closed for it. */
   takeFresh(): Connection | undefined {
     if (this.connections.size >= this.options.maxConnections) this.#free.find(({ taken }) => taken === 0)?.discard()
     return this.#mayOpen() ? this.#add() : this.take()
   }
 
   /**
-   * Resolves when there is a place.
+   * Resolves when there is a place: for a `fresh` one ahead of all others, and whatever the bound of the queue, for that
+   * request has been let in before.
    *
    * @throws {MillraceError} `queue-full`; `signal.reason`
    */
-  async wait({ signal, deadline }: HttpRequest): Promise<Connection> {
+  async wait({ signal, deadline }: HttpRequest, which: 'any' | 'fresh'): Promise<Connection> {
     const { maxConnections, maxQueue } = this.options
-    if (this.#waiting.size >= maxQueue) {
+    const queue = which === 'any' ? this.#waiting : this.#again
+    if (queue === this.#waiting && queue.size >= maxQueue) {
       throw new MillraceError(
         'queue-full',
         `${maxConnections} connections are busy and ${maxQueue} requests wait (maxConnections, maxQueue)`,
@@ -124,13 +128,13 @@ export class Origin {
     }
     const { promise, resolve, reject } = Promise.withResolvers<Connection>()
     const waiter = { resolve, reject }
-    this.#waiting.add(waiter)
+    queue.add(waiter)
     if (deadline !== undefined) deadline.queued = true
     try {
       return await abortable(promise, signal)
     } catch (error) {
       // Not in the queue any more means that a place was handed over in the same moment: it is passed on.
-      if (!this.#waiting.delete(waiter)) {
+      if (!queue.delete(waiter)) {
         promise.then(
           (connection) => connection.giveBack(),
           () => {}
@@ -160,8 +164,10 @@ export class Origin {
 
   /** Ends all there is with `error`: those who wait, and the connections with what runs on them. */
   close(error: Error): void {
-    for (const waiter of this.#waiting) waiter.reject(error)
-    this.#waiting.clear()
+    for (const queue of [this.#again, this.#waiting]) {
+      for (const waiter of queue) waiter.reject(error)
+      queue.clear()
+    }
     for (const connection of this.connections) {
       for (const exchange of connection.exchanges.slice()) exchange.fail(error)
       connection.discard()
@@ -230,12 +236,13 @@ export class Origin {
   }
 
   #serve(): void {
-    while (this.#waiting.size > 0) {
-      const connection = this.take()
+    while (this.queued > 0) {
+      const queue = this.#again.size > 0 ? this.#again : this.#waiting
+      const connection = queue === this.#again ? this.takeFresh() : this.take()
       if (connection === undefined) return
-      const [next] = this.#waiting as Iterable<Waiter>
+      const [next] = queue as Iterable<Waiter>
       if (next === undefined) return connection.giveBack()
-      this.#waiting.delete(next)
+      queue.delete(next)
       next.resolve(connection)
     }
   }

@@ -157,7 +157,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
     const { origin, path } = locate(request.url)
     const trace = traceOf(request)
     for (let isFirst = true; ; isFirst = false) {
-      const place = (isFirst ? origin.take() : origin.takeFresh()) ?? (await origin.wait(request))
+      const place = (isFirst ? origin.take() : origin.takeFresh()) ?? (await origin.wait(request, isFirst ? 'any' : 'fresh'))
       if (signal?.aborted === true) {
         place.giveBack()
         throw signal.reason

@@ -505,6 +505,15 @@ describe('a wait before a retry', () => {
     await probe.check()
   })
 
+  test('leaves nothing on either signal when it has passed', async () => {
+    const [closing, { signal }] = [new AbortController(), new AbortController()]
+    const answers = [responseOf(503), responseOf(503), responseOf(200)]
+    const send = pipe(() => Promise.resolve(answers.shift() as HttpResponse), retry({ baseMs: 1 }, closing.signal))
+    expect((await send({ ...request, signal })).attempts).toBe(3)
+    expect(getEventListeners(closing.signal, 'abort')).toHaveLength(0)
+    expect(getEventListeners(signal, 'abort')).toHaveLength(0)
+  })
+
   test('is told as a timeout by the total clock, with the number of requests', async () => {
     const draws = [0, 1]
     const controller = new AbortController()
