@@ -20,11 +20,16 @@ const highWaterBytes = 256 * 1024
 /** As much of an answer is held back until it is whole, so that one that breaks off can be asked for again. */
 export const maxHeldBytes: number = 64 * 1024
 
+/** Nobody needs more of an error: what comes behind it is a server that does not end. */
+export const maxErrorBytes: number = 64 * 1024
+
 /** Limits of an exchange whose request sets none. */
 export interface ExchangeLimits {
   readonly connectMs: number
   readonly headersMs: number
   readonly maxResponseBytes: number
+  /** Of a response that says no (4xx, 5xx): the rest is given up, and what came is the body. */
+  readonly maxErrorBytes: number
 }
 
 /**
@@ -53,6 +58,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   #reader: PromiseWithResolvers<void> | undefined
   #ended = false
   #failure: { readonly error: unknown } | undefined
+  #isRefusal = false
   #reused = false
   #bytesBefore = 0
 
@@ -144,7 +150,10 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     this.#phase = 'body'
     const headers = flat(raw)
     const response = { status, headers, body: this, attempts: this.#request.attempt ?? 1 }
-    if (isEventStream(headers)) this.#maxBytes = Number.POSITIVE_INFINITY
+    if (status >= 400) {
+      this.#isRefusal = true
+      this.#maxBytes = this.#limits.maxErrorBytes
+    } else if (isEventStream(headers)) this.#maxBytes = Number.POSITIVE_INFINITY
     else if (status < 300 && isJson(headers) && headers['content-encoding'] === undefined) {
       this.#response = response
       return
@@ -154,8 +163,10 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Uint8Array): void {
     this.#received += chunk.byteLength
-    if (this.#received > this.#maxBytes) {
-      this.fail(tooLarge(this.#maxBytes))
+    const excess = this.#received - this.#maxBytes
+    if (excess > 0) {
+      if (this.#isRefusal) this.#endHere(controller, chunk.subarray(0, chunk.byteLength - excess))
+      else this.fail(tooLarge(this.#maxBytes))
       return
     }
     this.#batch.push(chunk)
@@ -175,11 +186,26 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     this.#wake()
   }
 
+  /** Whoever wanted to know why has read enough. */
+  #endHere(controller: Dispatcher.DispatchController, last: Uint8Array): void {
+    if (last.byteLength > 0) this.#batch.push(last)
+    this.#ended = true
+    this.#release()
+    const reason = new Error('the rest of a refusal is not read')
+    controller.abort(reason)
+    this.#connection.drop(this, reason)
+    this.#wake()
+  }
+
   onResponseError(controller: Dispatcher.DispatchController | null, error: Error): void {
-    // What has arrived is still read, then the error: the text so far belongs to the caller.
-    const arrived = this.#batch
     // Without a controller undici has refused the request itself, and its socket is as good as before.
-    this.fail(wireError(error, this.#phase), controller === null ? 'kept' : 'lost')
+    this.#failBehind(wireError(error, this.#phase), controller === null ? 'kept' : 'lost')
+  }
+
+  /** What has arrived is still read, then the error: the text so far belongs to the caller. */
+  #failBehind(error: unknown, socket?: 'kept' | 'lost'): void {
+    const arrived = this.#batch
+    this.fail(error, socket)
     this.#batch = arrived
   }
 

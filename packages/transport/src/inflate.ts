@@ -1,7 +1,7 @@
-import { finished, type Transform } from 'node:stream'
+import type { Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
-import { type HttpBody, type HttpResponse, MillraceError, onAbort } from '@millrace/core'
-import { decode, isEventStream } from './exchange.ts'
+import { type HttpBody, type HttpResponse, MillraceError } from '@millrace/core'
+import { decode, isEventStream, maxErrorBytes } from './exchange.ts'
 
 const decoders: Readonly<Record<string, () => Transform>> = {
   gzip: createGunzip,
@@ -12,123 +12,168 @@ const decoders: Readonly<Record<string, () => Transform>> = {
 }
 
 /**
- * The response with its content encoding undone, at most `maxBytes` of it: a small body can hold a very large one. We ask
- * for no encoding, but some gateways compress whatever is asked. One encoding only; a list of them is an attack or a bug.
+ * The response with its content encoding undone, at most `maxBytes` of it: a small body can hold a very large one. Of a
+ * stream there is no bound on the whole, and never more than a few pieces in memory: the server waits for the reader. We
+ * ask for no encoding, but some gateways compress whatever is asked. One encoding only; a list of them is an attack or a
+ * bug.
  */
 export function inflate(response: HttpResponse, maxBytes: number, signal: AbortSignal | undefined): HttpResponse {
+  const { status } = response
   const encoding = response.headers['content-encoding']?.trim().toLowerCase()
   if (encoding === undefined || encoding === '' || encoding === 'identity') return response
   const create = Object.hasOwn(decoders, encoding) ? decoders[encoding] : undefined
   if (create === undefined) {
     response.body.cancel()
     throw new MillraceError('protocol', 'the response has a content encoding that cannot be undone', {
-      details: { reason: 'encoding', status: response.status }
+      details: { reason: 'encoding', status }
     })
   }
-  const bound = isEventStream(response.headers) ? Number.POSITIVE_INFINITY : maxBytes
   const { 'content-encoding': _, 'content-length': __, ...headers } = response.headers
-  return { ...response, headers, body: inflatedBody(response.body, create(), bound, maxBytes, signal) }
+  const textBytes = status >= 400 ? Math.min(maxBytes, maxErrorBytes) : maxBytes
+  const bound = status < 400 && isEventStream(headers) ? Number.POSITIVE_INFINITY : textBytes
+  return { ...response, headers, body: new InflatedBody(response.body, create, bound, textBytes, signal) }
 }
 
-function inflatedBody(
-  source: HttpBody,
-  decoder: Transform,
-  maxBytes: number,
-  textBytes: number,
-  signal: AbortSignal | undefined
-): HttpBody {
-  let bytes = 0
-  let cancelled: { readonly reason: unknown } | undefined
-  let feeding: Promise<void> | undefined
+/** Pulls: nothing is read of the source, and no decoder made, before somebody reads. */
+class InflatedBody implements HttpBody {
+  readonly #source: HttpBody
+  readonly #create: () => Transform
+  readonly #maxBytes: number
+  readonly #maxTextBytes: number
+  readonly #signal: AbortSignal | undefined
+  #decoder: Transform | undefined
+  #bytes = 0
+  #ended = false
+  /** Told behind what was inflated before it. */
+  #failure: { readonly error: unknown } | undefined
+  #reader: PromiseWithResolvers<void> | undefined
 
-  async function feed(): Promise<void> {
-    for await (const batch of source) {
+  constructor(
+    source: HttpBody,
+    create: () => Transform,
+    maxBytes: number,
+    maxTextBytes: number,
+    signal: AbortSignal | undefined
+  ) {
+    this.#source = source
+    this.#create = create
+    this.#maxBytes = maxBytes
+    this.#maxTextBytes = maxTextBytes
+    this.#signal = signal
+  }
+
+  get complete(): boolean {
+    return this.#ended
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
+    return {
+      next: () => this.#next(),
+      return: () => {
+        this.cancel()
+        return Promise.resolve({ done: true, value: undefined })
+      }
+    }
+  }
+
+  async text(maxBytes: number = this.#maxTextBytes): Promise<string> {
+    const pieces: Uint8Array[] = []
+    let bytes = 0
+    for (;;) {
+      const { done, value } = await this.#next()
+      if (done === true) return decode(pieces, bytes)
+      for (const piece of value) bytes += piece.byteLength
+      if (bytes > maxBytes) throw this.#end(tooLarge(maxBytes))
+      pieces.push(...value)
+    }
+  }
+
+  cancel(reason?: unknown): void {
+    if (this.#ended) return
+    this.#end(reason ?? new MillraceError('closed', 'the body was cancelled by its reader', { details: {} }))
+  }
+
+  async #next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
+    const decoder = this.#decoder ?? this.#start()
+    for (;;) {
+      if (this.#signal?.aborted === true && !this.#ended) this.#end(this.#signal.reason)
+      const piece = decoder.read() as Uint8Array | null
+      if (piece !== null) {
+        this.#bytes += piece.byteLength
+        if (this.#bytes > this.#maxBytes) throw this.#end(tooLarge(this.#maxBytes))
+        return { done: false, value: [piece] }
+      }
+      if (this.#failure !== undefined) throw this.#failure.error
+      if (this.#ended) return { done: true, value: undefined }
+      this.#reader ??= Promise.withResolvers<void>()
+      await this.#reader.promise
+    }
+  }
+
+  #start(): Transform {
+    const decoder = this.#create()
+    this.#decoder = decoder
+    const wake = (): void => this.#wake()
+    decoder.on('readable', wake)
+    decoder.on('end', () => {
+      this.#ended = true
+      wake()
+    })
+    decoder.on('error', (cause) => {
+      const error = new MillraceError('protocol', 'the compressed response is corrupt or cut', {
+        details: { reason: 'encoding' },
+        cause
+      })
+      this.#failure ??= { error }
+      this.#source.cancel(error)
+      wake()
+    })
+    this.#feed(decoder).catch((error: unknown) => {
+      this.#failure ??= { error }
+      wake()
+    })
+    return decoder
+  }
+
+  /** One piece at a time: each is taken when what the one before has become is nearly read. */
+  async #feed(decoder: Transform): Promise<void> {
+    let isEmpty = true
+    for await (const batch of this.#source) {
       for (const piece of batch) {
         if (decoder.destroyed) return
-        if (!decoder.write(piece)) await drained(decoder)
+        isEmpty = false
+        await new Promise<void>((resolve) => {
+          decoder.write(piece, () => resolve())
+        })
       }
+    }
+    // The answer to a HEAD may name an encoding; of no bytes it makes none.
+    if (isEmpty) {
+      this.#ended = true
+      this.#wake()
     }
     decoder.end()
   }
 
-  async function* batches(): AsyncGenerator<readonly Uint8Array[], void, undefined> {
-    // A failure of the source comes out of the decoder, so that there is one place to read it.
-    feeding ??= feed().catch((error: unknown) => void decoder.destroy(asError(error)))
-    const off = onAbort(signal, (reason) => {
-      cancelled ??= { reason }
-      cancel()
-    })
-    try {
-      for await (const piece of decoder as AsyncIterable<Uint8Array>) {
-        bytes += piece.byteLength
-        if (bytes > maxBytes) throw tooLarge(maxBytes)
-        yield [piece]
-      }
-    } catch (error) {
-      throw cancelled === undefined ? unwrap(error) : cancelled.reason
-    } finally {
-      off()
-      cancel()
-    }
+  /** Nothing is read any more; gives the error back. */
+  #end(error: unknown): unknown {
+    this.#failure = { error }
+    this.#source.cancel(error)
+    // Buffered pieces go with it.
+    this.#decoder?.destroy()
+    this.#wake()
+    return error
   }
 
-  function cancel(reason?: unknown): void {
-    if (reason !== undefined) cancelled ??= { reason }
-    source.cancel(reason)
-    decoder.destroy()
+  #wake(): void {
+    const reader = this.#reader
+    this.#reader = undefined
+    reader?.resolve()
   }
-
-  return {
-    [Symbol.asyncIterator]: () => batches(),
-    cancel,
-    async text(limit = textBytes) {
-      const pieces: Uint8Array[] = []
-      let length = 0
-      for await (const batch of batches()) {
-        for (const piece of batch) {
-          length += piece.byteLength
-          if (length > limit) throw tooLarge(limit)
-          pieces.push(piece)
-        }
-      }
-      return decode(pieces, length)
-    }
-  }
-}
-
-function drained(decoder: Transform): Promise<void> {
-  return new Promise((resolve) => {
-    const off = finished(decoder, () => done())
-    const done = (): void => {
-      off()
-      decoder.off('drain', done)
-      resolve()
-    }
-    decoder.once('drain', done)
-  })
 }
 
 function tooLarge(maxBytes: number): MillraceError<'protocol'> {
   return new MillraceError('protocol', `the response inflates to more than ${maxBytes} bytes`, {
     details: { reason: 'too-large' }
   })
-}
-
-const carried = Symbol('carried')
-
-/** A stream is destroyed with an Error; what was thrown may be anything and must come out as it went in. */
-function asError(reason: unknown): Error {
-  return reason instanceof Error ? reason : Object.assign(new Error('aborted'), { [carried]: { reason } })
-}
-
-function unwrap(error: unknown): unknown {
-  if (error instanceof Error && carried in error) return (error as { [carried]: { reason: unknown } })[carried].reason
-  const { code } = error as { code?: unknown }
-  if (typeof code === 'string' && /^(Z_|ERR_|ZSTD_|BROTLI|ERR__)/.test(code)) {
-    return new MillraceError('protocol', 'the compressed response is corrupt or cut', {
-      details: { reason: 'encoding' },
-      cause: error
-    })
-  }
-  return error
 }

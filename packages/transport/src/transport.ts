@@ -45,6 +45,8 @@ export interface TransportOptions {
   readonly timeouts?: Timeouts | undefined
   /** The longest response, inflated, in bytes. An event stream has no such bound: its reader holds it back. @default 16777216 */
   readonly maxResponseBytes?: number | undefined
+  /** The longest body of a response that says no (4xx, 5xx), in bytes; the rest of a longer one is not read. @default 65536 */
+  readonly maxErrorBytes?: number | undefined
   /** The longest event of a stream whose silences are timed, in UTF-16 code units. @default 1048576 */
   readonly maxEventChars?: number | undefined
   /** False: every request is tried once. @default { maxAttempts: 3 } */
@@ -110,18 +112,20 @@ export interface Transport extends AsyncDisposable {
 export function createTransport(options: TransportOptions = {}): Transport {
   checkOptions<TransportOptions>('createTransport', options, names)
   const { maxConnections = 512, maxQueue = 10_000, keepAliveMs = 30_000, maxResponseBytes = 16_777_216 } = options
-  const { maxEventChars = 1_048_576 } = options
+  const { maxErrorBytes = 65_536, maxEventChars = 1_048_576 } = options
   const { http2 = false, ca, proxy, traceHeaders } = options
   positiveInteger('maxConnections', maxConnections)
   positiveInteger('maxQueue', maxQueue)
   positive('keepAliveMs', keepAliveMs)
   positive('maxResponseBytes', maxResponseBytes)
+  positive('maxErrorBytes', maxErrorBytes)
   positive('maxEventChars', maxEventChars)
   if (typeof http2 !== 'boolean') throw new TypeError('http2 must be true or false')
   if (traceHeaders !== undefined && typeof traceHeaders !== 'function') {
     throw new TypeError('traceHeaders must be a function from a callId to headers, such as telemetry.traceHeaders')
   }
-  const { idleMs, firstChunkMs, totalMs, ...limits } = limitsOf(options.timeouts, maxResponseBytes)
+  const { idleMs, firstChunkMs, totalMs, connectMs, headersMs } = limitsOf(options.timeouts)
+  const limits: ExchangeLimits = { connectMs, headersMs, maxResponseBytes, maxErrorBytes }
 
   const closing = new AbortController()
   const pool = createPool({ maxConnections, maxQueue, keepAliveMs, http2, ca, proxy })
@@ -198,7 +202,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
     exchange: Exchange,
     running: ContentClock | undefined
   ): Promise<HttpResponse> {
-    const response = inflate(raw, maxResponseBytes, signal)
+    const response = inflate(raw, raw.status >= 400 ? maxErrorBytes : maxResponseBytes, signal)
     if (response.status < 200 || response.status > 299 || !isEventStream(response.headers)) {
       running?.[Symbol.dispose]()
       return response
@@ -273,10 +277,9 @@ function asksForStream(headers: HttpRequest['headers'], body: HttpRequest['body'
   return typeof body === 'string' && (body.includes('"stream":true') || body.includes('"stream": true'))
 }
 
-function limitsOf(
-  timeouts: Timeouts = {},
-  maxResponseBytes: number
-): ExchangeLimits & { readonly firstChunkMs: number; readonly idleMs: number; readonly totalMs: number } {
+type Limits = { readonly [K in keyof Timeouts]-?: number }
+
+function limitsOf(timeouts: Timeouts = {}): Limits {
   checkOptions<Timeouts>('timeouts', timeouts, { connectMs: 1, headersMs: 1, firstChunkMs: 1, idleMs: 1, totalMs: 1 })
   const {
     connectMs = 10_000,
@@ -287,7 +290,7 @@ function limitsOf(
   } = timeouts
   const limits = { connectMs, headersMs, firstChunkMs, idleMs, totalMs }
   for (const [name, value] of Object.entries(limits)) positive(`timeouts.${name}`, value)
-  return { ...limits, maxResponseBytes }
+  return limits
 }
 
 /** Tells the channels of each attempt. */
@@ -354,6 +357,7 @@ const names: Readonly<Record<keyof TransportOptions, 1>> = {
   proxy: 1,
   timeouts: 1,
   maxResponseBytes: 1,
+  maxErrorBytes: 1,
   maxEventChars: 1,
   retry: 1,
   breaker: 1,

@@ -13,7 +13,7 @@ import { createTransport } from '@millrace/transport'
 import fc from 'fast-check'
 import { afterEach, describe, expect, test } from 'vitest'
 import { createBreaker } from '../src/breaker.ts'
-import { bufferedBody } from '../src/buffered-body.ts'
+import { bufferedBody } from './buffered-body.ts'
 import { nodeSend } from './node-send.ts'
 import { serve, type TestServer } from './serve.ts'
 

@@ -14,7 +14,7 @@ import {
 import { heapAfterGc, probeLeaks, seededRandom } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { bufferedBody } from '../src/buffered-body.ts'
+import { bufferedBody } from './buffered-body.ts'
 import { createHedge, type Hedge, type HedgeOptions } from '../src/hedge.ts'
 import { Latencies } from '../src/latencies.ts'
 import { isStateless } from '../src/stateless.ts'
