@@ -20,9 +20,6 @@ const highWaterBytes = 256 * 1024
 /** As much of an answer is held back until it is whole, so that one that breaks off can be asked for again. */
 export const maxHeldBytes: number = 64 * 1024
 
-/** Nobody needs more of an error: what comes behind it is a server that does not end. */
-export const maxErrorBytes: number = 64 * 1024
-
 /** Limits of an exchange whose request sets none. */
 export interface ExchangeLimits {
   readonly connectMs: number
@@ -154,7 +151,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
       this.#isRefusal = true
       this.#maxBytes = this.#limits.maxErrorBytes
     } else if (isEventStream(headers)) this.#maxBytes = Number.POSITIVE_INFINITY
-    else if (status < 300 && isJson(headers) && headers['content-encoding'] === undefined) {
+    else if (status < 300 && isJson(headers)) {
       this.#response = response
       return
     }

@@ -1,63 +1,132 @@
-import { type CallOptions, checkOptions, type HttpRequest, isMillraceError, type Send } from '@millrace/core'
-import { LightResponse } from './response.ts'
+import {
+  checkOptions,
+  type HttpRequest,
+  type HttpResponse,
+  isMillraceError,
+  linkAbort,
+  MillraceError,
+  onAbort,
+  type Send
+} from '@millrace/core'
+import { endingBody } from './ending-body.ts'
+import { LightResponse, watchAbandoned } from './response.ts'
+import { type OptionsOf, readWebRequest, type WebRequest } from './web-request.ts'
 
 export type Fetch = typeof globalThis.fetch
 
 export interface FetchOptions {
-  /** What the call may take, by what is asked; nothing of it goes over the wire. */
-  readonly options?: ((url: string, init: RequestInit | undefined) => CallOptions) | undefined
+  /**
+   * What a call may take, by what is asked; nothing of it goes over the wire. For one call alone, its headers can say the
+   * same: `x-millrace-total-ms`, and so for `connect`, `headers`, `first-chunk` and `idle`.
+   */
+  readonly options?: OptionsOf | undefined
 }
 
 /**
- * The web face of a `Send`, to hand to any SDK that takes a `fetch`. Non-2xx responses come back untouched and redirects
- * are not followed, so a credential never leaves its origin. A failure is a `TypeError`, as the Fetch standard has it,
- * with our error as its cause; the caller's own abort is rethrown as it is.
+ * The web face of a `Send`, to hand to any SDK that takes a `fetch`. Non-2xx responses come back untouched. A failure is a
+ * `TypeError`, as the Fetch standard has it, with our error as its cause; the caller's own abort is rethrown as it is. Behind
+ * the head our errors come out of the body as they are.
+ *
+ * Redirects of a GET or HEAD are followed unless `redirect` says otherwise, at most ten; to another origin go only `accept`,
+ * `accept-language`, `range` and `user-agent`. Those of any other method are handed back. No header is added but what retry
+ * adds. `cache`, `credentials`, `duplex`, `keepalive`, `mode` and `priority` mean nothing here.
+ *
+ * @throws {TypeError} for options that make no sense
  *
  * @example
- * const client = new OpenAI({ fetch: transport.fetch, maxRetries: 0 })
+ * const fetch = createFetch(transport.send, { options: () => ({ timeouts: { totalMs: 60_000 } }) })
+ * const client = new OpenAI({ fetch, maxRetries: 0 })
  */
 export function createFetch(send: Send, fetchOptions: FetchOptions = {}): Fetch {
   if (typeof send !== 'function') throw new TypeError('createFetch takes a send, such as that of createTransport()')
   checkOptions<FetchOptions>('createFetch', fetchOptions, { options: 1 })
   const { options: optionsOf } = fetchOptions
+  if (optionsOf !== undefined && typeof optionsOf !== 'function') {
+    throw new TypeError('options must be a function: (url, init) => ({ timeouts: { totalMs: 60_000 } })')
+  }
+  const abandoned = watchAbandoned()
+
   return async (input, init) => {
-    const given = input instanceof Request ? input : undefined
-    const url = input instanceof Request ? input.url : input.toString()
-    const options = optionsOf?.(url, init) ?? {}
-    const signal = init?.signal ?? given?.signal ?? options.signal
-    const headers = new Headers(init?.headers ?? given?.headers)
-    const body = await bodyOf(init?.body ?? given?.body, headers)
-    if (options.idempotencyKey !== undefined) headers.set('idempotency-key', options.idempotencyKey)
-    const request: HttpRequest = {
-      method: (init?.method ?? given?.method ?? 'GET').toUpperCase() as HttpRequest['method'],
-      url,
-      headers: Object.fromEntries(headers),
-      body,
-      signal,
-      timeouts: options.timeouts,
-      callId: options.callId
-    }
+    const { request, redirect, alsoEndedBy } = await readWebRequest(input, init, optionsOf)
+    const sendOne = alsoEndedBy === undefined ? send : endedBy(alsoEndedBy, send)
     try {
-      return new LightResponse(await send(request), url)
+      for (let hop: HttpRequest = request, hops = 0; ; hops++) {
+        const response = await sendOne(hop)
+        const next = isRedirect(response.status) ? nextHop(hop, response, redirect) : undefined
+        if (next === undefined) {
+          const facts = { url: hop.url, redirected: hops > 0, mayHaveBody: hop.method !== 'HEAD' }
+          return new LightResponse(response, facts, abandoned)
+        }
+        response.body.cancel()
+        if (hops === maxRedirects) throw unexpected(response, `it redirected more than ${maxRedirects} times`)
+        hop = next
+      }
     } catch (error) {
-      if (signal?.aborted === true && error === signal.reason) throw error
-      throw isMillraceError(error) ? new TypeError('fetch failed', { cause: error }) : error
+      throw asFetchError(error, request.signal, alsoEndedBy)
     }
   }
 }
 
-/** A body as bytes or text where that is possible, so that it can be sent again. */
-async function bodyOf(body: RequestInit['body'], headers: Headers): Promise<HttpRequest['body']> {
-  if (body === null || body === undefined) return undefined
-  if (typeof body === 'string') {
-    if (!headers.has('content-type')) headers.set('content-type', 'text/plain;charset=UTF-8')
-    return body
+const maxRedirects = 10
+
+/** A `Send` whose calls another signal ends too. */
+function endedBy(signal: AbortSignal, send: Send): Send {
+  return async (request) => {
+    const linked = linkAbort(request.signal)
+    const off = onAbort(signal, (reason) => linked.abort(reason))
+    function end(): void {
+      off()
+      linked[Symbol.dispose]()
+    }
+    try {
+      const response = await send({ ...request, signal: linked.signal })
+      if (response.body.complete !== true) return { ...response, body: endingBody(response.body, end) }
+      end()
+      return response
+    } catch (error) {
+      end()
+      throw error
+    }
   }
-  if (body instanceof Uint8Array) return body
-  if (body instanceof ReadableStream) return body
-  // Forms, blobs, buffers: the platform knows their bytes and their content type.
-  const encoded = new Response(body)
-  const type = encoded.headers.get('content-type')
-  if (type !== null && !headers.has('content-type')) headers.set('content-type', type)
-  return encoded.bytes()
+}
+
+function asFetchError(error: unknown, ...signals: readonly (AbortSignal | undefined)[]): unknown {
+  if (signals.some((signal) => signal?.aborted === true && error === signal.reason) || !isMillraceError(error)) return error
+  // The AI SDK knows a failed connection by these two words.
+  return new TypeError(isMillraceError(error, 'invalid-request') ? error.message : 'fetch failed', { cause: error })
+}
+
+function isRedirect(status: number): boolean {
+  return status === 301 || status === 302 || status === 303 || status === 307 || status === 308
+}
+
+/** Where a redirect leads; undefined where it is not to be followed. */
+function nextHop(request: HttpRequest, response: HttpResponse, redirect: WebRequest['redirect']): HttpRequest | undefined {
+  if (redirect === 'error') {
+    response.body.cancel()
+    throw unexpected(response, "it redirects, and `redirect` is 'error'")
+  }
+  const { location } = response.headers
+  if (redirect === 'manual' || location === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return undefined
+  const from = new URL(request.url)
+  const to = URL.parse(location, from)
+  if (to === null || (to.protocol !== from.protocol && to.protocol !== 'https:')) {
+    response.body.cancel()
+    throw unexpected(response, 'it redirects to what is no address, or from https to http')
+  }
+  to.hash = ''
+  return { ...request, url: to.href, headers: to.origin === from.origin ? request.headers : harmless(request.headers) }
+}
+
+/** Any other header may be a credential. */
+function harmless(headers: HttpRequest['headers']): HttpRequest['headers'] {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => harmlessNames.has(name)))
+}
+
+const harmlessNames: ReadonlySet<string> = new Set(['accept', 'accept-language', 'range', 'user-agent'])
+
+function unexpected({ status }: HttpResponse, what: string): MillraceError<'protocol'> {
+  return new MillraceError('protocol', `the server's answer is not followed: ${what}`, {
+    details: { reason: 'unexpected', status }
+  })
 }

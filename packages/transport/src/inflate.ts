@@ -1,7 +1,7 @@
 import type { Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
 import { type HttpBody, type HttpResponse, MillraceError } from '@millrace/core'
-import { decode, isEventStream, maxErrorBytes } from './exchange.ts'
+import { decode, isEventStream } from './exchange.ts'
 
 const decoders: Readonly<Record<string, () => Transform>> = {
   gzip: createGunzip,
@@ -29,37 +29,40 @@ export function inflate(response: HttpResponse, maxBytes: number, signal: AbortS
     })
   }
   const { 'content-encoding': _, 'content-length': __, ...headers } = response.headers
-  const textBytes = status >= 400 ? Math.min(maxBytes, maxErrorBytes) : maxBytes
-  const bound = status < 400 && isEventStream(headers) ? Number.POSITIVE_INFINITY : textBytes
-  return { ...response, headers, body: new InflatedBody(response.body, create, bound, textBytes, signal) }
+  const body = new InflatedBody(response.body, create, {
+    maxTextBytes: maxBytes,
+    maxBytes: status < 400 && isEventStream(headers) ? Number.POSITIVE_INFINITY : maxBytes,
+    beyond: status < 400 ? 'fails' : 'ends',
+    signal
+  })
+  return { ...response, headers, body }
+}
+
+interface Bounds {
+  readonly maxBytes: number
+  readonly maxTextBytes: number
+  /** What there is too much of fails; of a refusal, what came is the body. */
+  readonly beyond: 'fails' | 'ends'
+  readonly signal: AbortSignal | undefined
 }
 
 /** Pulls: nothing is read of the source, and no decoder made, before somebody reads. */
 class InflatedBody implements HttpBody {
   readonly #source: HttpBody
   readonly #create: () => Transform
-  readonly #maxBytes: number
-  readonly #maxTextBytes: number
-  readonly #signal: AbortSignal | undefined
+  readonly #bounds: Bounds
   #decoder: Transform | undefined
   #bytes = 0
   #ended = false
+  #over = false
   /** Told behind what was inflated before it. */
   #failure: { readonly error: unknown } | undefined
   #reader: PromiseWithResolvers<void> | undefined
 
-  constructor(
-    source: HttpBody,
-    create: () => Transform,
-    maxBytes: number,
-    maxTextBytes: number,
-    signal: AbortSignal | undefined
-  ) {
+  constructor(source: HttpBody, create: () => Transform, bounds: Bounds) {
     this.#source = source
     this.#create = create
-    this.#maxBytes = maxBytes
-    this.#maxTextBytes = maxTextBytes
-    this.#signal = signal
+    this.#bounds = bounds
   }
 
   get complete(): boolean {
@@ -76,7 +79,7 @@ class InflatedBody implements HttpBody {
     }
   }
 
-  async text(maxBytes: number = this.#maxTextBytes): Promise<string> {
+  async text(maxBytes: number = this.#bounds.maxTextBytes): Promise<string> {
     const pieces: Uint8Array[] = []
     let bytes = 0
     for (;;) {
@@ -94,25 +97,34 @@ class InflatedBody implements HttpBody {
   }
 
   async #next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
-    const decoder = this.#decoder ?? this.#start()
+    const { maxBytes, beyond, signal } = this.#bounds
     for (;;) {
-      if (this.#signal?.aborted === true && !this.#ended) this.#end(this.#signal.reason)
-      const piece = decoder.read() as Uint8Array | null
-      if (piece !== null) {
+      if (signal?.aborted === true && !this.#ended) this.#end(signal.reason)
+      const piece = this.#read()
+      if (piece !== undefined) {
         this.#bytes += piece.byteLength
-        if (this.#bytes > this.#maxBytes) throw this.#end(tooLarge(this.#maxBytes))
-        return { done: false, value: [piece] }
+        const excess = this.#bytes - maxBytes
+        if (excess <= 0) return { done: false, value: [piece] }
+        this.#end(tooLarge(maxBytes))
+        if (beyond === 'fails') continue
+        this.#ended = true
+        return { done: false, value: [piece.subarray(0, piece.byteLength - excess)] }
       }
-      if (this.#failure !== undefined) throw this.#failure.error
       if (this.#ended) return { done: true, value: undefined }
+      if (this.#failure !== undefined) throw this.#failure.error
       this.#reader ??= Promise.withResolvers<void>()
       await this.#reader.promise
     }
   }
 
+  #read(): Uint8Array | undefined {
+    if (this.#over) return undefined
+    this.#decoder ??= this.#start()
+    return (this.#decoder.read() as Uint8Array | null) ?? undefined
+  }
+
   #start(): Transform {
     const decoder = this.#create()
-    this.#decoder = decoder
     const wake = (): void => this.#wake()
     decoder.on('readable', wake)
     decoder.on('end', () => {
@@ -155,11 +167,11 @@ class InflatedBody implements HttpBody {
     decoder.end()
   }
 
-  /** Nothing is read any more; gives the error back. */
+  /** Nothing is read any more, what was inflated and not read included; gives the error back. */
   #end(error: unknown): unknown {
+    this.#over = true
     this.#failure = { error }
     this.#source.cancel(error)
-    // Buffered pieces go with it.
     this.#decoder?.destroy()
     this.#wake()
     return error

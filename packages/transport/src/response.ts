@@ -1,48 +1,92 @@
+import { STATUS_CODES } from 'node:http'
+import { inspect } from 'node:util'
 import { type HttpBody, type HttpResponse, parseJson } from '@millrace/core'
+import { splitBody } from './split-body.ts'
+
+export interface ResponseFacts {
+  readonly url: string
+  readonly redirected: boolean
+  /** False for the answer to a HEAD. */
+  readonly mayHaveBody: boolean
+}
+
+/** Bodies whose response nobody holds any more, and which are therefore never read. */
+export type Abandoned = FinalizationRegistry<Reading>
+
+/**
+ * Gives up the body of a response that has been dropped unread: it would hold its socket until a clock ends it. One for
+ * each `fetch`, to be held as long as that is.
+ */
+export function watchAbandoned(): Abandoned {
+  return new FinalizationRegistry((reading) => reading.body.cancel())
+}
+
+/** A body on its way to one reader; shared by a response and its stream, and referring to neither, so that both may go. */
+interface Reading {
+  body: HttpBody
+  used: boolean
+}
 
 /**
  * A `Response` that makes a web stream only when somebody asks for one: building streams is most of what `fetch` costs.
- * It passes `instanceof Response`; `clone()` is refused, for it would have to hold the body twice.
+ * It passes `instanceof Response`. Of a clone and its original, the slower reader may be 16 MiB behind.
  */
 export class LightResponse {
   readonly status: number
   readonly url: string
-  readonly statusText = ''
-  readonly type = 'default'
-  readonly redirected = false
-  readonly #source: HttpBody
-  readonly #rawHeaders: Readonly<Record<string, string>>
+  readonly redirected: boolean
+  readonly type = 'basic'
+  readonly #response: HttpResponse
+  readonly #facts: ResponseFacts
+  readonly #abandoned: Abandoned
+  readonly #reading: Reading
+  readonly #hasBody: boolean
   #headers: Headers | undefined
-  #stream: ReadableStream<Uint8Array> | null | undefined
-  #used = false
+  #stream: ReadableStream<Uint8Array<ArrayBuffer>> | undefined
 
-  constructor(response: HttpResponse, url: string) {
-    this.status = response.status
-    this.url = url
-    this.#source = response.body
-    this.#rawHeaders = response.headers
+  constructor(response: HttpResponse, facts: ResponseFacts, abandoned: Abandoned) {
+    const { status, body } = response
+    this.status = status
+    this.url = facts.url
+    this.redirected = facts.redirected
+    this.#response = response
+    this.#facts = facts
+    this.#abandoned = abandoned
+    this.#reading = { body, used: false }
+    this.#hasBody = facts.mayHaveBody && !nullBodyStatus.has(status)
+    // One that has arrived holds no socket.
+    if (body.complete !== true) abandoned.register(this, this.#reading, this.#reading)
   }
 
   get ok(): boolean {
     return this.status >= 200 && this.status < 300
   }
 
+  /** By the number: HTTP/2 has no other, and a server's own words may be anything. */
+  get statusText(): string {
+    return STATUS_CODES[this.status] ?? ''
+  }
+
   get headers(): Headers {
-    this.#headers ??= new Headers(this.#rawHeaders)
+    this.#headers ??= new Headers(this.#response.headers)
     return this.#headers
   }
 
   get bodyUsed(): boolean {
-    return this.#used || this.#stream?.locked === true
+    return this.#reading.used
   }
 
-  get body(): ReadableStream<Uint8Array> | null {
-    if (this.#stream === undefined) this.#stream = nullBodyStatus.has(this.status) ? null : streamOf(this.#source)
+  get body(): ReadableStream<Uint8Array<ArrayBuffer>> | null {
+    if (!this.#hasBody) return null
+    if (this.#stream === undefined) {
+      this.#stream = streamOf(this.#reading, this.#abandoned)
+      if (this.bodyUsed) this.#stream.getReader()
+    }
     return this.#stream
   }
 
   async text(): Promise<string> {
-    return this.#stream ? new TextDecoder().decode(await this.bytes()) : this.#take().text()
+    return this.#hasBody ? this.#take().text() : ''
   }
 
   /** @throws {SyntaxError} when the body is no JSON; its message does not quote the body */
@@ -55,13 +99,7 @@ export class LightResponse {
 
   async bytes(): Promise<Uint8Array<ArrayBuffer>> {
     const pieces: Uint8Array[] = []
-    if (this.#stream) {
-      if (this.bodyUsed) throw alreadyRead()
-      this.#used = true
-      for await (const piece of this.#stream) pieces.push(piece)
-    } else {
-      for await (const batch of this.#take()) pieces.push(...batch)
-    }
+    if (this.#hasBody) for await (const batch of this.#take()) pieces.push(...batch)
     // Not Buffer.concat: a small one is a view of memory that Node shares among buffers, other calls' bytes included.
     const all = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.byteLength, 0))
     let at = 0
@@ -77,21 +115,38 @@ export class LightResponse {
   }
 
   async blob(): Promise<Blob> {
-    return new Blob([await this.bytes()], { type: this.#rawHeaders['content-type'] ?? '' })
+    return new Blob([await this.bytes()], { type: this.#response.headers['content-type'] ?? '' })
   }
 
   async formData(): Promise<FormData> {
     return new Response(await this.bytes(), { headers: this.headers }).formData()
   }
 
-  clone(): never {
-    throw new TypeError('this response cannot be cloned: read it once and keep what you need')
+  /** @throws {TypeError} when the body has been read */
+  clone(): LightResponse {
+    this.#refuseRead()
+    const [own, other] = splitBody(this.#reading.body)
+    this.#reading.body = own
+    return new LightResponse({ ...this.#response, body: other }, this.#facts, this.#abandoned)
+  }
+
+  /** Neither URL nor headers: a key may stand there. */
+  [inspect.custom](): string {
+    return `Response { status: ${this.status}, bodyUsed: ${this.bodyUsed} }`
   }
 
   #take(): HttpBody {
-    if (this.bodyUsed) throw alreadyRead()
-    this.#used = true
-    return this.#source
+    this.#refuseRead()
+    this.#reading.used = true
+    this.#abandoned.unregister(this.#reading)
+    // Whoever asked for the stream too must not read it beside.
+    this.#stream?.getReader()
+    return this.#reading.body
+  }
+
+  #refuseRead(): void {
+    if (this.#reading.used) throw new TypeError('Body is unusable: it has already been read')
+    if (this.#stream?.locked === true) throw new TypeError('Body is unusable: its stream has a reader')
   }
 }
 
@@ -101,24 +156,34 @@ Object.setPrototypeOf(LightResponse.prototype, Response.prototype)
 /** Fetch standard, section 2.2.3: these have no body. */
 const nullBodyStatus: ReadonlySet<number> = new Set([101, 103, 204, 205, 304])
 
-function alreadyRead(): TypeError {
-  return new TypeError('Body is unusable: it has already been read')
-}
-
-function streamOf(source: HttpBody): ReadableStream<Uint8Array> {
-  const reader = source[Symbol.asyncIterator]()
-  return new ReadableStream<Uint8Array>(
+function streamOf(reading: Reading, abandoned: Abandoned): ReadableStream<Uint8Array<ArrayBuffer>> {
+  let source: AsyncIterator<readonly Uint8Array[]> | undefined
+  const stream = new ReadableStream<Uint8Array<ArrayBuffer>>(
     {
       async pull(controller) {
-        const { done, value } = await reader.next()
-        if (done === true) controller.close()
-        else for (const piece of value) controller.enqueue(piece)
+        reading.used = true
+        source ??= reading.body[Symbol.asyncIterator]()
+        // A pull that brings nothing is not followed by another one.
+        for (let isEmpty = true; isEmpty; ) {
+          const { done, value } = await source.next()
+          if (done === true) {
+            abandoned.unregister(reading)
+            return controller.close()
+          }
+          for (const piece of value) controller.enqueue(piece as Uint8Array<ArrayBuffer>)
+          isEmpty = value.length === 0
+        }
       },
       cancel(reason) {
-        source.cancel(reason)
+        reading.used = true
+        abandoned.unregister(reading)
+        reading.body.cancel(reason)
       }
     },
     // Nothing is read ahead: the socket is paused while nobody reads.
     { highWaterMark: 0 }
   )
+  // From here on it is the stream that must not be dropped: a reader of it may hold nothing else.
+  if (abandoned.unregister(reading)) abandoned.register(stream, reading, reading)
+  return stream
 }

@@ -126,7 +126,7 @@ describe('a refusal', () => {
   })
 
   test('that is the last one is handed on with its body, unread', async () => {
-    const refusal = { status: 503, body: 'x'.repeat(200_000) }
+    const refusal = { status: 503, body: 'x'.repeat(65_536) }
     const server = await answering(refusal, refusal, refusal)
     const response = await transportWith().send({ ...request, url: server.url })
     expect(response).toMatchObject({ status: 503, attempts: 3 })
@@ -134,13 +134,24 @@ describe('a refusal', () => {
     expect(server.requests).toBe(3)
   })
 
-  test('read ahead and then not tried again is whole, however long', async () => {
-    const refusal = { status: 429, body: 'é'.repeat(100_000) }
+  test('read ahead and then not tried again is whole, up to 64 KiB', async () => {
+    const refusal = { status: 429, body: 'é'.repeat(32_768) }
     const { url } = await answering(refusal)
     const transport = transportWith({ baseMs: 50_000, maxMs: 50_000, random: () => 1 })
     const response = await transport.send({ ...request, url, timeouts: { totalMs: 10_000 } })
     expect(response).toMatchObject({ status: 429, attempts: 1 })
     expect(await response.body.text()).toBe(refusal.body)
+  })
+
+  test('is read to 64 KiB, or as far as maxErrorBytes says, and then its socket is closed', async () => {
+    const refusal = { status: 400, body: 'x'.repeat(200_000) }
+    const server = await answering(refusal, refusal)
+    const clipped = await transportWith().send({ ...request, url: server.url })
+    expect(await clipped.body.text()).toBe('x'.repeat(65_536))
+    await until(() => server.open === 0)
+    await using generous = createTransport({ maxErrorBytes: 1_000_000 })
+    const whole = await generous.send({ ...request, url: server.url })
+    expect(await whole.body.text()).toBe(refusal.body)
   })
 
   test('whose body stalls is tried again all the same, within about a second', async () => {
