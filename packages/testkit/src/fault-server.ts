@@ -143,7 +143,8 @@ function openConnection(socket: Socket, number: number): FaultConnection {
       }),
     pause: (ms) => orGone((signal) => delay(ms, undefined, { signal })),
     end: () => void socket.end(),
-    reset: () => void socket.resetAndDestroy()
+    // While a FIN is on its way the system refuses an RST (EINVAL), and Node never tells of the close.
+    reset: () => void (socket.writableEnded ? socket.destroy() : socket.resetAndDestroy())
   }
 }
 

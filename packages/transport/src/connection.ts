@@ -35,6 +35,8 @@ export class Connection {
   #openedAt = performance.now()
   #multiplexed = false
   #connecting: Connecting | undefined
+  /** More than one only where a session is told to go: its streams end on it, what it has not taken goes to another. */
+  #sockets: readonly Socket[] = []
   #retired = false
   #discarded = false
 
@@ -125,6 +127,8 @@ export class Connection {
     const reason = nobody()
     this.#connecting?.destroy(reason)
     this.#client.destroy(reason, () => {})
+    // undici leaves the end of a session that was told to go to the server.
+    for (const socket of this.#sockets) socket.destroy()
     this.#origin.gone(this)
   }
 
@@ -137,6 +141,9 @@ export class Connection {
         resolve()
         throw nobody()
       },
+      onResponseStart() {},
+      onResponseData() {},
+      onResponseEnd() {},
       onResponseError: (_, error) => reject(wireError(error, 'connect'))
     }
     using _ = startDeadline('connect', connectMs, (error) => {
@@ -175,6 +182,7 @@ export class Connection {
 
   #opened(socket: Socket): void {
     this.socket = socket
+    this.#sockets = [...this.#sockets.filter(({ destroyed }) => !destroyed), socket]
     this.served = 0
     this.#openedAt = performance.now()
     this.#multiplexed = 'alpnProtocol' in socket && socket.alpnProtocol === 'h2'

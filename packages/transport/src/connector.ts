@@ -1,10 +1,10 @@
-import { X509Certificate } from 'node:crypto'
 import { isIPv6, type Socket } from 'node:net'
 import { createSecureContext, getCACertificates } from 'node:tls'
 import { MillraceError, type WirePhase } from '@millrace/core'
 import { buildConnector } from 'undici'
+import { checkCertificates } from './certificates.ts'
 import { createLookup } from './lookup.ts'
-import { openTunnel, type Proxy, parseProxy, proxyInEnvironment } from './proxy.ts'
+import { checkProxy, openTunnel, type Proxy, parseProxy, proxyInEnvironment } from './proxy.ts'
 import { wireError } from './wire-error.ts'
 
 /** Where a socket leads. */
@@ -69,7 +69,7 @@ const maxRoutes = 1000
  */
 export function createConnector(options: ConnectorOptions): Connector {
   const { http2, proxy } = options
-  const fixed = proxy === undefined ? undefined : proxy === false ? 'direct' : fixedProxy(proxy)
+  const fixed = proxy === undefined ? undefined : proxy === false ? 'direct' : forwarding(checkProxy(proxy))
   const shared = {
     timeout: 0,
     lookup: createLookup(),
@@ -171,15 +171,6 @@ function createAttempt(callback: (error: Error | null, socket: Socket | null) =>
   }
 }
 
-function fixedProxy(url: string): ForwardingProxy {
-  const proxy = typeof url === 'string' ? forwarding(parseProxy(url)) : undefined
-  if (proxy !== undefined) return proxy
-  // Not quoted: it may hold a password.
-  throw new TypeError(
-    "proxy must be the URL of an http or https proxy, such as 'http://host:3128' or 'http://user:password@host:3128' (percent-encoded), or false for none; others, such as SOCKS, are not supported"
-  )
-}
-
 function forwarding(proxy: Proxy | undefined): ForwardingProxy | undefined {
   if (proxy === undefined) return undefined
   const { authorization } = proxy
@@ -197,25 +188,5 @@ function unusableProxy(): MillraceError {
 /** Node's own authorities and these: its `ca` alone would replace them. One context for all, for it holds them parsed. */
 function trust(ca: string | readonly string[] | undefined): { secureContext?: ReturnType<typeof createSecureContext> } {
   if (ca === undefined) return {}
-  const texts: readonly unknown[] = Array.isArray(ca) ? ca : [ca]
-  const certificates = texts.flatMap((text) => {
-    const found = typeof text === 'string' ? text.match(pem) : null
-    if (found === null || !found.every(isCertificate)) {
-      throw new TypeError(
-        'ca must be the PEM text of certificates (-----BEGIN CERTIFICATE-----): of a file, give what readFileSync(file, "utf8") returns'
-      )
-    }
-    return found
-  })
-  return { secureContext: createSecureContext({ ca: [...getCACertificates('default'), ...certificates] }) }
-}
-
-const pem = /-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g
-
-function isCertificate(text: string): boolean {
-  try {
-    return new X509Certificate(text).raw.length > 0
-  } catch {
-    return false // the caller is told that it is none
-  }
+  return { secureContext: createSecureContext({ ca: [...getCACertificates('default'), ...checkCertificates(ca)] }) }
 }

@@ -33,6 +33,9 @@ export function endingBody(body: HttpBody, end: () => void): HttpBody {
     cancel(reason) {
       end()
       body.cancel(reason)
+    },
+    get complete() {
+      return body.complete
     }
   }
 }

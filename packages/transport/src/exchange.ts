@@ -176,6 +176,12 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
 
   onResponseEnd(): void {
     if (this.#failure !== undefined) return
+    // A body that ends with its connection: undici takes a reset for that end too.
+    const cut = this.#connection.socket?.errored
+    if (cut instanceof Error) {
+      this.#failBehind(wireError(cut, 'body'))
+      return
+    }
     this.#ended = true
     this.#release()
     this.#connection.release(this)

@@ -1,4 +1,5 @@
 import {
+  type CallOptions,
   checkOptions,
   type HttpRequest,
   type HttpResponse,
@@ -10,16 +11,23 @@ import {
 } from '@millrace/core'
 import { endingBody } from './ending-body.ts'
 import { LightResponse, watchAbandoned } from './response.ts'
-import { type OptionsOf, readWebRequest, type WebRequest } from './web-request.ts'
+import { StreamedBody } from './streamed-body.ts'
+import { readWebRequest, type WebRequest } from './web-request.ts'
 
 export type Fetch = typeof globalThis.fetch
+
+/** Options of a call that concern the wire, and those that layers around it read from the same function. */
+export type FetchCallOptions = Pick<
+  CallOptions,
+  'callId' | 'deadline' | 'idempotencyKey' | 'priority' | 'signal' | 'stream' | 'tenant' | 'timeouts'
+>
 
 export interface FetchOptions {
   /**
    * What a call may take, by what is asked; nothing of it goes over the wire. For one call alone, its headers can say the
    * same: `x-millrace-total-ms`, and so for `connect`, `headers`, `first-chunk` and `idle`.
    */
-  readonly options?: OptionsOf | undefined
+  readonly options?: ((url: string, init: RequestInit | undefined) => FetchCallOptions) | undefined
 }
 
 /**
@@ -62,6 +70,7 @@ export function createFetch(send: Send, fetchOptions: FetchOptions = {}): Fetch 
         hop = next
       }
     } catch (error) {
+      if (request.body instanceof StreamedBody) request.body.cancel(error)
       throw asFetchError(error, request.signal, alsoEndedBy)
     }
   }
@@ -109,7 +118,7 @@ function nextHop(request: HttpRequest, response: HttpResponse, redirect: WebRequ
   const { location } = response.headers
   if (redirect === 'manual' || location === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return undefined
   const from = new URL(request.url)
-  const to = URL.parse(location, from)
+  const to = URL.parse(location, request.url)
   if (to === null || (to.protocol !== from.protocol && to.protocol !== 'https:')) {
     response.body.cancel()
     throw unexpected(response, 'it redirects to what is no address, or from https to http')

@@ -12,28 +12,43 @@ export async function holdBack(
   clock: ContentClock | undefined
 ): Promise<HttpResponse> {
   const scanner = createContentScanner({ maxEventChars })
-  const source = response.body[Symbol.asyncIterator]()
+  const source = response.body[Symbol.asyncIterator]() as AsyncIterator<readonly Uint8Array[], undefined>
   const held: Uint8Array[] = []
   let bytes = 0
   let whole = false
-  while (scanner.first === 'none' && !scanner.ended && bytes <= maxHeldBytes) {
-    clock?.waiting()
-    const { done, value } = await source.next()
-    if (done === true) {
-      whole = true
-      scanner.end()
-      break
+  let failure: Failure | undefined
+  try {
+    while (scanner.first === 'none' && !scanner.ended && bytes <= maxHeldBytes) {
+      clock?.waiting()
+      const { done, value } = await source.next()
+      if (done === true) {
+        whole = true
+        scanner.end()
+        break
+      }
+      for (const piece of value) {
+        bytes += piece.byteLength
+        held.push(piece)
+        scanner.push(piece)
+      }
     }
-    for (const piece of value) {
-      bytes += piece.byteLength
-      held.push(piece)
-      scanner.push(piece)
-    }
+  } catch (error) {
+    response.body.cancel(error)
+    // Behind content it is told where it stands.
+    if (scanner.first === 'none') throw error
+    failure = { error }
   }
-  clock?.content()
+  // The wait for the first content goes on where it was let go without any.
+  if (scanner.first !== 'none') clock?.content()
   clock?.resting()
-  if (whole) clock?.[Symbol.dispose]()
-  const body = new HeldBody(response.body, source, held, whole, maxResponseBytes, clock && { clock, scanner })
+  if (whole || failure !== undefined) clock?.[Symbol.dispose]()
+  const body = new HeldBody(
+    response.body,
+    source,
+    { pieces: held, whole, failure },
+    maxResponseBytes,
+    clock && { clock, scanner }
+  )
   const refusal =
     scanner.first === 'error'
       ? (scanner.errorStatus ?? 500)
@@ -49,6 +64,18 @@ export interface HoldLimits {
   readonly maxEventChars: number
 }
 
+interface Failure {
+  readonly error: unknown
+}
+
+interface Held {
+  readonly pieces: readonly Uint8Array[]
+  /** Nothing follows. */
+  readonly whole: boolean
+  /** What follows instead. */
+  readonly failure: Failure | undefined
+}
+
 interface Watch {
   readonly clock: ContentClock
   readonly scanner: { push(bytes: Uint8Array): boolean }
@@ -57,24 +84,25 @@ interface Watch {
 /** What was held, then the rest as it comes. */
 class HeldBody implements HttpBody {
   readonly #body: HttpBody
-  readonly #source: AsyncIterator<readonly Uint8Array[]>
+  readonly #source: AsyncIterator<readonly Uint8Array[], undefined>
   #held: readonly Uint8Array[]
   #done: boolean
+  #failure: Failure | undefined
   readonly #maxTextBytes: number
   readonly #watch: Watch | undefined
 
   constructor(
     body: HttpBody,
-    source: AsyncIterator<readonly Uint8Array[]>,
-    held: readonly Uint8Array[],
-    done: boolean,
+    source: AsyncIterator<readonly Uint8Array[], undefined>,
+    { pieces, whole, failure }: Held,
     maxTextBytes: number,
     watch: Watch | undefined
   ) {
     this.#body = body
     this.#source = source
-    this.#held = held
-    this.#done = done
+    this.#held = pieces
+    this.#done = whole
+    this.#failure = failure
     this.#maxTextBytes = maxTextBytes
     this.#watch = watch
   }
@@ -100,28 +128,34 @@ class HeldBody implements HttpBody {
       return Promise.resolve({ done: false, value })
     }
     if (this.#done) return Promise.resolve({ done: true, value: undefined })
-    return this.#watch === undefined
-      ? (this.#source.next() as Promise<IteratorResult<readonly Uint8Array[], undefined>>)
-      : this.#read(this.#watch)
+    if (this.#failure !== undefined) return Promise.reject(this.#failure.error)
+    return this.#watch === undefined ? this.#source.next() : this.#read(this.#watch)
   }
 
   async #read({ clock, scanner }: Watch): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
     clock.waiting()
+    let result: IteratorResult<readonly Uint8Array[], undefined>
     try {
-      const result = await this.#source.next()
-      if (result.done === true) {
-        this.#end()
-        return { done: true, value: undefined }
-      }
+      result = await this.#source.next()
+    } catch (error) {
+      this.#fail(error)
+      throw error
+    }
+    if (result.done === true) {
+      this.#done = true
+      clock[Symbol.dispose]()
+      return result
+    }
+    try {
       let hasContent = false
       for (const piece of result.value) hasContent = scanner.push(piece) || hasContent
       if (hasContent) clock.content()
-      clock.resting()
-      return result
     } catch (error) {
-      this.cancel(error)
-      throw error
+      // Told behind this batch: what it holds before the fault belongs to the caller.
+      this.#fail(error)
     }
+    clock.resting()
+    return result
   }
 
   async text(maxBytes: number = this.#maxTextBytes): Promise<string> {
@@ -136,19 +170,19 @@ class HeldBody implements HttpBody {
       }
       if (bytes <= maxBytes) continue
       const error = tooLarge(maxBytes)
-      this.cancel(error)
+      this.#fail(error)
       throw error
     }
   }
 
   cancel(reason?: unknown): void {
     this.#held = []
-    this.#end()
+    this.#watch?.clock[Symbol.dispose]()
     this.#body.cancel(reason)
   }
 
-  #end(): void {
-    this.#done = true
-    this.#watch?.clock[Symbol.dispose]()
+  #fail(error: unknown): void {
+    this.#failure = { error }
+    this.cancel(error)
   }
 }

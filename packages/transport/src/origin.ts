@@ -60,6 +60,7 @@ export class Origin {
   /** Whether HTTP/2 carries many calls on one socket is known when it stands: meanwhile no other is opened. */
   #oneByOne: boolean
   #next: Connection | undefined
+  #ended: Error | undefined
 
   /** `changed` is called whenever something has ended here. */
   constructor(name: string, connector: Connector, options: OriginOptions, changed: () => void) {
@@ -162,8 +163,9 @@ export class Origin {
     return this.#connector.connect(this.#target, callback)
   }
 
-  /** Ends all there is with `error`: those who wait, and the connections with what runs on them. */
+  /** Ends all there is with `error`: those who wait, the connections with what runs on them, and who comes later. */
   close(error: Error): void {
+    this.#ended = error
     for (const queue of [this.#again, this.#waiting]) {
       for (const waiter of queue) waiter.reject(error)
       queue.clear()
@@ -248,6 +250,7 @@ export class Origin {
   }
 
   #mayOpen(): boolean {
+    if (this.#ended !== undefined) throw this.#ended
     if (this.#oneByOne && this.#next !== undefined) return false
     return this.connections.size < this.options.maxConnections
   }

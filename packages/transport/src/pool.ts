@@ -1,4 +1,5 @@
-import { MillraceError } from '@millrace/core'
+import { setImmediate as turn } from 'node:timers/promises'
+import type { MillraceError } from '@millrace/core'
 import { createConnector } from './connector.ts'
 import { Origin, type OriginOptions, type OriginStats } from './origin.ts'
 
@@ -36,9 +37,12 @@ export function createPool(options: PoolOptions): Pool {
     },
     stats: () => Object.fromEntries([...origins].map(([name, origin]) => [name, origin.stats()])),
     async drained() {
-      if (isIdle()) return
-      drained = Promise.withResolvers<void>()
-      await drained.promise
+      while (!isIdle()) {
+        drained = Promise.withResolvers<void>()
+        await drained.promise
+        // Who has lost its request with an idle socket is about to send it again.
+        await turn()
+      }
     },
     destroy(error) {
       for (const origin of origins.values()) origin.close(error)

@@ -35,6 +35,15 @@ export function parseProxy(text: string): Proxy | undefined {
   }
 }
 
+/** @throws {TypeError} for what is not the URL of an http or https proxy; it is not quoted, for it may hold a password */
+export function checkProxy(url: string): Proxy {
+  const proxy = typeof url === 'string' ? parseProxy(url) : undefined
+  if (proxy !== undefined) return proxy
+  throw new TypeError(
+    "proxy must be the URL of an http or https proxy, such as 'http://host:3128' or 'http://user:password@host:3128' (percent-encoded), or false for none; others, such as SOCKS, are not supported"
+  )
+}
+
 function decode(part: string): string | undefined {
   try {
     return decodeURIComponent(part)

@@ -57,7 +57,8 @@ async function answer(connection: FaultConnection, name: string, kind: string, e
   // Nothing but noise, noise behind content, or content alone.
   if (name === 'after-content') await connection.write(content)
   for (let sent = 0; sent < times; sent++) {
-    if (kind !== 'nothing') await connection.write(name === 'content' ? content.replace('word', `${kind}${sent}`) : (noise[kind] ?? ''))
+    if (kind !== 'nothing')
+      await connection.write(name === 'content' ? content.replace('word', `${kind}${sent}`) : (noise[kind] ?? ''))
     await connection.pause(everyMs)
   }
   await connection.write(sse([{ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] }, '[DONE]']))

@@ -148,7 +148,7 @@ describe('a refusal', () => {
     const server = await answering(refusal, refusal)
     const clipped = await transportWith().send({ ...request, url: server.url })
     expect(await clipped.body.text()).toBe('x'.repeat(65_536))
-    await until(() => server.open === 0)
+    await until(() => server.open === 0, 'the socket of a clipped refusal closes')
     await using generous = createTransport({ maxErrorBytes: 1_000_000 })
     const whole = await generous.send({ ...request, url: server.url })
     expect(await whole.body.text()).toBe(refusal.body)
