@@ -22,7 +22,7 @@ export async function readWebRequest(
   optionsOf: FetchOptions['options']
 ): Promise<WebRequest> {
   const given = typeof input !== 'string' && input instanceof Request ? input : undefined
-  const url = withoutFragment(given?.url ?? String(input))
+  const url = withoutFragment(given?.url ?? (input as string | URL).toString())
   const options = optionsOf?.(url, init)
   if (options !== undefined) checkCallOptions(options)
   // A `null` of the caller takes the Request's signal away.
@@ -43,7 +43,7 @@ export async function readWebRequest(
   const source = init?.body ?? given?.body ?? undefined
   if (source !== undefined && (method === 'GET' || method === 'HEAD')) throw new TypeError('a GET or HEAD must not have a body')
   const isOfRequest = source !== undefined && source === given?.body
-  if (isOfRequest && given?.bodyUsed === true) throw new TypeError('the body of the Request has been read already')
+  if (isOfRequest && given.bodyUsed) throw new TypeError('the body of the Request has been read already')
   let body: HttpRequest['body']
   if (typeof source === 'string') {
     body = source
@@ -111,7 +111,7 @@ function readHeaders(given: RequestInit['headers'], timeouts: Timeouts | undefin
   if (Symbol.iterator in given) {
     for (const pair of given) {
       if (pair.length !== 2) throw new TypeError('headers must be an object, a Headers, or a list of pairs of name and value')
-      add(read, String(pair[0]), pair[1])
+      add(read, pair[0], pair[1])
     }
   } else for (const name of Object.keys(given)) add(read, name, given[name])
   return read

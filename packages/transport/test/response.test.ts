@@ -205,7 +205,7 @@ describe('a clone', () => {
     const [a, b] = [third.clone(), third.clone()]
     expect(await third.text()).toBe(text)
     expect(await Promise.all([a.text(), read(b.body)])).toEqual([text, text])
-    expect([a.status, a.url, a.headers.get('content-type')]).toEqual([200, `${server.url}`, 'text/event-stream'])
+    expect([a.status, a.url, a.headers.get('content-type')]).toEqual([200, server.url, 'text/event-stream'])
   })
 
   test('has bytes of its own', async () => {
