@@ -1,5 +1,6 @@
 import {
   type ContentClock,
+  checkOptions,
   clampTimer,
   type HttpRequest,
   type HttpResponse,
@@ -12,16 +13,22 @@ import { holdBack } from './held-body.ts'
 import type { Origin, OriginStats } from './origin.ts'
 import type { Pool } from './pool.ts'
 import { isRepeatable } from './retry.ts'
+import { StreamedBody, streamedBody } from './streamed-body.ts'
 import { checkCount, type Limits, type TransportOptions } from './transport-options.ts'
 
 /** The innermost of a transport: its sockets, and one attempt over one of them. */
 export interface Attempts {
   readonly attempt: Send
   /** Opens sockets ahead. */
-  warm(url: string, options?: { readonly connections?: number }): Promise<void>
+  warm(url: string, options?: WarmOptions): Promise<void>
   stats(): AttemptStats
   /** Refuses new attempts, lets running ones finish for `graceMs`, then aborts them. */
   end(graceMs: number): Promise<void>
+}
+
+export interface WarmOptions {
+  /** Sockets to have open. @default 1 */
+  readonly connections?: number | undefined
 }
 
 export interface AttemptStats {
@@ -60,11 +67,16 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
     return target.origin
   }
 
-  /** A hook that throws costs the trace, not the call. */
-  function traceOf({ callId }: HttpRequest): Readonly<Record<string, string>> | undefined {
+  /** A hook that fails costs the trace, not the call; and it adds headers, it does not replace them. */
+  function traceOf({ callId, headers }: HttpRequest): Readonly<Record<string, string>> | undefined {
     if (callId === undefined || traceHeaders === undefined) return undefined
     try {
-      return traceHeaders(callId)
+      const trace: Record<string, string> = {}
+      for (const [name, value] of Object.entries<unknown>(traceHeaders(callId))) {
+        if (typeof value !== 'string' || !isTraceHeader.test(`${name}: ${value}`)) throw new TypeError('no header')
+        if (headers[name] === undefined) trace[name] = value
+      }
+      return trace
     } catch {
       traceFailures++
       return undefined
@@ -78,13 +90,14 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
     const target = locate(request.url)
     const origin = originOf(target, pool ?? (await loading))
     const trace = traceOf(request)
+    const sendable = isRepeatable(request) || request.body instanceof StreamedBody ? request : withStream(request)
     for (let isFirst = true; ; isFirst = false) {
       const place = (isFirst ? origin.take() : origin.takeFresh()) ?? (await origin.wait(request, isFirst ? 'any' : 'fresh'))
       if (signal?.aborted === true) {
         place.giveBack()
         throw signal.reason
       }
-      const exchange = new Exchange(request, origin, place, limits)
+      const exchange = new Exchange(sendable, origin, place, limits)
       const clock = contentClock(request, exchange)
       exchange.start(target.path, trace)
       try {
@@ -144,8 +157,11 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
 
   return {
     attempt,
-    async warm(url, { connections = 1 } = {}) {
+    async warm(url, options = {}) {
+      checkOptions<WarmOptions>('warm', options, { connections: 1 })
+      const { connections = 1 } = options
       checkCount('connections', connections)
+      if (typeof url !== 'string') throw new TypeError('warm takes the URL of an origin as text')
       throwIfAborted(closing)
       const target = locate(url)
       await originOf(target, pool ?? (await loading)).warm(connections, limits.connectMs, closing)
@@ -165,6 +181,14 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
 function isPlain({ headers }: HttpResponse): boolean {
   return headers['content-encoding'] === undefined && (isJson(headers) || !isEventStream(headers))
 }
+
+/** A stream is guarded, for undici does not survive one that fails in odd ways. */
+function withStream(request: HttpRequest): HttpRequest {
+  return { ...request, body: streamedBody(request.body as AsyncIterable<Uint8Array>) }
+}
+
+/** As they are written: a name in lower case, and a value without control characters. */
+const isTraceHeader = /^[a-z0-9!#$%&'*+.^_`|~-]+: [\t\x20-\x7e\x80-\xff]*$/
 
 /** A prompt that quotes these words has its quotes escaped. */
 function asksForStream(headers: HttpRequest['headers'], body: HttpRequest['body']): boolean {

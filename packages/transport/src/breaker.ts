@@ -63,7 +63,7 @@ const maxOrigins = 1000
 export function createBreaker(options: BreakerOptions = {}): Breaker {
   checkOptions<BreakerOptions>('createBreaker', options, names)
   const { failureRate = 0.5, minimumRequests = 20, windowMs = 10_000, openMs = 1000, now = defaultNow } = options
-  if (!(failureRate > 0 && failureRate <= 1)) {
+  if (!(typeof failureRate === 'number' && failureRate > 0 && failureRate <= 1)) {
     throw new TypeError(`failureRate must be a share above 0 and at most 1, such as 0.5, not ${failureRate}`)
   }
   if (!Number.isSafeInteger(minimumRequests) || minimumRequests < 1) {

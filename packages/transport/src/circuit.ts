@@ -90,7 +90,9 @@ export class Circuit {
   /** Forgets the buckets that have left the window, and gives the place of the present one. */
   #turnTo(now: number): number {
     const bucket = Math.floor(now / this.#bucketMs)
-    const from = Math.max(this.#bucket, bucket - bucketCount)
+    // A clock whose steps are too large to be counted, or that gives no number, turns nothing.
+    const isCounted = Number.isSafeInteger(bucket) && Number.isSafeInteger(this.#bucket)
+    const from = isCounted ? Math.max(this.#bucket, bucket - bucketCount) : bucket
     for (let passed = from + 1; passed <= bucket; passed++) {
       const slot = passed % bucketCount
       this.#endedInWindow -= this.#ended[slot] ?? 0
@@ -99,7 +101,7 @@ export class Circuit {
       this.#failed[slot] = 0
     }
     // A clock that goes back counts into the youngest bucket.
-    this.#bucket = Math.max(this.#bucket, bucket)
+    if (isCounted) this.#bucket = Math.max(this.#bucket, bucket)
     return this.#bucket % bucketCount
   }
 

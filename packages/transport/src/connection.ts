@@ -45,7 +45,9 @@ export class Connection {
     const { http2 } = origin.options
     const keepAliveMs = clampTimer(origin.options.keepAliveMs)
     this.#client = new Client(origin.name, {
-      pipelining: 1,
+      // Requests on HTTP/1.1 at a time, of which the pool gives it one. For HTTP/2 it is also how many streams may still run
+      // on a session that was told to go while undici opens the next.
+      pipelining: http2 ? streamsPerSession : 1,
       allowH2: http2,
       keepAliveTimeout: keepAliveMs,
       // The server's hint may only shorten it.

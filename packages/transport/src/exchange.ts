@@ -12,6 +12,7 @@ import {
 import type { Dispatcher } from 'undici'
 import type { Connection } from './connection.ts'
 import type { Origin } from './origin.ts'
+import { Pieces, readText, tooLarge } from './pieces.ts'
 import { wireError } from './wire-error.ts'
 
 /** What is received and not yet read is held up to here; beyond, the socket is paused and the server waits. */
@@ -49,8 +50,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   #phase: WirePhase = 'connect'
   /** A response that is held back until it is whole. */
   #response: HttpResponse | undefined
-  #batch: Uint8Array[] = []
-  #held = 0
+  readonly #batch = new Pieces()
   #received = 0
   #reader: PromiseWithResolvers<void> | undefined
   #ended = false
@@ -103,7 +103,9 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     const error = this.#failure?.error
     if (!isMillraceError(error, 'network') || !error.retryable) return false
     if (this.#phase === 'connect' || error.details.errno === 'REFUSED_STREAM') return true // RFC 9113, section 8.7
-    const { socket } = this.#connection
+    const { socket, multiplexed } = this.#connection
+    // Of a shared session nothing is known but what the server says of each stream.
+    if (multiplexed) return false
     return this.#reused && this.#phase !== 'body' && (socket === undefined || socket.bytesRead === this.#bytesBefore)
   }
 
@@ -167,9 +169,8 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
       return
     }
     this.#batch.push(chunk)
-    this.#held += chunk.byteLength
-    if (this.#held > maxHeldBytes) this.#letGo()
-    if (this.#held > highWaterBytes) controller.pause()
+    if (this.#batch.bytes > maxHeldBytes) this.#letGo()
+    if (this.#batch.bytes > highWaterBytes) controller.pause()
     // The reader runs in a microtask, after undici has handed over all pieces of this socket read.
     this.#wake()
   }
@@ -207,9 +208,9 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
 
   /** What has arrived is still read, then the error: the text so far belongs to the caller. */
   #failBehind(error: unknown, socket?: 'kept' | 'lost'): void {
-    const arrived = this.#batch
+    const arrived = this.#batch.take()
     this.fail(error, socket)
-    this.#batch = arrived
+    this.#batch.pushAll(arrived)
   }
 
   #letGo(): void {
@@ -230,23 +231,17 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     }
   }
 
-  async text(maxBytes: number = this.#limits.maxResponseBytes): Promise<string> {
-    let pieces: Uint8Array[] | undefined
-    let bytes = 0
-    for (;;) {
-      if (this.#batch.length === 0 && this.#ended) break
-      const { done, value } = await this.#next()
-      if (done === true) break
-      for (const piece of value) bytes += piece.byteLength
-      if (bytes > maxBytes) {
-        const error = tooLarge(maxBytes)
-        this.fail(error)
-        throw error
-      }
-      if (pieces === undefined) pieces = value as Uint8Array[]
-      else pieces.push(...value)
-    }
-    return decode(pieces ?? [], bytes)
+  text(maxBytes: number = this.#limits.maxResponseBytes): Promise<string> {
+    // What has arrived whole needs no further turn.
+    if (!this.#ended || this.#batch.bytes > maxBytes)
+      return readText(
+        () => this.#next(),
+        maxBytes,
+        (error) => this.fail(error)
+      )
+    const text = this.#batch.text()
+    this.#batch.take()
+    return Promise.resolve(text)
   }
 
   cancel(reason?: unknown): void {
@@ -256,9 +251,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   async #next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
     for (;;) {
       if (this.#batch.length > 0) {
-        const value = this.#batch
-        this.#batch = []
-        this.#held = 0
+        const value = this.#batch.take()
         if (this.#failure === undefined && this.#controller?.paused === true) this.#controller.resume()
         return { done: false, value }
       }
@@ -279,7 +272,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   fail(error: unknown, socket: 'kept' | 'lost' = 'lost'): void {
     if (this.#ended || this.#failure !== undefined) return
     this.#failure = { error }
-    this.#batch = []
+    this.#batch.take()
     this.#response = undefined
     this.#release()
     this.#rejectHead(error)
@@ -321,15 +314,6 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
 
 const nothing = (): void => {}
 
-/** Without `stream: true` it keeps nothing between calls. */
-const utf8 = new TextDecoder()
-
-/** In one go: a decoder that takes pieces builds an ICU converter for each body, which costs more than the decoding. */
-export function decode(pieces: readonly Uint8Array[], bytes: number): string {
-  const [only] = pieces
-  return utf8.decode(pieces.length === 1 ? only : Buffer.concat(pieces, bytes))
-}
-
 function flat(headers: Record<string, string | string[] | undefined>): Record<string, string> {
   const result: Record<string, string> = {}
   for (const name in headers) {
@@ -347,11 +331,6 @@ export function isEventStream({ 'content-type': type = '' }: Headers): boolean {
 
 export function isJson({ 'content-type': type = '' }: Headers): boolean {
   return /^\s*application\/(?:[\w.-]+\+)?json\b/i.test(type)
-}
-
-/** The error of a response beyond its bound, read or only counted. */
-export function tooLarge(maxBytes: number): MillraceError<'protocol'> {
-  return new MillraceError('protocol', `the response is longer than ${maxBytes} bytes`, { details: { reason: 'too-large' } })
 }
 
 /** undici wants an Error to abort with; a caller's reason may be anything. */

@@ -62,16 +62,18 @@ const oneHedge = 1_000_000
 export function createHedge(options: HedgeOptions = {}): Hedge {
   checkOptions<HedgeOptions>('createHedge', options, names)
   const { maxExtra = 0.05, percentile = 0.95, minSamples = 50, minDelayMs = 10, eligible = isStateless } = options
-  if (!(maxExtra > 0 && maxExtra <= 1)) {
+  if (!(typeof maxExtra === 'number' && maxExtra > 0 && maxExtra <= 1)) {
     throw new TypeError(`maxExtra must be a share above 0 and at most 1, such as 0.05, not ${maxExtra}`)
   }
-  if (!(percentile > 0 && percentile < 1)) {
+  if (!(typeof percentile === 'number' && percentile > 0 && percentile < 1)) {
     throw new TypeError(`percentile must be a share between 0 and 1, such as 0.95, not ${percentile}`)
   }
   if (!Number.isSafeInteger(minSamples) || minSamples < 1 || minSamples > maxSamples) {
     throw new TypeError(`minSamples must be a whole number from 1 to ${maxSamples}, not ${minSamples}`)
   }
-  if (!(minDelayMs >= 0)) throw new TypeError(`minDelayMs must be a number of milliseconds from 0 up, not ${minDelayMs}`)
+  if (!(typeof minDelayMs === 'number' && minDelayMs >= 0)) {
+    throw new TypeError('minDelayMs must be a number of milliseconds from 0 up')
+  }
   if (typeof eligible !== 'function') {
     throw new TypeError('eligible must be a function from a request to whether it may be sent twice')
   }
@@ -108,13 +110,15 @@ export function createHedge(options: HedgeOptions = {}): Hedge {
   /** Asked with a slow request in hand: takes its price from the budget. */
   function spend(request: HttpRequest): boolean {
     if (budget < oneHedge) return false
-    let allowed = false
+    let allowed: unknown = false
     try {
+      // Its type promises true or false; a function that is `async` after all says neither in time.
       allowed = eligible(request)
+      if (allowed instanceof Promise) allowed.catch(() => {})
     } catch {
       // It runs on a timer, where nobody could catch it; the request goes on alone, and `refused` tells.
     }
-    if (!allowed) {
+    if (allowed !== true) {
       refused++
       return false
     }

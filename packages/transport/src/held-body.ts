@@ -1,5 +1,6 @@
 import { type ContentClock, createContentScanner, type HttpBody, type HttpResponse } from '@millrace/core'
-import { decode, maxHeldBytes, tooLarge } from './exchange.ts'
+import { maxHeldBytes } from './exchange.ts'
+import { Pieces, readText } from './pieces.ts'
 
 /**
  * Holds an event stream back until its first content, its end, an error event, or 64 KiB: what goes wrong before that can
@@ -13,12 +14,11 @@ export async function holdBack(
 ): Promise<HttpResponse> {
   const scanner = createContentScanner({ maxEventChars })
   const source = response.body[Symbol.asyncIterator]() as AsyncIterator<readonly Uint8Array[], undefined>
-  const held: Uint8Array[] = []
-  let bytes = 0
+  const held = new Pieces()
   let whole = false
   let failure: Failure | undefined
   try {
-    while (scanner.first === 'none' && !scanner.ended && bytes <= maxHeldBytes) {
+    while (scanner.first === 'none' && !scanner.ended && held.bytes <= maxHeldBytes) {
       clock?.waiting()
       const { done, value } = await source.next()
       if (done === true) {
@@ -27,7 +27,6 @@ export async function holdBack(
         break
       }
       for (const piece of value) {
-        bytes += piece.byteLength
         held.push(piece)
         scanner.push(piece)
       }
@@ -45,7 +44,7 @@ export async function holdBack(
   const body = new HeldBody(
     response.body,
     source,
-    { pieces: held, whole, failure },
+    { pieces: held.take(), whole, failure },
     maxResponseBytes,
     clock && { clock, scanner }
   )
@@ -158,21 +157,12 @@ class HeldBody implements HttpBody {
     return result
   }
 
-  async text(maxBytes: number = this.#maxTextBytes): Promise<string> {
-    const pieces: Uint8Array[] = []
-    let bytes = 0
-    for (;;) {
-      const { done, value } = await this.#next()
-      if (done === true) return decode(pieces, bytes)
-      for (const piece of value) {
-        bytes += piece.byteLength
-        pieces.push(piece)
-      }
-      if (bytes <= maxBytes) continue
-      const error = tooLarge(maxBytes)
-      this.#fail(error)
-      throw error
-    }
+  text(maxBytes: number = this.#maxTextBytes): Promise<string> {
+    return readText(
+      () => this.#next(),
+      maxBytes,
+      (error) => this.cancel(error)
+    )
   }
 
   cancel(reason?: unknown): void {

@@ -1,14 +1,16 @@
 import type { Transform } from 'node:stream'
-import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
+import { constants, createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
 import { type HttpBody, type HttpResponse, MillraceError } from '@millrace/core'
-import { decode, isEventStream } from './exchange.ts'
+import { isEventStream } from './exchange.ts'
+import { readText } from './pieces.ts'
 
 const decoders: Readonly<Record<string, () => Transform>> = {
   gzip: createGunzip,
   'x-gzip': createGunzip,
   deflate: createInflate,
   br: createBrotliDecompress,
-  zstd: createZstdDecompress
+  // RFC 9659, section 3: no more is asked of a client; the decoder would take 128 MiB for a window a server names.
+  zstd: () => createZstdDecompress({ params: { [constants.ZSTD_d_windowLogMax]: 23 } })
 }
 
 /**
@@ -79,16 +81,12 @@ class InflatedBody implements HttpBody {
     }
   }
 
-  async text(maxBytes: number = this.#bounds.maxTextBytes): Promise<string> {
-    const pieces: Uint8Array[] = []
-    let bytes = 0
-    for (;;) {
-      const { done, value } = await this.#next()
-      if (done === true) return decode(pieces, bytes)
-      for (const piece of value) bytes += piece.byteLength
-      if (bytes > maxBytes) throw this.#end(tooLarge(maxBytes))
-      pieces.push(...value)
-    }
+  text(maxBytes: number = this.#bounds.maxTextBytes): Promise<string> {
+    return readText(
+      () => this.#next(),
+      maxBytes,
+      (error) => this.#end(error)
+    )
   }
 
   cancel(reason?: unknown): void {

@@ -35,7 +35,8 @@ interface Waiter {
  * The connections to one scheme, host and port, at most `maxConnections` of them, and the queue before them, first come
  * first served. It owns what undici's pool would own, for three reasons: the connection used last is used next, so calls in
  * a row need one socket; a queue has a bound, and an aborted call leaves it at once; and a connection on its way ends with
- * the exchange it was opened for.
+ * the exchange it was opened for. An HTTP/2 session that is to end (the server said so, it is too old, a clock fired on it)
+ * is counted no more: its last calls may run beside as many as the bound allows.
  */
 export class Origin {
   readonly name: string
@@ -170,7 +171,7 @@ export class Origin {
       for (const waiter of queue) waiter.reject(error)
       queue.clear()
     }
-    for (const connection of this.connections) {
+    for (const connection of [...this.connections, ...this.#leaving]) {
       for (const exchange of connection.exchanges.slice()) exchange.fail(error)
       connection.discard()
     }

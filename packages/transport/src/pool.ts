@@ -1,4 +1,3 @@
-import { setImmediate as turn } from 'node:timers/promises'
 import type { MillraceError } from '@millrace/core'
 import { createConnector } from './connector.ts'
 import { Origin, type OriginOptions, type OriginStats } from './origin.ts'
@@ -39,9 +38,8 @@ export function createPool(options: PoolOptions): Pool {
     async drained() {
       while (!isIdle()) {
         drained = Promise.withResolvers<void>()
+        // Asked again: who has lost its request with an idle socket has sent it anew by now.
         await drained.promise
-        // Who has lost its request with an idle socket is about to send it again.
-        await turn()
       }
     },
     destroy(error) {

@@ -1,5 +1,5 @@
 import { createSSEParser, type HttpBody, isJsonObject, type Json, onAbort, parseJson } from '@millrace/core'
-import { decode, tooLarge } from './exchange.ts'
+import { Pieces, readText } from './pieces.ts'
 
 /** An error body is read up to here; the rest is given up with its socket. */
 const maxBytes = 64 * 1024
@@ -37,8 +37,7 @@ type Batch = IteratorResult<readonly Uint8Array[], undefined>
  */
 export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal): Promise<Peeked> {
   const source = body[Symbol.asyncIterator]() as AsyncIterator<readonly Uint8Array[], undefined>
-  const pieces: Uint8Array[] = []
-  let bytes = 0
+  const pieces = new Pieces()
   // Pending, failed or the end: left to who reads on. The race has seen it, so a failure nobody reads is not unhandled.
   let unread: Promise<Batch> | undefined
   let isWhole = false
@@ -46,7 +45,7 @@ export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal
   const stop = (): void => enough.resolve(undefined)
   const timer = setTimeout(stop, limitMs)
   const off = onAbort(signal, stop)
-  while (bytes < maxBytes) {
+  while (pieces.bytes < maxBytes) {
     unread = source.next()
     const batch = await Promise.race([unread, enough.promise]).catch(() => undefined)
     if (batch === undefined) break
@@ -55,8 +54,7 @@ export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal
       break
     }
     unread = undefined
-    pieces.push(...batch.value)
-    for (const piece of batch.value) bytes += piece.byteLength
+    pieces.pushAll(batch.value)
   }
   clearTimeout(timer)
   off()
@@ -64,8 +62,9 @@ export async function peek(body: HttpBody, limitMs: number, signal?: AbortSignal
     body.cancel(signal.reason)
     throw signal.reason
   }
-  const text = Buffer.concat(pieces).subarray(0, maxBytes).toString()
-  return { text, body: readOn(body, source, pieces, unread, isWhole) }
+  const held = pieces.take()
+  const text = Buffer.concat(held).subarray(0, maxBytes).toString()
+  return { text, body: readOn(body, source, held, unread, isWhole) }
 }
 
 function readOn(
@@ -98,20 +97,7 @@ function readOn(
         return Promise.resolve({ done: true, value: undefined })
       }
     }),
-    async text(maxTextBytes = Number.POSITIVE_INFINITY) {
-      const all: Uint8Array[] = []
-      let bytes = 0
-      for (;;) {
-        const { done, value } = await next()
-        if (done === true) return decode(all, bytes)
-        for (const piece of value) bytes += piece.byteLength
-        all.push(...value)
-        if (bytes <= maxTextBytes) continue
-        const error = tooLarge(maxTextBytes)
-        cancel(error)
-        throw error
-      }
-    },
+    text: (maxTextBytes = Number.POSITIVE_INFINITY) => readText(next, maxTextBytes, cancel),
     cancel,
     get complete() {
       return isWhole || body.complete === true

@@ -1,6 +1,6 @@
-import { STATUS_CODES } from 'node:http'
 import { inspect } from 'node:util'
 import { type HttpBody, type HttpResponse, parseJson } from '@millrace/core'
+import { Pieces } from './pieces.ts'
 import { splitBody } from './split-body.ts'
 
 export interface ResponseFacts {
@@ -65,7 +65,7 @@ export class LightResponse {
 
   /** By the number: HTTP/2 has no other, and a server's own words may be anything. */
   get statusText(): string {
-    return STATUS_CODES[this.status] ?? ''
+    return process.getBuiltinModule('node:http').STATUS_CODES[this.status] ?? ''
   }
 
   get headers(): Headers {
@@ -99,12 +99,12 @@ export class LightResponse {
   }
 
   async bytes(): Promise<Uint8Array<ArrayBuffer>> {
-    const pieces: Uint8Array[] = []
-    if (this.#hasBody) for await (const batch of this.#take()) pieces.push(...batch)
+    const pieces = new Pieces()
+    if (this.#hasBody) for await (const batch of this.#take()) pieces.pushAll(batch)
     // Not Buffer.concat: a small one is a view of memory that Node shares among buffers, other calls' bytes included.
-    const all = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.byteLength, 0))
+    const all = new Uint8Array(pieces.bytes)
     let at = 0
-    for (const piece of pieces) {
+    for (const piece of pieces.take()) {
       all.set(piece, at)
       at += piece.byteLength
     }

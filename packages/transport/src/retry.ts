@@ -67,9 +67,11 @@ export function createRetry(options: RetryOptions = {}, closing?: AbortSignal): 
   if (!Number.isSafeInteger(maxAttempts) || maxAttempts < 1) {
     throw new TypeError('maxAttempts must be a whole number of at least 1')
   }
-  if (!(baseMs >= 0) || !(maxMs >= baseMs)) throw new TypeError('baseMs must be at least 0, and maxMs at least baseMs')
-  if (!(budgetRatio >= 0)) throw new TypeError('budgetRatio must be a number of at least 0, such as 0.1')
-  if (!(budgetReserve >= 1)) {
+  if (!isAtLeast(baseMs, 0) || !isAtLeast(maxMs, baseMs)) {
+    throw new TypeError('baseMs must be a number of milliseconds of at least 0, and maxMs at least baseMs')
+  }
+  if (!isAtLeast(budgetRatio, 0)) throw new TypeError('budgetRatio must be a number of at least 0, such as 0.1')
+  if (!isAtLeast(budgetReserve, 1)) {
     throw new TypeError('budgetReserve must be at least 1, or Infinity for no budget; maxAttempts: 1 turns retries off')
   }
   if (typeof random !== 'function') throw new TypeError('random must be a function that gives a number from 0 to 1')
@@ -83,7 +85,17 @@ export function createRetry(options: RetryOptions = {}, closing?: AbortSignal): 
     return { ...request, headers: { ...request.headers, 'idempotency-key': `${series}-${(++calls).toString(36)}` } }
   }
 
-  const drawMs = (tries: number, hintMs?: number): number => backOffMs({ tries, baseMs, maxMs, hintMs, random: random() })
+  /** A hook that throws or gives no number from 0 to 1 costs the jitter, not the call. */
+  function draw(): number {
+    try {
+      const drawn: unknown = random()
+      return isAtLeast(drawn, 0) && drawn <= 1 ? drawn : 1
+    } catch {
+      return 1
+    }
+  }
+
+  const drawMs = (tries: number, hintMs?: number): number => backOffMs({ tries, baseMs, maxMs, hintMs, random: draw() })
 
   /** How long to wait behind a refusal, `undefined` where waiting is of no use; and the refusal, still to be read. */
   async function weigh(response: HttpResponse, tries: number, { signal }: HttpRequest, limitMs: number): Promise<Weighed> {
@@ -173,6 +185,10 @@ const names: Readonly<Record<keyof RetryOptions, 1>> = {
   budgetRatio: 1,
   budgetReserve: 1,
   random: 1
+}
+
+function isAtLeast(value: unknown, least: number): value is number {
+  return typeof value === 'number' && value >= least
 }
 
 interface BackOff {

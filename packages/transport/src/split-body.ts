@@ -1,5 +1,5 @@
 import { type HttpBody, MillraceError } from '@millrace/core'
-import { decode, tooLarge } from './exchange.ts'
+import { Pieces, readText } from './pieces.ts'
 
 /** How much one reader of a split body may be behind the other, and the longest text: what is kept for it stays in memory. */
 const maxKeptBytes = 16 * 1024 * 1024
@@ -46,8 +46,7 @@ class Shared {
 
 class Branch implements HttpBody {
   readonly #shared: Shared
-  #kept: Uint8Array[] = []
-  #bytes = 0
+  readonly #kept = new Pieces()
   #failure: { readonly error: unknown } | undefined
 
   constructor(shared: Shared) {
@@ -60,9 +59,8 @@ class Branch implements HttpBody {
   }
 
   give(pieces: readonly Uint8Array[]): void {
-    for (const piece of pieces) this.#bytes += piece.byteLength
-    this.#kept.push(...pieces)
-    if (this.#bytes > maxKeptBytes) this.#leave(leftBehind())
+    this.#kept.pushAll(pieces)
+    if (this.#kept.bytes > maxKeptBytes) this.#leave(leftBehind())
   }
 
   [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
@@ -78,31 +76,17 @@ class Branch implements HttpBody {
   async #next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
     for (;;) {
       if (this.#failure !== undefined) throw this.#failure.error
-      const value = this.#kept
-      if (value.length > 0) {
-        this.#kept = []
-        this.#bytes = 0
-        return { done: false, value }
-      }
+      if (this.#kept.length > 0) return { done: false, value: this.#kept.take() }
       if (!(await this.#shared.read()) && this.#kept.length === 0) return { done: true, value: undefined }
     }
   }
 
-  async text(maxBytes: number = maxKeptBytes): Promise<string> {
-    const pieces: Uint8Array[] = []
-    let bytes = 0
-    for (;;) {
-      const { done, value } = await this.#next()
-      if (done === true) return decode(pieces, bytes)
-      for (const piece of value) {
-        bytes += piece.byteLength
-        pieces.push(piece)
-      }
-      if (bytes <= maxBytes) continue
-      const error = tooLarge(maxBytes)
-      this.cancel(error)
-      throw error
-    }
+  text(maxBytes: number = maxKeptBytes): Promise<string> {
+    return readText(
+      () => this.#next(),
+      maxBytes,
+      (error) => this.cancel(error)
+    )
   }
 
   cancel(reason?: unknown): void {
@@ -112,8 +96,7 @@ class Branch implements HttpBody {
 
   #leave(error: unknown): void {
     this.#failure ??= { error }
-    this.#kept = []
-    this.#bytes = 0
+    this.#kept.take()
     this.#shared.branches.delete(this)
   }
 }

@@ -40,6 +40,19 @@ export class StreamedBody implements AsyncIterableIterator<Uint8Array, undefined
   }
 }
 
+/**
+ * What a caller gave as a stream, ready to be sent.
+ *
+ * @throws {MillraceError} `invalid-request` for one that is locked, or that cannot be begun
+ */
+export function streamedBody(body: AsyncIterable<Uint8Array>): StreamedBody {
+  try {
+    return new StreamedBody((body instanceof ReadableStream ? body : ReadableStream.from(body)).getReader())
+  } catch (error) {
+    throw failed('it is neither text nor bytes, nor a stream that can be read', error)
+  }
+}
+
 function failed(what: string, cause?: unknown): MillraceError<'invalid-request'> {
   return new MillraceError('invalid-request', `the body could not be sent: ${what}`, { details: { path: 'body' }, cause })
 }

@@ -86,7 +86,7 @@ export function checkTimeouts(timeouts: Timeouts): void {
   if (typeof timeouts !== 'object' || timeouts === null) {
     throw new TypeError('timeouts must be an object, such as { totalMs: 60_000 }')
   }
-  for (const name in timeouts) {
+  for (const name of Object.keys(timeouts)) {
     if (!Object.hasOwn(timeoutNames, name)) {
       throw new TypeError(`timeouts.${name} is unknown: use ${Object.keys(timeoutNames).join(', ')}`)
     }

@@ -1,13 +1,19 @@
-import { pipe, type Send } from '@millrace/core'
-import { closedError, createAttempts, parseUrl } from './attempts.ts'
+import { checkOptions, pipe, type Send } from '@millrace/core'
+import { closedError, createAttempts, parseUrl, type WarmOptions } from './attempts.ts'
 import { type BreakerState, createBreaker } from './breaker.ts'
 import { createFetch, type Fetch } from './fetch.ts'
 import { createHedge } from './hedge.ts'
+import { checkHttpRequest } from './http-request.ts'
 import { observe } from './observe.ts'
 import type { OriginStats } from './origin.ts'
 import { createRetry } from './retry.ts'
 import { withTotal } from './total.ts'
-import { checkTimeouts, checkTransportOptions, type TransportOptions } from './transport-options.ts'
+import { checkTransportOptions, type TransportOptions } from './transport-options.ts'
+
+export interface CloseOptions {
+  /** How long running requests may go on; `Infinity` waits for all of them. @default 10000 */
+  readonly graceMs?: number | undefined
+}
 
 export interface TransportStats {
   /** By scheme, host and port. */
@@ -41,13 +47,13 @@ export interface Transport extends AsyncDisposable {
    *
    * @throws {MillraceError} `network` or `timeout` when a socket cannot be opened
    */
-  warm(url: string, options?: { readonly connections?: number }): Promise<void>
+  warm(url: string, options?: WarmOptions): Promise<void>
   stats(): TransportStats
   /**
    * Refuses new requests with `closed`, lets running ones finish for `graceMs`, then aborts them. Safe to call twice.
    * `graceMs` defaults to 10000.
    */
-  close(options?: { readonly graceMs?: number }): Promise<void>
+  close(options?: CloseOptions): Promise<void>
 }
 
 /**
@@ -74,7 +80,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
   const layered = pipe(attempt, observed, ...layers)
   const send: Send = (request) => {
     try {
-      if (request.timeouts !== undefined) checkTimeouts(request.timeouts)
+      checkHttpRequest(request)
     } catch (error) {
       return Promise.reject(error)
     }
@@ -102,7 +108,8 @@ export function createTransport(options: TransportOptions = {}): Transport {
         traceFailures
       }
     },
-    close({ graceMs = 10_000 } = {}) {
+    close(asked = {}) {
+      const graceMs = checkGrace(asked)
       closing.abort(closedError())
       closed ??= end(graceMs)
       return closed
@@ -110,4 +117,12 @@ export function createTransport(options: TransportOptions = {}): Transport {
     [Symbol.asyncDispose]: () => transport.close()
   }
   return transport
+}
+
+/** @throws {TypeError} for a grace that is none */
+function checkGrace(options: CloseOptions): number {
+  checkOptions<CloseOptions>('close', options, { graceMs: 1 })
+  const { graceMs = 10_000 } = options
+  if (typeof graceMs === 'number' && graceMs >= 0) return graceMs
+  throw new TypeError('graceMs must be a number of milliseconds from 0 up, or Infinity')
 }

@@ -1,5 +1,5 @@
 import { abortable, type HttpRequest } from '@millrace/core'
-import { StreamedBody } from './streamed-body.ts'
+import { StreamedBody, streamedBody } from './streamed-body.ts'
 
 /** Bodies up to here are sent from memory, and can be sent again; longer blobs, forms and requests are streamed, once. */
 const maxRepeatableBytes = 16 * 1024 * 1024
@@ -19,8 +19,7 @@ export async function bodyOf(
   if (ArrayBuffer.isView(body)) return new Uint8Array(body.buffer, body.byteOffset, body.byteLength)
   if (body instanceof ArrayBuffer) return new Uint8Array(body)
   // Streams are the caller's own, with the length and type he says.
-  if (body instanceof ReadableStream) return new StreamedBody(body.getReader())
-  if (Symbol.asyncIterator in body) return new StreamedBody(ReadableStream.from(body as AsyncIterable<Uint8Array>).getReader())
+  if (Symbol.asyncIterator in body) return streamedBody(body as AsyncIterable<Uint8Array>)
   if (!(body instanceof Blob || body instanceof FormData || body instanceof URLSearchParams)) throw badBody()
   // The platform knows their bytes and their content type.
   const encoded = new Response(body)

@@ -1,5 +1,6 @@
 import { checkOptions, type HttpRequest, type Timeouts } from '@millrace/core'
 import type { FetchCallOptions, FetchOptions } from './fetch.ts'
+import { ofConnection } from './http-request.ts'
 import { checkTimeouts } from './transport-options.ts'
 import { bodyOf, readAhead } from './web-body.ts'
 
@@ -21,6 +22,8 @@ export async function readWebRequest(
   init: RequestInit | undefined,
   optionsOf: FetchOptions['options']
 ): Promise<WebRequest> {
+  if (init !== undefined && (typeof init !== 'object' || init === null))
+    throw new TypeError('init must be an object, such as { method }')
   const given = typeof input !== 'string' && input instanceof Request ? input : undefined
   const url = withoutFragment(given?.url ?? (input as string | URL).toString())
   const options = optionsOf?.(url, init)
@@ -39,7 +42,7 @@ export async function readWebRequest(
   const { headers, timeouts } = readHeaders(init?.headers ?? given?.headers, options?.timeouts)
   if (options?.idempotencyKey !== undefined) headers['idempotency-key'] = valueOf(options.idempotencyKey)
 
-  signal?.throwIfAborted()
+  if (signal?.aborted === true) throw signal.reason
   const source = init?.body ?? given?.body ?? undefined
   if (source !== undefined && (method === 'GET' || method === 'HEAD')) throw new TypeError('a GET or HEAD must not have a body')
   const isOfRequest = source !== undefined && source === given?.body
@@ -67,14 +70,14 @@ function withoutFragment(url: string): string {
 
 function signalOf(signal: AbortSignal | null | undefined): AbortSignal | undefined {
   if (signal === undefined || signal === null) return undefined
-  if (typeof signal !== 'object' || typeof signal.addEventListener !== 'function') {
+  if (typeof signal !== 'object' || typeof signal.aborted !== 'boolean' || typeof signal.addEventListener !== 'function') {
     throw new TypeError('signal must be an AbortSignal: the `signal` of an AbortController')
   }
   return signal
 }
 
-function methodOf(method: string): HttpRequest['method'] {
-  const name = method.toUpperCase()
+function methodOf(method: unknown): HttpRequest['method'] {
+  const name = String(method).toUpperCase()
   if (!token.test(name) || name === 'CONNECT' || name === 'TRACE' || name === 'TRACK') {
     throw new TypeError('method must be a method of HTTP, such as POST; CONNECT, TRACE and TRACK are forbidden')
   }
@@ -108,18 +111,25 @@ interface HeadersAndClocks {
 function readHeaders(given: RequestInit['headers'], timeouts: Timeouts | undefined): HeadersAndClocks {
   const read: HeadersAndClocks = { headers: {}, timeouts }
   if (given === undefined) return read
+  if (typeof given !== 'object' || given === null) throw badHeaders()
   if (Symbol.iterator in given) {
     for (const pair of given) {
-      if (pair.length !== 2) throw new TypeError('headers must be an object, a Headers, or a list of pairs of name and value')
+      if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== 'string') throw badHeaders()
       add(read, pair[0], pair[1])
     }
   } else for (const name of Object.keys(given)) add(read, name, given[name])
   return read
 }
 
+function badHeaders(): TypeError {
+  return new TypeError('headers must be an object, a Headers, or a list of pairs of name and value')
+}
+
 function add(read: HeadersAndClocks, givenName: string, givenValue: unknown): void {
   const name = givenName.toLowerCase()
   if (!token.test(name)) throw new TypeError('the name of a header must be letters, digits and dashes, such as x-request-id')
+  // As a browser has it: they are not the caller's to set, and often come along from a request that is passed on.
+  if (ofConnection.has(name)) return
   const value = valueOf(givenValue)
   const { headers } = read
   if (name.startsWith(prefix)) read.timeouts = { ...read.timeouts, ...limitOf(name, value) }

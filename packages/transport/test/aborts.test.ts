@@ -41,6 +41,10 @@ const answers: Readonly<Record<string, (connection: FaultConnection) => Promise<
     await connection.write(responseHead(200, { 'content-type': 'text/event-stream', 'content-encoding': 'gzip' }))
     await connection.write(gzipSync(content.repeat(10)).subarray(0, -8))
   },
+  '/inflates': async (connection) => {
+    await connection.write(responseHead(200, { 'content-type': 'text/plain', 'content-encoding': 'gzip' }))
+    await connection.write(gzipSync(Buffer.alloc(1_000_000)).subarray(0, -8))
+  },
   '/refusal': (connection) => connection.write(responseHead(400, { 'content-length': 99 }) + '{"error":'),
   '/wait': (connection) => connection.write(responseHead(429, { 'retry-after': 30, 'content-length': 0 })),
   '/wait-body': (connection) => connection.write(responseHead(500, { 'content-length': 99 }) + '{"error":')
@@ -117,7 +121,9 @@ describe.each(['send', 'fetch'] as const)('an abort of a %s', (door) => {
   test.each(tried)('%s settles at once with its reason, closes the socket, leaves nothing', async (name, phase) => {
     using timers = watchTimers()
     if (name === 'while the name is looked up') vi.spyOn(dns, 'lookup').mockImplementation((() => {}) as never)
-    const transport = createTransport({ maxConnections: 1, breaker: false })
+    // All clocks run, none is to be left running.
+    const timeouts = { headersMs: 60_000, firstChunkMs: 60_000 }
+    const transport = createTransport({ maxConnections: 1, breaker: false, timeouts })
     open.push(transport)
     const base = phase.base?.() ?? server.url
     let slow = 0
@@ -261,5 +267,32 @@ test('an abort in the body gives up what has arrived and is not read', async () 
     expect(error).toBe('stop')
     // Of a stream, what it was held back for has been given with its head.
     if (path === '/bytes') expect(text).toBe('')
+  }
+})
+
+test('an abort between two reads of a compressed body gives up what is inflated already', async () => {
+  const transport = createTransport()
+  open.push(transport)
+  const controller = new AbortController()
+  const { body } = await transport.send(post(`${server.url}/inflates`, { signal: controller.signal }))
+  const batches = body[Symbol.asyncIterator]()
+  expect((await batches.next()).done).toBe(false)
+  await new Promise((resolve) => setTimeout(resolve, 30))
+  controller.abort('stop')
+  expect(await failing(batches.next())).toBe('stop')
+  await until(() => server.open === 0, 'the socket is closed')
+})
+
+test('without a total the listener on the signal goes with the exchange', async () => {
+  const transport = createTransport({ timeouts: { totalMs: Number.POSITIVE_INFINITY } })
+  open.push(transport)
+  const { signal } = new AbortController()
+  for (const path of ['/ok', '/stream', '/bytes', '/wait-body']) {
+    const timeouts = path === '/wait-body' ? { totalMs: 50 } : {}
+    const call = transport.send(post(server.url + path, { signal, timeouts }))
+    if (path === '/wait-body') await failing(call.then(({ body }) => body.text()))
+    else if (path === '/ok') await (await call).body.text()
+    else for await (const _ of (await call).body) break
+    expect(getEventListeners(signal, 'abort')).toHaveLength(0)
   }
 })

@@ -116,6 +116,21 @@ describe('the length of a body', () => {
     }
   })
 
+  test('of which only a part came before a reset: that part is read, also later, and then the error', async () => {
+    const server = await serve(async (connection) => {
+      await connection.write(`${responseHead(200, { 'content-type': 'audio/mpeg', 'content-length': 10 })}abc`)
+      await connection.pause(20)
+      connection.reset()
+    })
+    const { body } = await start().send(post(server.url))
+    await until(() => server.open === 0, 'it is reset')
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    const { text, error } = await receive(body)
+    expect(text).toBe('abc')
+    expect(ofCode(error, 'network').details.phase).toBe('body')
+    expect((await receive(body)).error).toBe(error)
+  })
+
   test('longer than what comes is waited for until the total clock, and is not tried again', async () => {
     const server = await serve((connection) => connection.write(responseHead(200, json({ 'content-length': 50 })) + '{"ok":'))
     const error = await failing(start().send(post(server.url, { timeouts: { totalMs: 100 } })))
@@ -274,6 +289,16 @@ describe.each(names)('a body in %s', (encoding) => {
       }
     }
     expect(outcomes.failed).toBeGreaterThan(40)
+  })
+
+  test('that is corrupt ends its response, which may have no end of its own', async () => {
+    const server = await serve(async (connection) => {
+      await connection.write(responseHead(200, { 'content-type': 'text/plain', 'content-encoding': encoding }))
+      await connection.write(Buffer.from(compressed).fill(0xff, 1))
+    })
+    const { error } = await receive((await start().send(post(server.url))).body)
+    expect(ofCode(error, 'protocol').details.reason).toBe('encoding')
+    await until(() => server.open === 0, 'the socket is closed')
   })
 
   test('twice is refused, and so is one that nobody knows', async () => {
@@ -475,21 +500,21 @@ describe('bounds', () => {
 })
 
 describe('what is held back', () => {
-  const body = (bytes: number): string => `"${'x'.repeat(bytes - 2)}"`
+  const jsonOf = (bytes: number): string => `"${'x'.repeat(bytes - 2)}"`
 
   test('a JSON answer of 64 KiB that is cut at its last byte is asked for again', async () => {
-    const answer = responseHead(200, json({ 'content-length': 65_536 })) + body(65_536)
+    const answer = responseHead(200, json({ 'content-length': 65_536 })) + jsonOf(65_536)
     const server = await serve(async (connection, number) => {
       if (number === 2) return connection.write(answer)
       await connection.write(answer.slice(0, -1))
       connection.reset()
     })
-    expect(await (await start().send(post(server.url))).body.text()).toBe(body(65_536))
+    expect(await (await start().send(post(server.url))).body.text()).toBe(jsonOf(65_536))
     expect(server.requests).toBe(2)
   })
 
   test('of one byte more the head comes before the end, and a cut is an error behind the text so far', async () => {
-    const answer = responseHead(200, json({ 'content-length': 65_538 })) + body(65_538)
+    const answer = responseHead(200, json({ 'content-length': 65_538 })) + jsonOf(65_538)
     const server = await serve(async (connection) => {
       await connection.write(answer.slice(0, -1))
       await connection.pause(100)
@@ -497,7 +522,7 @@ describe('what is held back', () => {
     })
     const response = await start().send(post(server.url))
     const { text, error } = await receive(response.body)
-    expect(text).toBe(body(65_538).slice(0, -1))
+    expect(text).toBe(jsonOf(65_538).slice(0, -1))
     expect(ofCode(error, 'network').details.phase).toBe('body')
     expect(server.requests).toBe(1)
   })

@@ -31,7 +31,8 @@ export async function failure<C extends ErrorCode>(work: Promise<unknown>, code:
   return error
 }
 
-export const times = <T>(count: number, make: (index: number) => T): T[] => Array.from({ length: count }, (_, index) => make(index))
+export const times = <T>(count: number, make: (index: number) => T): T[] =>
+  Array.from({ length: count }, (_, index) => make(index))
 
 export interface Child extends AsyncDisposable {
   readonly pid: number

@@ -62,6 +62,11 @@ function doorOf(door: Door, timeouts: Timeouts, options: TransportOptions = {}):
   return { transport, call }
 }
 
+/** A socket stands and everything is loaded: what is timed is the clock. */
+async function warm(transport: Transport): Promise<void> {
+  await (await transport.send(post(`${server.url}/late//0`, { timeouts: { headersMs: 5000 } }))).body.text()
+}
+
 /** What makes each clock fire, and the option that sets it. */
 const firings: readonly (readonly [clock: Clock, option: keyof Timeouts, path: string])[] = [
   ['headers', 'headersMs', '/silent'],
@@ -86,7 +91,8 @@ const firings: readonly (readonly [clock: Clock, option: keyof Timeouts, path: s
 const few: ReadonlySet<string> = new Set(['/silent', '/noise/comments'])
 const silences = ['nothing', 'comments', 'pings', 'roles', 'empty', 'nulls', 'bytes']
 
-describe.each(doors)('given to %s', (door) => {
+// Tried again where the machine was busy: a clock that is late by itself is late each time.
+describe.each(doors)('given to %s', { retry: 2 }, (door) => {
   // Every way to be silent through one door; through the others one for each clock.
   const cases = door === 'send' ? firings : firings.filter(([, , path]) => few.has(path))
   const kinds = door === 'send' ? silences : ['nothing', 'comments']
@@ -95,10 +101,11 @@ describe.each(doors)('given to %s', (door) => {
     'the %s clock (%s) fires at %s in time, names itself, closes the socket, leaves nothing',
     async (clock, option, path) => {
       using timers = watchTimers()
-      const before = (await server.counts()).requests ?? 0
       const limitMs = 200
       // Other clocks are off, so that it is this one.
-      const { call } = doorOf(door, { idleMs: Number.POSITIVE_INFINITY, [option]: limitMs })
+      const { call, transport } = doorOf(door, { idleMs: Number.POSITIVE_INFINITY, [option]: limitMs })
+      await warm(transport)
+      const before = (await server.counts()).requests ?? 0
       const { signal } = new AbortController()
       const { error, lateMs, elapsedMs, allowedMs } = await clocked(limitMs, async () => {
         const { read } = await call(post(server.url + path, { signal }))

@@ -66,3 +66,11 @@ test('hands on the reason of a cancel, and tells the source when its reader leav
   )
   expect(returned).toEqual(['over'])
 })
+
+test('is as complete as its source is at each moment', () => {
+  const source = { ...body('ends'), complete: false }
+  const ending = endingBody(source, () => {})
+  expect(ending.complete).toBe(false)
+  source.complete = true
+  expect(ending.complete).toBe(true)
+})

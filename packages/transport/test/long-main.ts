@@ -9,7 +9,7 @@ const startedAt = realNow()
 performance.now = () => startedAt + (realNow() - startedAt) * scale
 const realTimeout = globalThis.setTimeout
 globalThis.setTimeout = new Proxy(realTimeout, {
-  apply: (target, self, [callback, ms = 0, ...rest]: [() => void, number, ...unknown[]]) =>
+  apply: (target, self, [callback, ms = 0, ...rest]: [() => void, number?, ...unknown[]]) =>
     Reflect.apply(target, self, [callback, ms / scale, ...rest])
 })
 let socketTimers = 0

@@ -2,7 +2,7 @@ import { createServer as createHttpsServer } from 'node:https'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { createServer as createTlsServer } from 'node:tls'
-import { isMillraceError, linkAbort, startDeadline } from '@millrace/core'
+import { isMillraceError, linkAbort, MillraceError, startDeadline } from '@millrace/core'
 import {
   createCertificate,
   type FaultConnection,
@@ -14,17 +14,18 @@ import {
 import { createTransport, type OriginStats, type Transport, type TransportOptions } from '@millrace/transport'
 import fc from 'fast-check'
 import { afterEach, describe, expect, test, vi } from 'vitest'
+import { createPool } from '../src/pool.ts'
 import { ask, failing, failure, post, run, times } from './calls.ts'
 import { json, serve, until } from './serve.ts'
 
-const open: AsyncDisposable[] = []
+const resources: AsyncDisposable[] = []
 const use = <T extends AsyncDisposable>(resource: T): T => {
-  open.push(resource)
+  resources.push(resource)
   return resource
 }
 afterEach(async () => {
   vi.restoreAllMocks()
-  for (const resource of open.splice(0).toReversed()) await resource[Symbol.asyncDispose]()
+  for (const resource of resources.splice(0).toReversed()) await resource[Symbol.asyncDispose]()
 })
 
 const create = (options: TransportOptions = {}): Transport => use(createTransport({ retry: false, breaker: false, ...options }))
@@ -170,7 +171,11 @@ describe('the queue', () => {
     const server = await startHeld()
     const transport = create({ maxConnections: 1, maxQueue: 2 })
     const leave = new AbortController()
-    const calls = [ask(transport, server.url), failing(ask(transport, server.url, { signal: leave.signal })), ask(transport, server.url)]
+    const calls = [
+      ask(transport, server.url),
+      failing(ask(transport, server.url, { signal: leave.signal })),
+      ask(transport, server.url)
+    ]
     const refused = await failure(ask(transport, server.url), 'queue-full')
     expect(refused.details).toEqual({ limit: 2 })
     expect(refused.retryable).toBe(true)
@@ -181,26 +186,29 @@ describe('the queue', () => {
     expect(await Promise.all(calls)).toEqual(['ok', 'left', 'ok', 'ok'])
   })
 
-  test.each(['totalMs', 'a deadline held further out'])('waiting counts against %s, whose error names the queue', async (held) => {
-    const server = await startHeld()
-    const transport = create({ maxConnections: 1 })
-    const first = ask(transport, server.url)
-    await until(() => server.paths.length === 1, 'the first has arrived')
-    const linked = linkAbort()
-    using deadline = held === 'totalMs' ? undefined : startDeadline('total', 60, (error) => linked.abort(error))
-    const bare = performance.now()
-    const more = deadline === undefined ? { timeouts: { totalMs: 60 } } : { deadline, signal: linked.signal }
-    const [error, sleptMs] = await Promise.all([
-      failure(ask(transport, server.url, more), 'timeout'),
-      delay(60).then(() => performance.now() - bare)
-    ])
-    expect(error.details).toMatchObject({ clock: 'queue', limitMs: 60 })
-    expect(error.details.elapsedMs).toBeLessThan(sleptMs + 50)
-    expect(of(transport, server.url)).toMatchObject({ busy: 1, queued: 0 })
-    await server.next()
-    await first
-    expect(server.paths).toHaveLength(1)
-  })
+  test.each(['totalMs', 'a deadline held further out'])(
+    'waiting counts against %s, whose error names the queue',
+    async (held) => {
+      const server = await startHeld()
+      const transport = create({ maxConnections: 1 })
+      const first = ask(transport, server.url)
+      await until(() => server.paths.length === 1, 'the first has arrived')
+      const linked = linkAbort()
+      using deadline = held === 'totalMs' ? undefined : startDeadline('total', 60, (error) => linked.abort(error))
+      const bare = performance.now()
+      const more = deadline === undefined ? { timeouts: { totalMs: 60 } } : { deadline, signal: linked.signal }
+      const [error, sleptMs] = await Promise.all([
+        failure(ask(transport, server.url, more), 'timeout'),
+        delay(60).then(() => performance.now() - bare)
+      ])
+      expect(error.details).toMatchObject({ clock: 'queue', limitMs: 60 })
+      expect(error.details.elapsedMs).toBeLessThan(sleptMs + 50)
+      expect(of(transport, server.url)).toMatchObject({ busy: 1, queued: 0 })
+      await server.next()
+      await first
+      expect(server.paths).toHaveLength(1)
+    }
+  )
 
   test('whoever has been let in is held to the total clock again', async () => {
     const server = await startHeld()
@@ -211,6 +219,20 @@ describe('the queue', () => {
     await server.next()
     await first
     expect((await second).details.clock).toBe('total')
+  })
+
+  test('a place that is handed over in the moment its taker leaves goes to the next', async () => {
+    const server = use(await serve((_, response) => response.writeHead(200).write('x')))
+    const transport = create({ maxConnections: 1 })
+    const { body } = await transport.send(post(server.url))
+    const leave = new AbortController()
+    const second = failing(transport.send(post(server.url, { signal: leave.signal })))
+    const third = transport.send(post(server.url))
+    leave.abort('left')
+    body.cancel()
+    expect(await second).toBe('left')
+    ;(await third).body.cancel()
+    expect(of(transport, server.url)).toMatchObject({ busy: 0, queued: 0 })
   })
 
   test('whatever is taken, aborted and broken off in it, no place is lost', async () => {
@@ -243,7 +265,9 @@ describe('the queue', () => {
             // Those that would have no end are given one.
             const endMs = abortMs ?? (path === '/half' || path === '/never' ? 30 : undefined)
             const timer = endMs === undefined ? undefined : setTimeout(() => controller.abort('left'), endMs)
-            const outcome = await ask(transport, server.url + path, { signal: controller.signal }).catch((error: unknown) => error)
+            const outcome = await ask(transport, server.url + path, { signal: controller.signal }).catch(
+              (error: unknown) => error
+            )
             clearTimeout(timer)
             if (outcome !== 'ok' && outcome !== 'left' && !isMillraceError(outcome, 'network')) throw outcome
           })
@@ -261,27 +285,29 @@ describe('the queue', () => {
 
 describe('a server that closes idle sockets at will', () => {
   /** Answers the first request of each socket, then closes it at some moment, also with the next request in its hands. */
-  const closing = (random: () => number) => async (connection: FaultConnection): Promise<void> => {
-    for (let served = 0; ; served++) {
-      const request = connection.request()
-      request.catch(() => {}) // where it is left alone below
-      if (served > 0) {
-        const at = random()
-        if (at < 0.2) return connection.end()
-        if (at < 0.3) return connection.reset()
-        if (at < 0.4) {
-          await connection.pause(random() * 3)
-          return connection.end()
+  const closing =
+    (random: () => number) =>
+    async (connection: FaultConnection): Promise<void> => {
+      for (let served = 0; ; served++) {
+        const request = connection.request()
+        request.catch(() => {}) // where it is left alone below
+        if (served > 0) {
+          const at = random()
+          if (at < 0.2) return connection.end()
+          if (at < 0.3) return connection.reset()
+          if (at < 0.4) {
+            await connection.pause(random() * 3)
+            return connection.end()
+          }
+          if (at < 0.6) {
+            await request
+            return random() < 0.5 ? connection.end() : connection.reset()
+          }
         }
-        if (at < 0.6) {
-          await request
-          return random() < 0.5 ? connection.end() : connection.reset()
-        }
+        await request
+        await connection.write(answer)
       }
-      await request
-      await connection.write(answer)
     }
-  }
 
   test('is not noticed by 2,000 calls in a row, without any retry', async () => {
     const server = use(await startFaultServer(closing(seededRandom(1))))
@@ -377,12 +403,14 @@ describe('a broken connection', () => {
     let requests = 0
     const server = createTlsServer(certificate, (socket) => {
       let served = 0
-      socket.on('error', () => {}).on('data', () => {
-        requests++
-        if (served++ === 0) return void socket.write(answer)
-        if (bytes !== '') socket.write(bytes)
-        setTimeout(() => socket.destroy(), 20)
-      })
+      socket
+        .on('error', () => {})
+        .on('data', () => {
+          requests++
+          if (served++ === 0) return void socket.write(answer)
+          if (bytes !== '') socket.write(bytes)
+          setTimeout(() => socket.destroy(), 20)
+        })
     })
     await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve))
     use({ [Symbol.asyncDispose]: async () => void server.close() })
@@ -562,7 +590,10 @@ describe('warm', () => {
   test.each<[string, (connection: FaultConnection) => void | Promise<void>]>([
     ['at once', (connection) => connection.end()],
     ['with a reset', (connection) => connection.pause(10).then(() => connection.reset())],
-    ['with bytes nobody asked for', (connection) => connection.write('HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n')],
+    [
+      'with bytes nobody asked for',
+      (connection) => connection.write('HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n')
+    ],
     ['as the first request is written', async (connection) => (await connection.request(), connection.end())]
   ])('a socket that the server closes %s is replaced, and the caller does not notice', async (_, end) => {
     const server = use(
@@ -613,7 +644,7 @@ describe('warm', () => {
     const warming = failure(transport.warm(url, { connections: 2 }), 'closed')
     await transport.close()
     await warming
-    await failure(transport.warm(url), 'closed')
+    expect((await failure(transport.warm(url), 'closed')).retryable).toBe(false)
     await new Promise((resolve) => silent.close(resolve))
   })
 })
@@ -675,6 +706,17 @@ describe('closing', () => {
     await probe.check()
   })
 
+  test('an origin that has been closed opens no socket any more, for whoever comes', async () => {
+    const pool = createPool({ maxConnections: 1, maxQueue: 1, keepAliveMs: 1000, http2: false, ca: undefined, proxy: false })
+    const origin = pool.origin('http://127.0.0.1:9')
+    const error = new MillraceError('closed', 'the transport is closed', { details: {} })
+    pool.destroy(error)
+    expect(() => origin.take()).toThrow(error)
+    expect(() => origin.takeFresh()).toThrow(error)
+    expect(await failing(origin.warm(1, 1000, new AbortController().signal))).toBe(error)
+    await pool.drained()
+  })
+
   test.each([
     ['idle sockets', 'await (await transport.send({ method: "GET", url, headers: {} })).body.text()'],
     ['warm sockets', 'await transport.warm(url, { connections: 3 })'],
@@ -696,4 +738,3 @@ describe('closing', () => {
     expect(performance.now() - startedAt).toBeLessThan(3000)
   })
 })
-

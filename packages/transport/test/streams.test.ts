@@ -176,6 +176,17 @@ describe.each(['openai', 'anthropic'] as const)('a stream of %s with a fault beh
     expect(await (await start().fetch(server.url, { method: 'POST', body: '{}' })).text()).toBe(invalid)
   })
 
+  test('what arrived before a reset is read, also by a reader who comes later', async () => {
+    const server = await faulty((connection) => connection.reset(), chunked, content + 3)
+    const { body } = await start().send(post(server.url))
+    await new Promise((resolve) => setTimeout(resolve, 60))
+    const { text, error } = await receive(body)
+    expect(text).toBe(events.slice(0, content + 3).join(''))
+    expect(ofCode(error, 'network').details.phase).toBe('body')
+    // And again, to whoever asks again.
+    expect((await receive(body)).error).toBe(error)
+  })
+
   test('is whole in any cut, a byte at a time', async () => {
     const server = await serve(async (connection) => {
       for (const byte of Buffer.from(good)) await connection.write(Uint8Array.of(byte))
@@ -271,13 +282,17 @@ describe('bounds', () => {
 
   test('an event beyond maxEventChars right behind content is told behind that content', async () => {
     const before = recorded.openai.events.slice(0, 2).join('')
-    const server = await serve((connection) => connection.write(`${toTheEnd}${before}data: ${'x'.repeat(5000)}`))
-    const { body } = await start({ maxEventChars: 1000 }).send(post(server.url))
-    const { text, error } = await receive(body)
-    expect(text.startsWith(before)).toBe(true)
-    expect(ofCode(error, 'protocol').details.reason).toBe('too-large')
-    expect((await receive(body)).error).toBe(error)
-    await until(() => server.open === 0, 'the socket is closed')
+    const line = `data: ${'x'.repeat(5000)}`
+    // The response is still under way, or whole: then its socket is as good as before.
+    for (const response of [toTheEnd + before + line, chunked + chunk(`${before}${line}\n\n`) + chunk('')]) {
+      const server = await serve((connection) => connection.write(response))
+      const { body } = await start({ maxEventChars: 1000 }).send(post(server.url))
+      const { text, error } = await receive(body)
+      expect(text.startsWith(before)).toBe(true)
+      expect(ofCode(error, 'protocol').details.reason).toBe('too-large')
+      expect((await receive(body)).error).toBe(error)
+      if (response.startsWith(toTheEnd)) await until(() => server.open === 0, 'the socket is closed')
+    }
   })
 
   test('the text of a stream is bounded by maxResponseBytes; read in batches it has no end', async () => {

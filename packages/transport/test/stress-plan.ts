@@ -19,7 +19,7 @@ export interface Plan {
 }
 
 /** No two calls have a word in common. */
-export function wordsOf({ id, words }: Plan): readonly string[] {
+function wordsOf({ id, words }: Plan): readonly string[] {
   return Array.from({ length: words }, (_, index) => `${id}.${index} `)
 }
 

@@ -53,7 +53,7 @@ export function watchTimers(): { readonly left: number } & Disposable {
   return {
     get left() {
       // Node's own mark of a timer that has fired or was cleared.
-      return made.filter((timer) => !(timer as unknown as { readonly _destroyed: boolean })._destroyed).length
+      return made.filter((timer) => Reflect.get(timer, '_destroyed') !== true).length
     },
     [Symbol.dispose]() {
       globalThis.setTimeout = real
