@@ -43,7 +43,7 @@ export interface Timeouts {
   readonly firstChunkMs?: number | undefined
   /** Silence between two contents of a stream: heartbeats, empty deltas and the time to parse them. @default 60000 */
   readonly idleMs?: number | undefined
-  /** The whole call: queue, attempts, waits between them, and the last byte. @default 300000 */
+  /** The whole call: queue, attempts, waits between them, and the last byte. @default 300000 in an adapter, 600000 in a transport */
   readonly totalMs?: number | undefined
 }
 

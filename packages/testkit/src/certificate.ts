@@ -39,7 +39,9 @@ export function createCertificate(
     der(0xa3, sequence(extension))
   )
   const signature = der(0x03, Buffer.of(0), sign('sha256', body, privateKey))
-  const cert = sequence(body, ecdsaWithSha256, signature).toString('base64').replaceAll(/.{64}(?=.)/g, '$&\n')
+  const cert = sequence(body, ecdsaWithSha256, signature)
+    .toString('base64')
+    .replaceAll(/.{64}(?=.)/g, '$&\n')
   return {
     key: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string,
     cert: `-----BEGIN CERTIFICATE-----\n${cert}\n-----END CERTIFICATE-----\n`

@@ -21,6 +21,9 @@ const highWaterBytes = 256 * 1024
 /** As much of an answer is held back until it is whole, so that one that breaks off can be asked for again. */
 export const maxHeldBytes: number = 64 * 1024
 
+/** A round trip, however far, and some blocking of the event loop. */
+const maxRaceMs = 1000
+
 /** Limits of an exchange whose request sets none. */
 export interface ExchangeLimits {
   readonly connectMs: number
@@ -57,6 +60,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   #failure: { readonly error: unknown } | undefined
   #isRefusal = false
   #reused = false
+  #startedAt = 0
   #bytesBefore = 0
 
   constructor(request: HttpRequest, origin: Origin, connection: Connection, limits: ExchangeLimits) {
@@ -106,6 +110,8 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     const { socket, multiplexed } = this.#connection
     // Of a shared session nothing is known but what the server says of each stream.
     if (multiplexed) return false
+    // A reset that is due to a socket the server had closed comes within a round trip. What comes later cuts work short.
+    if (performance.now() - this.#startedAt > maxRaceMs) return false
     return this.#reused && this.#phase !== 'body' && (socket === undefined || socket.bytesRead === this.#bytesBefore)
   }
 
@@ -128,6 +134,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     if (connection.served++ > 0) {
       this.#origin.reused++
       this.#reused = true
+      this.#startedAt = performance.now()
     }
     this.#bytesBefore = connection.socket?.bytesRead ?? 0
     clearTimeout(this.#clock)

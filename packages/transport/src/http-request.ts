@@ -7,13 +7,25 @@ import { checkTimeouts } from './transport-options.ts'
  * @throws {MillraceError} `invalid-request`; `details.path` names the field
  * @throws {TypeError} for `timeouts` that are none
  */
-export function checkHttpRequest({ url, headers, signal, timeouts }: HttpRequest): void {
+export function checkHttpRequest(request: HttpRequest): void {
+  if (typeof request !== 'object' || request === null) throw refused('', 'a request is an object: { method, url, headers, body }')
+  const { method, url, headers, body, signal, timeouts } = request
+  if (!methods.has(method)) throw refused('method', 'must be a method of HTTP in capitals, such as POST')
+  if (!isBody(body))
+    throw refused('body', 'must be text, bytes or an async iterable of bytes: give an object as JSON.stringify(it)')
   if (typeof url !== 'string') throw refused('url', 'must be text: give the href of a URL')
   if (signal !== undefined && (typeof signal?.aborted !== 'boolean' || typeof signal.addEventListener !== 'function')) {
     throw refused('signal', 'must be an AbortSignal: the `signal` of an AbortController')
   }
   checkHeaders(headers)
   if (timeouts !== undefined) checkTimeouts(timeouts)
+}
+
+const methods: ReadonlySet<unknown> = new Set(['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS'])
+
+function isBody(body: unknown): boolean {
+  if (body === undefined || typeof body === 'string') return true
+  return typeof body === 'object' && body !== null && (body instanceof Uint8Array || Symbol.asyncIterator in body)
 }
 
 function checkHeaders(headers: unknown): void {
@@ -23,6 +35,7 @@ function checkHeaders(headers: unknown): void {
   for (const name of Object.keys(headers)) {
     if (upperCase.test(name)) throw refused('headers', 'must have names in lower case')
     if (ofConnection.has(name)) throw refused('headers', `must not hold ${name}: it belongs to the connection`)
+    if (name.startsWith('x-millrace-')) throw refused('headers', `must not hold ${name}: say it in \`timeouts\``)
     if (typeof (headers as Record<string, unknown>)[name] !== 'string') throw refused('headers', 'must have text as values')
   }
 }
@@ -44,5 +57,5 @@ export const ofConnection: ReadonlySet<string> = new Set([
 ])
 
 function refused(path: string, problem: string): MillraceError<'invalid-request'> {
-  return new MillraceError('invalid-request', `${path} ${problem}`, { details: { path } })
+  return new MillraceError('invalid-request', `${path} ${problem}`.trimStart(), { details: { path } })
 }

@@ -74,5 +74,7 @@ export async function readText(next: () => Promise<Batch>, maxBytes: number, can
 
 /** The error of a response beyond its bound, read or only counted. */
 export function tooLarge(maxBytes: number): MillraceError<'protocol'> {
-  return new MillraceError('protocol', `the response is longer than ${maxBytes} bytes`, { details: { reason: 'too-large' } })
+  return new MillraceError('protocol', `the response is longer than ${maxBytes} bytes (maxResponseBytes)`, {
+    details: { reason: 'too-large' }
+  })
 }

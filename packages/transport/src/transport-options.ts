@@ -9,7 +9,7 @@ import type { RetryOptions } from './retry.ts'
 export interface TransportOptions {
   /** Sockets an origin may have at a time. @default 512 */
   readonly maxConnections?: number | undefined
-  /** Requests an origin may have waiting for a socket; the next one fails with `queue-full`. @default 10000 */
+  /** Requests an origin may have waiting for a socket; the next one fails with `queue-full`; 0 for no queue. @default 10000 */
   readonly maxQueue?: number | undefined
   /** How long an idle socket is kept, unless the server's `keep-alive` hint says less. @default 30000 */
   readonly keepAliveMs?: number | undefined
@@ -61,7 +61,7 @@ export function checkTransportOptions(options: TransportOptions): Limits {
   const { maxConnections, maxQueue, keepAliveMs, http2, ca, proxy, traceHeaders } = options
   const { maxResponseBytes = 16_777_216, maxErrorBytes = 65_536, maxEventChars = 1_048_576 } = options
   checkCount('maxConnections', maxConnections)
-  checkCount('maxQueue', maxQueue)
+  if (maxQueue !== 0) checkCount('maxQueue', maxQueue)
   checkAbove0({ keepAliveMs, maxResponseBytes, maxErrorBytes, maxEventChars })
   if (http2 !== undefined && typeof http2 !== 'boolean') throw new TypeError('http2 must be true or false')
   if (traceHeaders !== undefined && typeof traceHeaders !== 'function') {

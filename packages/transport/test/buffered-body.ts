@@ -1,5 +1,5 @@
 import type { HttpBody } from '@millrace/core'
-import { tooLarge } from '../src/exchange.ts'
+import { tooLarge } from '../src/pieces.ts'
 
 /** A body that has been read already, to be read again by the next one. */
 export function bufferedBody(text: string): HttpBody {

@@ -14,10 +14,10 @@ import {
 import { heapAfterGc, probeLeaks, seededRandom } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { bufferedBody } from './buffered-body.ts'
 import { createHedge, type Hedge, type HedgeOptions } from '../src/hedge.ts'
 import { Latencies } from '../src/latencies.ts'
 import { isStateless } from '../src/stateless.ts'
+import { bufferedBody } from './buffered-body.ts'
 import { nodeSend } from './node-send.ts'
 import { serve, type TestServer, until } from './serve.ts'
 
