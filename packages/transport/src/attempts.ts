@@ -10,7 +10,7 @@ import {
 } from '@millrace/core'
 import { Exchange, isEventStream, isJson } from './exchange.ts'
 import { holdBack } from './held-body.ts'
-import type { Origin, OriginStats } from './origin.ts'
+import type { OriginStats } from './origin.ts'
 import type { Pool } from './pool.ts'
 import { isRepeatable } from './retry.ts'
 import { StreamedBody, streamedBody } from './streamed-body.ts'
@@ -62,11 +62,6 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
     return last
   }
 
-  function originOf(target: Target, from: Pool): Origin {
-    target.origin ??= from.origin(target.name)
-    return target.origin
-  }
-
   /** A hook that fails costs the trace, not the call; and it adds headers, it does not replace them. */
   function traceOf({ callId, headers }: HttpRequest): Readonly<Record<string, string>> | undefined {
     if (callId === undefined || traceHeaders === undefined) return undefined
@@ -88,7 +83,7 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
     const { signal } = request
     throwIfAborted(signal)
     const target = locate(request.url)
-    const origin = originOf(target, pool ?? (await loading))
+    const origin = (pool ?? (await loading)).origin(target.name)
     const trace = traceOf(request)
     const sendable = isRepeatable(request) || request.body instanceof StreamedBody ? request : withStream(request)
     for (let isFirst = true; ; isFirst = false) {
@@ -164,7 +159,7 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
       if (typeof url !== 'string') throw new TypeError('warm takes the URL of an origin as text')
       throwIfAborted(closing)
       const target = locate(url)
-      await originOf(target, pool ?? (await loading)).warm(connections, limits.connectMs, closing)
+      await (pool ?? (await loading)).origin(target.name).warm(connections, limits.connectMs, closing)
     },
     stats: () => ({ origins: pool?.stats() ?? {}, resent, traceFailures }),
     async end(graceMs) {
@@ -201,7 +196,6 @@ export interface Target {
   /** Scheme, host and port. */
   readonly name: string
   readonly path: string
-  origin?: Origin
 }
 
 /** The message never quotes the URL: a key may stand in its query. */

@@ -16,6 +16,9 @@ export interface Pool {
   destroy(error: MillraceError): void
 }
 
+/** More are known only while all of them are in use. Redirects and users of a gateway may name any number. */
+const maxOrigins = 1000
+
 /** One `Origin` for each scheme, host and port. */
 export function createPool(options: PoolOptions): Pool {
   const origins = new Map<string, Origin>()
@@ -28,10 +31,23 @@ export function createPool(options: PoolOptions): Pool {
   }
   const isIdle = (): boolean => [...origins.values()].every(({ idle }) => idle)
 
+  /** Of those nobody uses now, the one that has been known for the longest time. */
+  function forgetOne(): void {
+    for (const [name, origin] of origins) {
+      if (!origin.idle) continue
+      origins.delete(name)
+      origin.close(new Error('forgotten'))
+      return
+    }
+  }
+
   return {
     origin(name) {
       let origin = origins.get(name)
-      if (origin === undefined) origins.set(name, (origin = new Origin(name, connector, options, changed)))
+      if (origin === undefined) {
+        if (origins.size >= maxOrigins) forgetOne()
+        origins.set(name, (origin = new Origin(name, connector, options, changed)))
+      }
       return origin
     },
     stats: () => Object.fromEntries([...origins].map(([name, origin]) => [name, origin.stats()])),

@@ -738,3 +738,19 @@ describe('closing', () => {
     expect(performance.now() - startedAt).toBeLessThan(3000)
   })
 })
+
+test('a thousand origins are remembered, and those in use', async () => {
+  const server = await startHeld()
+  const { port } = new URL(server.url)
+  const transport = create({ timeouts: { connectMs: 2000 } })
+  const held = ask(transport, server.url)
+  await until(() => server.paths.length === 1, 'the first has arrived')
+  for (let host = 0; host < 1100; host++) {
+    const ended = AbortSignal.abort('enough')
+    await transport.send({ ...post(`http://127.1.${host >> 8}.${host & 255}:${port}`), signal: ended }).catch(() => {})
+    await transport.warm(`http://127.1.${host >> 8}.${host & 255}:1`).catch(() => {})
+  }
+  expect(Object.keys(transport.stats().origins).length).toBeLessThanOrEqual(1000)
+  await server.next()
+  expect(await held).toBe('ok')
+})
