@@ -152,9 +152,9 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
 
   return {
     attempt,
-    async warm(url, options = {}) {
-      checkOptions<WarmOptions>('warm', options, { connections: 1 })
-      const { connections = 1 } = options
+    async warm(url, asked = {}) {
+      checkOptions<WarmOptions>('warm', asked, { connections: 1 })
+      const { connections = 1 } = asked
       checkCount('connections', connections)
       if (typeof url !== 'string') throw new TypeError('warm takes the URL of an origin as text')
       throwIfAborted(closing)

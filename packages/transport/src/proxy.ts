@@ -13,7 +13,7 @@ export interface Proxy {
 }
 
 /** Host and port as they stand in a URL. */
-export function authorityOf({ hostname, port }: ConnectTarget): string {
+function authorityOf({ hostname, port }: ConnectTarget): string {
   return `${isIPv6(hostname) ? `[${hostname}]` : hostname}:${port}`
 }
 
