@@ -78,11 +78,22 @@ export async function clocked(limitMs: number, work: (start: () => void) => Prom
     startedAt = performance.now()
     bare = new Promise((resolve) => setTimeout(() => resolve(performance.now()), limitMs))
   }
+  // On a busy machine the process stands still now and then: that is nobody's lateness, and a beat tells how long it was.
+  let stalledMs = 0
+  let beatAt = performance.now()
+  const beat = (): void => {
+    const gapMs = performance.now() - beatAt
+    if (gapMs > 10) stalledMs += gapMs - 5
+    beatAt += gapMs
+  }
+  const beats = setInterval(beat, 5)
   start()
   const error = await failing(work(start))
   const endedAt = performance.now()
+  beat()
+  clearInterval(beats)
   const bareAt = (await bare) ?? 0
-  const allowedMs = 50 + 0.05 * limitMs + 2 * Math.max(0, bareAt - startedAt - limitMs)
+  const allowedMs = 50 + 0.05 * limitMs + stalledMs
   return { error, lateMs: endedAt - bareAt, elapsedMs: endedAt - startedAt, allowedMs }
 }
 
