@@ -128,9 +128,14 @@ export class Connection {
     this.#discarded = true
     const reason = nobody()
     this.#connecting?.destroy(reason)
-    this.#client.destroy(reason, () => {})
-    // undici leaves the end of a session that was told to go to the server.
-    for (const socket of this.#sockets) socket.destroy()
+    const end = (): void => {
+      this.#client.destroy(reason, () => {})
+      // undici leaves the end of a session that was told to go to the server.
+      for (const socket of this.#sockets) socket.destroy()
+    }
+    // From within a stream's last event the session's end would be an error that nobody listens to any more.
+    if (this.#multiplexed) setImmediate(end)
+    else end()
     this.#origin.gone(this)
   }
 

@@ -124,7 +124,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     if (this.#failure !== undefined) {
-      controller.abort(asError(this.#failure.error))
+      controller.abort(asError(this.#failure.error)) // nothing of it has been sent
       return
     }
     this.#controller = controller
@@ -171,7 +171,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     this.#received += chunk.byteLength
     const excess = this.#received - this.#maxBytes
     if (excess > 0) {
-      if (this.#isRefusal) this.#endHere(controller, chunk.subarray(0, chunk.byteLength - excess))
+      if (this.#isRefusal) this.#endHere(chunk.subarray(0, chunk.byteLength - excess))
       else this.fail(tooLarge(this.#maxBytes))
       return
     }
@@ -192,18 +192,21 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     }
     this.#ended = true
     this.#release()
-    this.#connection.release(this)
+    const { socket, multiplexed } = this.#connection
+    // An early answer: megabytes of this request may still stand before the next one (RFC 9112, section 9.3).
+    if (!multiplexed && socket !== undefined && socket.writableLength > 0) this.#connection.drop(this, undefined)
+    else this.#connection.release(this)
     this.#letGo()
     this.#wake()
   }
 
   /** Whoever wanted to know why has read enough. */
-  #endHere(controller: Dispatcher.DispatchController, last: Uint8Array): void {
+  #endHere(last: Uint8Array): void {
     if (last.byteLength > 0) this.#batch.push(last)
     this.#ended = true
     this.#release()
     const reason = new Error('the rest of a refusal is not read')
-    controller.abort(reason)
+    this.#abort(reason)
     this.#connection.drop(this, reason)
     this.#wake()
   }
@@ -283,10 +286,18 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
     this.#response = undefined
     this.#release()
     this.#rejectHead(error)
-    this.#controller?.abort(asError(error))
+    this.#abort(error)
     if (socket === 'kept') this.#connection.release(this)
     else this.#connection.drop(this, error)
     this.#wake()
+  }
+
+  /** In a turn of its own over HTTP/2: resetting a stream while the session is at work was seen to block Node for ever. */
+  #abort(error: unknown): void {
+    const controller = this.#controller
+    if (controller === undefined) return
+    if (this.#connection.multiplexed) setImmediate(() => controller.abort(asError(error)))
+    else controller.abort(asError(error))
   }
 
   #release(): void {

@@ -223,8 +223,8 @@ function isRetryable({ status: head, refusal, headers }: HttpResponse): boolean 
 function isTransient(error: unknown): boolean {
   if (isMillraceError(error, 'network')) return error.retryable
   if (isMillraceError(error, 'timeout')) return error.details.clock === 'connect'
-  if (!isMillraceError(error, 'protocol')) return false
-  return error.details.reason === 'incomplete' || error.details.reason === 'malformed'
+  // Cut or badly framed; not what will be the same the next time.
+  return isMillraceError(error, 'protocol') && error.retryable
 }
 
 function requestsOf({ response, error }: Outcome): number {

@@ -48,6 +48,13 @@ export function wireError(
       retryable: framing
     })
   }
+  // undici's words for a 100 nobody asked for, a 101, and a status that is none: it has closed the socket.
+  if (code === 'ERR_ASSERTION' || (error instanceof Error && error.message === 'bad response')) {
+    return new MillraceError('protocol', 'the response has a status that cannot be taken, such as a 100 or 101 not asked for', {
+      ...init,
+      details: { reason: 'malformed' }
+    })
+  }
   const { at, says, cure, retryable } = read(code, phase)
   const errno = http2Name(error, code) ?? code
   const named = errno === undefined ? says : `${says} (${errno})`

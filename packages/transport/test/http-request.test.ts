@@ -200,3 +200,35 @@ test('a deadline that queues nothing is not marked', async () => {
   await (await transport.send(post(server.url, { deadline }))).body.text()
   expect(deadline.queued).toBe(false)
 })
+
+test('a status that cannot be taken costs one request, and is told as such', async () => {
+  let requests = 0
+  const server = use(
+    await startFaultServer(async (connection) => {
+      await connection.request()
+      requests++
+      await connection.write('HTTP/1.1 100 Continue\r\n\r\n')
+      await connection.pause(10)
+      await connection.write(`${responseHead(200, { 'content-length': 2 })}ok`)
+    })
+  )
+  const transport = use(createTransport())
+  expect(await refusalOf(transport, post(server.url))).toMatchObject({ code: 'protocol', details: { reason: 'malformed' } })
+  expect(requests).toBe(1)
+})
+
+test('a socket on which an early answer has left megabytes unsent is not used again', async () => {
+  let requests = 0
+  const server = use(
+    await startFaultServer(async (connection) => {
+      if (connection.number > 1) await connection.request()
+      requests++
+      await connection.write(`${responseHead(connection.number > 1 ? 200 : 413, { 'content-length': 2 })}ok`)
+    })
+  )
+  const transport = use(createTransport({ retry: false, timeouts: { totalMs: 3000 } }))
+  const large = await transport.send(post(server.url, { body: 'x'.repeat(20_000_000) }))
+  expect([large.status, await large.body.text()]).toEqual([413, 'ok'])
+  const next = await transport.send(post(server.url))
+  expect([next.status, requests]).toEqual([200, 2])
+})

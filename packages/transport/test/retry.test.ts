@@ -260,7 +260,6 @@ describe('a connection that breaks before the first content', () => {
     ['closed before the head', '', 'end'],
     ['reset within the head', 'HTTP/1.1 200 OK\r\ncontent-ty', 'reset'],
     ['closed within the head', 'HTTP/1.1 200 OK\r\ncontent-ty', 'end'],
-    ['no HTTP', 'SSH-2.0-OpenSSH_9.9\r\n', 'end'],
     ['reset within a JSON body', `${head}{"choices":`, 'reset'],
     ['closed within a JSON body', `${head}{"choices":`, 'end'],
     ['bad chunking', `${streamHead}banana\r\n`, 'end'],
@@ -279,6 +278,17 @@ describe('a connection that breaks before the first content', () => {
     const response = await transportWith().send({ ...request, url: server.url })
     expect([response.attempts, await response.body.text()]).toEqual([2, 'answer'])
     expect(server.connections).toBe(2)
+  })
+
+  test('what does not speak HTTP is not tried again: it will not learn it', async () => {
+    const server = await scripted(async (connection) => {
+      await connection.request()
+      await connection.write('SSH-2.0-OpenSSH_9.9\r\n')
+      connection.end()
+    })
+    const error = await transportWith().send({ ...request, url: server.url }).catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({ code: 'protocol', details: { reason: 'malformed' }, retryable: false })
+    expect(server.connections).toBe(1)
   })
 
   test('a stream that breaks behind its first content is not', async () => {
@@ -556,7 +566,12 @@ describe('over any send', () => {
     ['timeout: total', false, () => timeoutError('total', 1, 1)],
     ['timeout: queue', false, () => timeoutError('queue', 1, 1)],
     ['protocol: incomplete', true, () => new MillraceError('protocol', '', { details: { reason: 'incomplete' } })],
-    ['protocol: malformed', true, () => new MillraceError('protocol', '', { details: { reason: 'malformed' } })],
+    ['protocol: malformed', false, () => new MillraceError('protocol', '', { details: { reason: 'malformed' } })],
+    [
+      'protocol: badly framed',
+      true,
+      () => new MillraceError('protocol', '', { details: { reason: 'malformed' }, retryable: true })
+    ],
     ['protocol: too-large', false, () => new MillraceError('protocol', '', { details: { reason: 'too-large' } })],
     ['protocol: encoding', false, () => new MillraceError('protocol', '', { details: { reason: 'encoding' } })],
     ['protocol: unexpected', false, () => new MillraceError('protocol', '', { details: { reason: 'unexpected' } })],
