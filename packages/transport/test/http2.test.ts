@@ -620,3 +620,42 @@ describe('the end of a session', () => {
     await until(() => server.open === 0, 'it is closed')
   })
 })
+
+test('calls aborted at any moment leave the process running, and the session usable', { timeout: 60_000 }, async () => {
+  const server = await start((stream) => {
+    const timer = setTimeout(() => {
+      if (!stream.destroyed) ok(stream)
+    }, Math.random() * 30)
+    stream.once('close', () => clearTimeout(timer))
+  })
+  // In a process of its own: what is feared is one that stands still for ever.
+  const child = use(
+    run(`
+      import { createTransport } from '@millrace/transport'
+      const transport = createTransport({ http2: true, ca: ${JSON.stringify(certificate.cert)}, retry: false, breaker: false })
+      const ended = { answered: 0, aborted: 0, failed: 0 }
+      const send = async (signal) => {
+        const response = await transport.send({ method: 'POST', url: '${server.url}', headers: {}, body: 'x', signal })
+        return response.body.text()
+      }
+      await Promise.all(Array.from({ length: 30 }, async () => {
+        for (let call = 0; call < 30; call++) {
+          const own = new AbortController()
+          setTimeout(() => own.abort('enough'), Math.random() * 30)
+          await send(own.signal).then(
+            (text) => text === 'ok' ? ended.answered++ : ended.failed++,
+            (error) => error === 'enough' ? ended.aborted++ : ended.failed++
+          )
+        }
+      }))
+      console.log(JSON.stringify({ ...ended, after: await send() }))
+      await transport.close()
+    `)
+  )
+  const line = await Promise.race([child.line(), delay(45_000, 'stands still')])
+  expect(line).not.toBe('stands still')
+  const { answered, aborted, failed, after } = JSON.parse(line) as Record<string, number | string>
+  expect({ failed, after }).toEqual({ failed: 0, after: 'ok' })
+  expect([Number(answered) + Number(aborted), Number(aborted) > 100]).toEqual([900, true])
+  expect(await child.ended).toBe(0)
+})
