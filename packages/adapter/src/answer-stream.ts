@@ -87,7 +87,9 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
       if (left) return Promise.resolve({ done: true, value: undefined })
       try {
         const value = ready[at]
-        if (value !== undefined && signal?.aborted !== true) {
+        // What is ready and was not yet handed over is withheld: the caller has said that it is enough.
+        if (value !== undefined && signal?.aborted === true) throw signal.reason
+        if (value !== undefined) {
           at++
           add(value)
           return Promise.resolve({ done: false, value })

@@ -223,6 +223,30 @@ describe('an answer is whole', () => {
   })
 })
 
+test("an abort amid an answer that has arrived whole comes out as the caller's own reason", async () => {
+  await using server = await startFaultServer(async (connection) => {
+    for (;;) {
+      await connection.request()
+      await connection.write(head + chunk(sse([delta('a'), delta('b'), delta('c', 'stop'), '[DONE]'])) + chunk(''))
+    }
+  })
+  await using adapter = createAdapter({ provider: openai({ apiKey: 'k', baseURL: `${server.url}/v1` }) })
+  const mine = new Error('mine')
+  const read: string[] = []
+  const own = new AbortController()
+  const stream = adapter.stream(ask('x'), { signal: own.signal })
+  const reading = (async () => {
+    for await (const piece of stream) {
+      if (piece.type !== 'text') continue
+      read.push(piece.text)
+      own.abort(mine)
+    }
+  })()
+  await expect(reading).rejects.toBe(mine)
+  expect([read, stream.partial.text]).toEqual([['a'], 'a'])
+  await expect(stream.completion()).rejects.toBe(mine)
+})
+
 describe('the end of a stream', () => {
   const usage = JSON.stringify({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 } })
 

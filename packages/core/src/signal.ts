@@ -35,7 +35,16 @@ class Linked implements LinkedAbort {
     this.#controller.abort(reason)
     const told = signal[listeners] ?? none
     signal[listeners] = none
-    for (const listener of told) listener(reason)
+    for (const { listener } of told) {
+      try {
+        listener(signal.reason)
+      } catch (error) {
+        // As an EventTarget has it: the others are told all the same.
+        process.nextTick(() => {
+          throw error
+        })
+      }
+    }
   }
 
   [Symbol.dispose](): void {
@@ -49,11 +58,15 @@ class Linked implements LinkedAbort {
  */
 const listeners = Symbol('listeners')
 
-type Heard = AbortSignal & { [listeners]?: ReadonlySet<Listener> }
-type Listener = (reason: unknown) => void
+type Heard = AbortSignal & { [listeners]?: ReadonlySet<Entry> }
+
+/** An object for each, so that a function may be added twice. */
+interface Entry {
+  readonly listener: (reason: unknown) => void
+}
 
 /** Of a signal that nobody has listened to. */
-const none: ReadonlySet<Listener> = new Set()
+const none: ReadonlySet<Entry> = new Set()
 
 /**
  * Calls `listener` once when `signal` aborts, or at once if it has. Returns what takes the listener off.
@@ -69,9 +82,10 @@ export function onAbort(signal: AbortSignal | undefined, listener: (reason: unkn
   }
   const heardBy = (signal as Heard)[listeners]
   if (heardBy !== undefined) {
-    const own = heardBy === none ? new Set<Listener>() : (heardBy as Set<Listener>)
-    ;(signal as Heard)[listeners] = own.add(listener)
-    return () => own.delete(listener)
+    const own = heardBy === none ? new Set<Entry>() : (heardBy as Set<Entry>)
+    const entry = { listener }
+    ;(signal as Heard)[listeners] = own.add(entry)
+    return () => own.delete(entry)
   }
   const heard = (): void => listener(signal.reason)
   signal.addEventListener('abort', heard, { once: true })

@@ -8,8 +8,10 @@ import {
   type Send,
   startContentClock
 } from '@millrace/core'
+import type { Connection } from './connection.ts'
 import { Exchange, isEventStream, isJson } from './exchange.ts'
 import { holdBack } from './held-body.ts'
+import { ofConnection } from './http-request.ts'
 import type { OriginStats } from './origin.ts'
 import type { Pool } from './pool.ts'
 import { isRepeatable } from './retry.ts'
@@ -68,7 +70,9 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
     try {
       const trace: Record<string, string> = {}
       for (const [name, value] of Object.entries<unknown>(traceHeaders(callId))) {
-        if (typeof value !== 'string' || !isTraceHeader.test(`${name}: ${value}`)) throw new TypeError('no header')
+        if (typeof value !== 'string' || !isTraceHeader.test(`${name}: ${value}`) || isNotTraces(name)) {
+          throw new TypeError('no header of a trace')
+        }
         if (headers[name] === undefined) trace[name] = value
       }
       return trace
@@ -85,14 +89,13 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
     const target = locate(request.url)
     const origin = (pool ?? (await loading)).origin(target.name)
     const trace = traceOf(request)
-    const sendable = isRepeatable(request) || request.body instanceof StreamedBody ? request : withStream(request)
     for (let isFirst = true; ; isFirst = false) {
       const place = (isFirst ? origin.take() : origin.takeFresh()) ?? (await origin.wait(request, isFirst ? 'any' : 'fresh'))
       if (signal?.aborted === true) {
         place.giveBack()
         throw signal.reason
       }
-      const exchange = new Exchange(sendable, origin, place, limits)
+      const exchange = new Exchange(guarded(request, place), origin, place, limits)
       const clock = contentClock(request, exchange)
       exchange.start(target.path, trace)
       try {
@@ -177,9 +180,19 @@ function isPlain({ headers }: HttpResponse): boolean {
   return headers['content-encoding'] === undefined && (isJson(headers) || !isEventStream(headers))
 }
 
-/** A stream is guarded, for undici does not survive one that fails in odd ways. */
-function withStream(request: HttpRequest): HttpRequest {
-  return { ...request, body: streamedBody(request.body as AsyncIterable<Uint8Array>) }
+/** A stream is guarded, for undici does not survive one that fails in odd ways. Begun only now: until here it may be sent elsewhere. */
+function guarded(request: HttpRequest, place: Connection): HttpRequest {
+  if (isRepeatable(request) || request.body instanceof StreamedBody) return request
+  try {
+    return { ...request, body: streamedBody(request.body as AsyncIterable<Uint8Array>) }
+  } catch (error) {
+    place.giveBack()
+    throw error
+  }
+}
+
+function isNotTraces(name: string): boolean {
+  return name === 'content-length' || ofConnection.has(name)
 }
 
 /** As they are written: a name in lower case, and a value without control characters. */

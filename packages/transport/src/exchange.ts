@@ -168,6 +168,8 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Uint8Array): void {
+    // Over HTTP/2 a stream goes on for the rest of the turn in which it was given up.
+    if (this.#ended || this.#failure !== undefined) return
     this.#received += chunk.byteLength
     const excess = this.#received - this.#maxBytes
     if (excess > 0) {
@@ -183,7 +185,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   }
 
   onResponseEnd(): void {
-    if (this.#failure !== undefined) return
+    if (this.#ended || this.#failure !== undefined) return
     // A body that ends with its connection: undici takes a reset for that end too.
     const cut = this.#connection.socket?.errored
     if (cut instanceof Error) {
@@ -218,6 +220,7 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
 
   /** What has arrived is still read, then the error: the text so far belongs to the caller. */
   #failBehind(error: unknown, socket?: 'kept' | 'lost'): void {
+    if (this.#ended || this.#failure !== undefined) return
     const arrived = this.#batch.take()
     this.fail(error, socket)
     this.#batch.pushAll(arrived)

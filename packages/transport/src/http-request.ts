@@ -10,7 +10,7 @@ import { checkTimeouts } from './transport-options.ts'
 export function checkHttpRequest(request: HttpRequest): void {
   if (typeof request !== 'object' || request === null) throw refused('', 'a request is an object: { method, url, headers, body }')
   const { method, url, headers, body, signal, timeouts } = request
-  if (!methods.has(method)) throw refused('method', 'must be a method of HTTP in capitals, such as POST')
+  if (!isMethod(method)) throw refused('method', 'must be a method of HTTP in capitals, such as POST')
   if (!isBody(body))
     throw refused('body', 'must be text, bytes or an async iterable of bytes: give an object as JSON.stringify(it)')
   if (typeof url !== 'string') throw refused('url', 'must be text: give the href of a URL')
@@ -21,7 +21,10 @@ export function checkHttpRequest(request: HttpRequest): void {
   if (timeouts !== undefined) checkTimeouts(timeouts)
 }
 
-const methods: ReadonlySet<unknown> = new Set(['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS'])
+/** In capitals, for methods tell them apart (RFC 9110, section 9.1); these three are not for a client like this. */
+function isMethod(method: unknown): boolean {
+  return typeof method === 'string' && /^[A-Z][A-Z-]*$/.test(method) && !['CONNECT', 'TRACE', 'TRACK'].includes(method)
+}
 
 function isBody(body: unknown): boolean {
   if (body === undefined || typeof body === 'string') return true
@@ -42,9 +45,10 @@ function checkHeaders(headers: unknown): void {
 
 const upperCase = /[A-Z]/
 
-/** Headers that say how the connection is used, or to whom it leads (RFC 9110, sections 7.2 and 7.6.1; RFC 9113, 8.2.2). */
+/** Headers that say how the connection is used, or to whom it leads (RFC 9110, sections 7.2, 7.6.1 and 10.1.1; RFC 9113, 8.2.2). */
 export const ofConnection: ReadonlySet<string> = new Set([
   'connection',
+  'expect',
   'host',
   'http2-settings',
   'keep-alive',

@@ -49,6 +49,7 @@ export async function readWebRequest(
   if (isOfRequest && given.bodyUsed) throw new TypeError('the body of the Request has been read already')
   let body: HttpRequest['body']
   if (typeof source === 'string') {
+    delete headers['content-length'] // of a body that is known it is counted; one that comes along may be another's
     body = source
     headers['content-type'] ??= 'text/plain;charset=UTF-8'
   } else if (source !== undefined) {

@@ -659,3 +659,39 @@ test('calls aborted at any moment leave the process running, and the session usa
   expect([Number(answered) + Number(aborted), Number(aborted) > 100]).toEqual([900, true])
   expect(await child.ended).toBe(0)
 })
+
+test('a refusal beyond its bound gives its place back once', async () => {
+  const server = await start((stream, number) => {
+    stream.respond({ ':status': number <= 3 ? 500 : 200 })
+    if (number <= 3) stream.end('x'.repeat(200_000))
+    else setTimeout(() => stream.end('ok'), 300)
+  })
+  const transport = create({ maxErrorBytes: 1000, maxConnections: 1 })
+  for (let refusal = 0; refusal < 3; refusal++) {
+    const { body } = await transport.send(post(server.url))
+    expect(await body.text()).toBe('x'.repeat(1000))
+  }
+  const calls = times(110, () => ask(transport, server.url))
+  await until(() => server.streams.length === 103, 'a hundred have arrived')
+  expect(of(transport, server.url)).toMatchObject({ busy: 100, queued: 10 })
+  await transport.close({ graceMs: 5000 })
+  expect(await Promise.all(calls)).toEqual(times(110, () => 'ok'))
+})
+
+test('behind an abort nothing of the body is handed over any more', async () => {
+  const server = await start((stream) => {
+    stream.respond({ ':status': 200 })
+    const timer = setInterval(() => stream.write('x'.repeat(10_000)), 1)
+    stream.once('close', () => clearInterval(timer))
+  })
+  const transport = create()
+  for (let call = 0; call < 20; call++) {
+    const own = new AbortController()
+    const { body } = await transport.send(post(server.url, { signal: own.signal }))
+    const reader = body[Symbol.asyncIterator]()
+    await reader.next()
+    own.abort('enough')
+    await delay(10)
+    await expect(reader.next()).rejects.toBe('enough')
+  }
+})
