@@ -123,13 +123,18 @@ export function createAdapter(options: AdapterOptions): Adapter {
       timeouts: call.timeouts === undefined ? timeouts : { ...timeouts, ...whatIsSet(checkTimeouts(call.timeouts)) }
     })
   }
+  /** The options of a `complete` that was given none, put together once. */
+  const plain: CallOptions = Object.freeze({ stream: false, timeouts })
 
   /** Not `async` itself: each such function costs a call three turns of the queue. */
   function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
     if (asked?.onAbort !== undefined) return completeOrTell(request, asked, asked.onAbort)
     return collect({
       // What the options are refused for is a rejection, as everything else that goes wrong.
-      [Symbol.asyncIterator]: () => provider(request, asked === undefined ? plain : withoutStream(asked))[Symbol.asyncIterator]()
+      [Symbol.asyncIterator]() {
+        const chunks = asked === undefined ? assembled(request, plain) : provider(request, withoutStream(asked))
+        return chunks[Symbol.asyncIterator]()
+      }
     })
   }
 
@@ -172,9 +177,6 @@ export function createAdapter(options: AdapterOptions): Adapter {
     [Symbol.asyncDispose]: () => adapter.close()
   } satisfies Adapter)
 }
-
-/** The options of a `complete` that was given none. */
-const plain: CallOptions = { stream: false }
 
 function withoutStream({ onAbort: _, ...call }: CompleteOptions): CallOptions {
   return { ...call, stream: false }
