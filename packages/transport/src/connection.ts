@@ -128,14 +128,21 @@ export class Connection {
     this.#discarded = true
     const reason = nobody()
     this.#connecting?.destroy(reason)
-    const end = (): void => {
-      this.#client.destroy(reason, () => {})
-      // undici leaves the end of a session that was told to go to the server.
+    const endClient = (): void => this.#client.destroy(reason, () => {})
+    // undici leaves the end of a session that was told to go to the server.
+    const endSockets = (): void => {
       for (const socket of this.#sockets) socket.destroy()
     }
-    // From within a stream's last event the session's end would be an error that nobody listens to any more.
-    if (this.#multiplexed) setImmediate(end)
-    else end()
+    if (this.#multiplexed) {
+      // In turns of their own, and without an error for the streams: undici listens no more to those it has ended.
+      setImmediate(() => {
+        endSockets()
+        setImmediate(endClient)
+      })
+    } else {
+      endClient()
+      endSockets()
+    }
     this.#origin.gone(this)
   }
 

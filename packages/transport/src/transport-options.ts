@@ -13,7 +13,7 @@ export interface TransportOptions {
   readonly maxQueue?: number | undefined
   /** How long an idle socket is kept, unless the server's `keep-alive` hint says less. @default 30000 */
   readonly keepAliveMs?: number | undefined
-  /** True: HTTP/2 where the server speaks it too, many calls on one socket. @default false */
+  /** True: HTTP/2 where the server speaks it too, many calls on one socket; not for production yet, see the README. @default false */
   readonly http2?: boolean | undefined
   /** Certificates to trust beside those Node trusts, as PEM text. */
   readonly ca?: string | readonly string[] | undefined
