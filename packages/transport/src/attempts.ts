@@ -21,6 +21,8 @@ import { checkCount, type Limits, type TransportOptions } from './transport-opti
 /** The innermost of a transport: its sockets, and one attempt over one of them. */
 export interface Attempts {
   readonly attempt: Send
+  /** Scheme, host and port of a request's URL. */
+  originOf(url: string): string
   /** Opens sockets ahead. */
   warm(url: string, options?: WarmOptions): Promise<void>
   stats(): AttemptStats
@@ -155,6 +157,7 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
 
   return {
     attempt,
+    originOf: (url) => locate(url).name,
     async warm(url, asked = {}) {
       checkOptions<WarmOptions>('warm', asked, { connections: 1 })
       const { connections = 1 } = asked
@@ -204,7 +207,7 @@ function asksForStream(headers: HttpRequest['headers'], body: HttpRequest['body'
   return typeof body === 'string' && (body.includes('"stream":true') || body.includes('"stream": true'))
 }
 
-export interface Target {
+interface Target {
   readonly url: string
   /** Scheme, host and port. */
   readonly name: string
@@ -212,7 +215,7 @@ export interface Target {
 }
 
 /** The message never quotes the URL: a key may stand in its query. */
-export function parseUrl(url: string): Target {
+function parseUrl(url: string): Target {
   const parsed = URL.parse(url)
   if (parsed === null || (parsed.protocol !== 'http:' && parsed.protocol !== 'https:')) {
     throw new MillraceError('invalid-request', 'the url must be an absolute http or https address', { details: { path: 'url' } })

@@ -8,6 +8,7 @@ import {
   type Send
 } from '@millrace/core'
 import { type BreakerState, Circuit, type Verdict } from './circuit.ts'
+import { isPassing, statusOf } from './status.ts'
 
 export type { BreakerState } from './circuit.ts'
 
@@ -148,9 +149,9 @@ function refused(place: Place, waitMs: number): MillraceError<'circuit-open'> {
   })
 }
 
-function ofResponse({ refusal, status }: HttpResponse): Verdict {
-  const told = refusal ?? status
-  if (told === 408 || told === 429 || told >= 500) return 'failure'
+function ofResponse(response: HttpResponse): Verdict {
+  const told = statusOf(response)
+  if (isPassing(told)) return 'failure'
   return told >= 400 ? 'mistake' : 'success'
 }
 

@@ -12,7 +12,7 @@ import {
 import type { Dispatcher } from 'undici'
 import type { Connection } from './connection.ts'
 import type { Origin } from './origin.ts'
-import { Pieces, readText, tooLarge } from './pieces.ts'
+import { iterate, Pieces, readText, tooLarge } from './pieces.ts'
 import { wireError } from './wire-error.ts'
 
 /** What is received and not yet read is held up to here; beyond, the socket is paused and the server waits. */
@@ -235,13 +235,10 @@ export class Exchange implements Dispatcher.DispatchHandler, HttpBody {
   // the reader's side
 
   [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
-    return {
-      next: () => this.#next(),
-      return: () => {
-        this.cancel()
-        return Promise.resolve({ done: true, value: undefined })
-      }
-    }
+    return iterate(
+      () => this.#next(),
+      () => this.cancel()
+    )
   }
 
   text(maxBytes: number = this.#limits.maxResponseBytes): Promise<string> {

@@ -1,8 +1,9 @@
 import { checkOptions, type HttpRequest, type HttpResponse, type Layer, type Send } from '@millrace/core'
 import { Latencies, maxSamples } from './latencies.ts'
-import { race, statusOf } from './race.ts'
+import { race } from './race.ts'
 import { isRepeatable } from './retry.ts'
 import { isStateless } from './stateless.ts'
+import { statusOf } from './status.ts'
 
 export interface HedgeOptions {
   /** Share of the requests that may be sent a second time; above 0, at most 1. @default 0.05 */

@@ -1,6 +1,6 @@
 import { type ContentClock, createContentScanner, type HttpBody, type HttpResponse } from '@millrace/core'
 import { maxHeldBytes } from './exchange.ts'
-import { Pieces, readText } from './pieces.ts'
+import { iterate, Pieces, readText } from './pieces.ts'
 
 /**
  * Holds an event stream back until its first content, its end, an error event, or 64 KiB: what goes wrong before that can
@@ -111,13 +111,10 @@ class HeldBody implements HttpBody {
   }
 
   [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
-    return {
-      next: () => this.#next(),
-      return: () => {
-        this.cancel()
-        return Promise.resolve({ done: true, value: undefined })
-      }
-    }
+    return iterate(
+      () => this.#next(),
+      () => this.cancel()
+    )
   }
 
   #next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {

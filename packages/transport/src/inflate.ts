@@ -2,7 +2,7 @@ import type { Transform } from 'node:stream'
 import { constants, createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
 import { type HttpBody, type HttpResponse, MillraceError } from '@millrace/core'
 import { isEventStream } from './exchange.ts'
-import { readText } from './pieces.ts'
+import { iterate, readText } from './pieces.ts'
 
 const decoders: Readonly<Record<string, () => Transform>> = {
   gzip: createGunzip,
@@ -72,13 +72,10 @@ class InflatedBody implements HttpBody {
   }
 
   [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
-    return {
-      next: () => this.#next(),
-      return: () => {
-        this.cancel()
-        return Promise.resolve({ done: true, value: undefined })
-      }
-    }
+    return iterate(
+      () => this.#next(),
+      () => this.cancel()
+    )
   }
 
   text(maxBytes: number = this.#bounds.maxTextBytes): Promise<string> {

@@ -54,6 +54,17 @@ const utf8 = new TextDecoder()
 
 type Batch = IteratorResult<readonly Uint8Array[], undefined>
 
+/** The iterator of a body: leaving the loop gives up the rest. */
+export function iterate(next: () => Promise<Batch>, cancel: () => void): AsyncIterator<readonly Uint8Array[], undefined> {
+  return {
+    next,
+    return() {
+      cancel()
+      return Promise.resolve({ done: true, value: undefined })
+    }
+  }
+}
+
 /**
  * Reads a body to its end as text. `cancel` is called when it is longer than `maxBytes`.
  *

@@ -10,6 +10,7 @@ import {
 } from '@millrace/core'
 import { endingBody } from './ending-body.ts'
 import type { Latencies } from './latencies.ts'
+import { isPassing, statusOf } from './status.ts'
 
 /** One of the two requests. */
 interface Runner {
@@ -55,7 +56,7 @@ export function race(
 
   function answered(runner: Runner, response: HttpResponse): void {
     if (over) drop(runner, response)
-    else if (isRetryable(statusOf(response))) failed({ runner, response })
+    else if (isPassing(statusOf(response))) failed({ runner, response })
     else win(runner, response)
   }
 
@@ -148,14 +149,4 @@ function withAttempts(error: unknown, made: number): unknown {
   const open = error as { context: typeof error.context }
   open.context = { ...error.context, attempt: Math.max(made, error.context.attempt ?? 0) }
   return error
-}
-
-/** What the provider really said: a stream may refuse after a 200. */
-export function statusOf({ refusal, status }: HttpResponse): number {
-  return refusal ?? status
-}
-
-/** Another request may do better; any other refusal would be the same. */
-function isRetryable(status: number): boolean {
-  return status === 408 || status === 429 || status >= 500
 }

@@ -14,6 +14,7 @@ import {
 import { createBudget, type RetryStats } from './budget.ts'
 import { isExhausted, peek, refusalJson } from './refusal.ts'
 import { maxHintMs, retryAfterMs } from './retry-after.ts'
+import { isPassing, statusOf } from './status.ts'
 
 export interface RetryOptions {
   /** How often a call is tried in all; the free try on a fresh socket and a hedge are not counted. @default 3 */
@@ -213,10 +214,9 @@ export function isRepeatable({ body }: HttpRequest): boolean {
   return body === undefined || typeof body === 'string' || body instanceof Uint8Array
 }
 
-function isRetryable({ status: head, refusal, headers }: HttpResponse): boolean {
-  const status = refusal ?? head
-  if (status < 500 && status !== 408 && status !== 409 && status !== 429) return false
-  return headers['x-should-retry'] !== 'false'
+function isRetryable(response: HttpResponse): boolean {
+  const status = statusOf(response)
+  return (isPassing(status) || status === 409) && response.headers['x-should-retry'] !== 'false'
 }
 
 /** What broke before any content. Not `encoding`: a coding we do not know is the same the next time, and paid again. */

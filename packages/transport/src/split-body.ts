@@ -1,5 +1,5 @@
 import { type HttpBody, MillraceError } from '@millrace/core'
-import { Pieces, readText } from './pieces.ts'
+import { iterate, Pieces, readText } from './pieces.ts'
 
 /** How much one reader of a split body may be behind the other, and the longest text: what is kept for it stays in memory. */
 const maxKeptBytes = 16 * 1024 * 1024
@@ -64,13 +64,10 @@ class Branch implements HttpBody {
   }
 
   [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
-    return {
-      next: () => this.#next(),
-      return: () => {
-        this.cancel()
-        return Promise.resolve({ done: true, value: undefined })
-      }
-    }
+    return iterate(
+      () => this.#next(),
+      () => this.cancel()
+    )
   }
 
   async #next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {

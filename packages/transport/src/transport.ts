@@ -1,5 +1,5 @@
 import { checkOptions, pipe, type Send } from '@millrace/core'
-import { closedError, createAttempts, parseUrl, type WarmOptions } from './attempts.ts'
+import { closedError, createAttempts, type WarmOptions } from './attempts.ts'
 import { type BreakerState, createBreaker } from './breaker.ts'
 import { createFetch, type Fetch } from './fetch.ts'
 import { createHedge } from './hedge.ts'
@@ -71,12 +71,9 @@ export function createTransport(options: TransportOptions = {}): Transport {
   const retry = options.retry === false ? undefined : createRetry(options.retry, closing.signal)
   const breaker = options.breaker === false ? undefined : createBreaker(options.breaker)
   const hedge = options.hedge === undefined || options.hedge === false ? undefined : createHedge(options.hedge)
-  const { attempt, warm, stats, end } = createAttempts(options, limits, closing.signal)
+  const { attempt, originOf, warm, stats, end } = createAttempts(options, limits, closing.signal)
   const layers = [breaker?.layer, hedge?.layer, retry?.layer, withTotal(limits.totalMs)].flatMap((layer) => layer ?? [])
-  const observed = observe(
-    () => transport,
-    (url) => parseUrl(url).name
-  )
+  const observed = observe(() => transport, originOf)
   const layered = pipe(attempt, observed, ...layers)
   const send: Send = (request) => {
     try {
