@@ -27,6 +27,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   keyv: ['packages/cache', 'bench'],
   'lru-cache': ['packages/cache', 'bench'],
   '@keyv/redis': ['packages/cache', 'bench'],
+  '@redis/client': ['packages/streaming tests', 'bench'],
   tiktoken: ['packages/tokens', 'bench'],
   '@opentelemetry/api': ['packages/telemetry', 'apps/sample'],
   '@opentelemetry/sdk-trace': ['packages/telemetry tests', 'apps/sample'],
@@ -42,6 +43,11 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   ai: ['tests', 'bench'],
   '@ai-sdk/openai': ['tests', 'bench'],
   '@langchain/openai': ['bench'],
+  '@langchain/core': ['bench'],
+  '@langchain/redis': ['bench'],
+  bentocache: ['bench'],
+  cacheable: ['bench'],
+  ioredis: ['bench'],
   'fast-check': ['tests'],
   vitest: ['tests']
 }
