@@ -1,13 +1,13 @@
 // `pnpm bench` runs all files; `pnpm bench overhead` one, with its own flags behind it:
 //
-// overhead, streams: --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
+// overhead, streams, cache: --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
 // start:             --processes=15, on the built files: `pnpm build` first
 // heap:              --calls=50000 --processes=1
-// profile:           "adapter.complete" --of=overhead --concurrency=50 --ms=4000 --top=40 --keep=file.cpuprofile
+// profile:           "adapter.complete" --of=overhead (cache: --at=redis) --concurrency=50 --ms=4000 --top=40 --keep=file.cpuprofile
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 
-const all = ['overhead', 'streams', 'start', 'heap']
+const all = ['overhead', 'streams', 'cache', 'start', 'heap']
 const known = [...all, 'profile']
 const [name, ...args] = process.argv.slice(2)
 if (name !== undefined && !known.includes(name))
@@ -15,6 +15,8 @@ if (name !== undefined && !known.includes(name))
 
 console.log(`Node ${process.version}. Read the ratios: both sides of each were measured within the same second.`)
 for (const file of name === undefined ? all : [name]) {
-  const { status } = spawnSync(process.execPath, [join(import.meta.dirname, `${file}.ts`), ...args], { stdio: 'inherit' })
+  const { status } = spawnSync(process.execPath, [...process.execArgv, join(import.meta.dirname, `${file}.ts`), ...args], {
+    stdio: 'inherit'
+  })
   if (status !== 0) process.exitCode = 1
 }

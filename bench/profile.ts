@@ -1,9 +1,10 @@
-// Where the CPU time of one subject goes: `node --conditions=@millrace/source bench/profile.ts adapter.complete`.
-// Flags: --of=overhead (or streams) --concurrency=50 --ms=4000 --top=40 --keep=file.cpuprofile (opens in Chrome's DevTools).
+// Where the CPU time of one subject goes: `pnpm bench profile adapter.complete`.
+// Flags: --of=overhead (or streams, cache) --at=memory (for cache; or keys, redis) --concurrency=50 --ms=4000 --top=40 --keep=file.cpuprofile (opens in Chrome's DevTools).
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { startRedis } from '@millrace/testkit'
 import { start } from './programs.ts'
 import { printTable } from './tables.ts'
 
@@ -29,6 +30,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     of: { type: 'string', default: 'overhead' },
+    at: { type: 'string' },
     concurrency: { type: 'string', default: '50' },
     ms: { type: 'string', default: '4000' },
     top: { type: 'string', default: '40' },
@@ -48,12 +50,22 @@ rmSync(dir, { recursive: true })
 report(profile)
 
 async function run(): Promise<number> {
-  await using server = await start('server-main.ts', ['0'])
+  await using stack = new AsyncDisposableStack()
+  const at = await open(stack)
   const flags = ['--cpu-prof', `--cpu-prof-dir=${dir}`, '--cpu-prof-interval=250']
-  await using child = await start(`${values.of}-main.ts`, [subject, `http://127.0.0.1:${String(server.hello)}`], { flags })
+  await using child = await start(`${values.of}-main.ts`, [subject, at], { flags })
   await child.ask({ concurrency, ms: 2000 })
   const sample = await child.ask({ concurrency, ms })
   return sample.units
+}
+
+/** What the child works on, for as long as the stack stands. */
+async function open(stack: AsyncDisposableStack): Promise<string> {
+  if (values.of !== 'cache') return `http://127.0.0.1:${String(stack.use(await start('server-main.ts', ['0'])).hello)}`
+  if (values.at !== 'redis') return values.at ?? 'memory'
+  const redis = stack.use(await startRedis())
+  if (redis === undefined) throw new Error('there is no redis-server here')
+  return redis.url
 }
 
 /** Self time of the last `ms` only: what went before opened the sockets and let the compiler see the code. */

@@ -28,8 +28,10 @@ export interface Row {
 
 export interface Comparison {
   readonly title: string
-  /** The program of the children: it is given a subject's name and the server's origin. */
+  /** The program of the children: it is given a subject's name and `at`. */
   readonly program: string
+  /** Where they work. @default the origin of a model server that runs meanwhile */
+  readonly at?: string
   /** How long the server waits before each answer. */
   readonly serverDelayMs?: number
   readonly rows: readonly Row[]
@@ -70,14 +72,14 @@ export async function compare(comparison: Comparison): Promise<void> {
     return
   }
 
-  await using server = await start('server-main.ts', [String(comparison.serverDelayMs ?? 0)])
-  const origin = `http://127.0.0.1:${String(server.hello)}`
+  await using server = comparison.at === undefined ? await start('server-main.ts', [String(comparison.serverDelayMs ?? 0)]) : null
+  const at = comparison.at ?? `http://127.0.0.1:${String(server?.hello)}`
   const pairs = new Map(concurrencies.map((concurrency) => [concurrency, rows.map((): Pair[] => [])]))
   // New processes each time: two that run the same code may differ for as long as they live.
   for (let fresh = 0; fresh < processes; fresh++) {
     for (const [index, row] of rows.entries()) {
-      await using subject = await start(comparison.program, [row.subject, origin])
-      await using base = await start(comparison.program, [row.base, origin])
+      await using subject = await start(comparison.program, [row.subject, at])
+      await using base = await start(comparison.program, [row.base, at])
       await Promise.all([subject, base].map((program) => program.ask({ concurrency: 50, ms: 1000 })))
       for (const concurrency of concurrencies) {
         pairs.get(concurrency)?.[index]?.push(...(await alternate(subject, base, { concurrency, ms, rounds })))

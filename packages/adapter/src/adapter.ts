@@ -94,7 +94,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
     throw new TypeError('operators must be a list of operators, such as [coalesce()]')
   }
   const { totalMs = 300_000, ...timeouts } = checkTimeouts(options.timeouts)
-  const origin = originOf(options)
+  const who = whoAnswers(options)
   const owned: (() => Promise<void>)[] = []
   const transport = own(options.transport, isTransport, createTransport, (made) => owned.push(() => made.close({ graceMs: 0 })))
   const cache =
@@ -107,7 +107,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
   const calls = createRunningCalls(totalMs)
   const counter = createCallCounter()
   const layers = layersOf({
-    cache: cache && withCache(cache, { origin }),
+    cache: cache && withCache(cache, who),
     tokens: tokenizers && withTokenBudget({ ...checkTokens(options.tokens), tokenizers }),
     operators: operators && withOperators(...operators),
     deadline: calls.layer,
@@ -208,9 +208,12 @@ function own<T, O extends object>(
 const isTransport = (value: TransportOptions | Transport): value is Transport => 'send' in value
 const isCache = (value: CacheOptions | Cache): value is Cache => 'wrap' in value
 
-function originOf({ provider, origin, cache }: AdapterOptions): string {
-  if (typeof provider === 'object' && provider !== null && typeof provider.connect === 'function')
-    return origin ?? provider.origin
+/** For the cache's key. */
+function whoAnswers({ provider, origin, cache }: AdapterOptions): { readonly origin: string; readonly credential: () => string } {
+  if (typeof provider === 'object' && provider !== null && typeof provider.connect === 'function') {
+    const { credential, variant } = provider.identity()
+    return { origin: `${origin ?? provider.origin} ${variant}`, credential: () => credential }
+  }
   if (typeof provider !== 'function') {
     throw new TypeError(
       "provider must be a provider: openai({ apiKey }) of '@millrace/adapter/openai', anthropic({ apiKey }), or a function of yours"
@@ -221,7 +224,7 @@ function originOf({ provider, origin, cache }: AdapterOptions): string {
       "origin is missing: with a cache and a provider of your own, name who answers, such as origin: 'my-model-server'"
     )
   }
-  return origin ?? ''
+  return { origin: origin ?? '', credential: () => '' }
 }
 
 function checkTimeouts(timeouts: Timeouts = {}): Timeouts {

@@ -2,7 +2,7 @@ import { checkOptions, type JsonObject } from '@millrace/core'
 import { createAnthropicReader } from './anthropic-reader.ts'
 import { writeAnthropicRequest } from './anthropic-request.ts'
 import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
-import { checkProviderOptions, endpoint, type ProviderOptions } from './provider-options.ts'
+import { checkProviderOptions, endpoint, identityOf, type ProviderOptions } from './provider-options.ts'
 
 export type { WireProvider } from './http-provider.ts'
 export type { ProviderOptions } from './provider-options.ts'
@@ -50,5 +50,10 @@ export function anthropic(options: AnthropicOptions): WireProvider {
     body: (request, { stream }): JsonObject => writeAnthropicRequest(request, { stream, maxOutputTokens }),
     reader: (request) => createAnthropicReader({ name, secrets }, request)
   }
-  return { name, origin: base.href, connect: (send) => httpProvider(dialect, send) }
+  return {
+    name,
+    origin: base.href,
+    identity: () => identityOf(dialect.headers, { maxOutputTokens }),
+    connect: (send) => httpProvider(dialect, send)
+  }
 }

@@ -24,6 +24,7 @@ import {
   startContentClock
 } from '@millrace/core'
 import { httpError } from './http-error.ts'
+import type { ProviderIdentity } from './provider-options.ts'
 import { rateLimits } from './rate-limits.ts'
 import { redact } from './redact.ts'
 
@@ -33,6 +34,8 @@ export interface WireProvider {
   readonly name: string
   /** Where it sends to, for the cache's key: the base URL. */
   readonly origin: string
+  /** For the cache's key: only digests of it get there. A method, so that no log shows it. */
+  identity(): ProviderIdentity
   /** Gives the provider over a transport's `send`. */
   connect(send: Send): Provider
 }

@@ -2,7 +2,7 @@ import { checkOptions, type JsonObject } from '@millrace/core'
 import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
 import { createOpenAIReader } from './openai-reader.ts'
 import { writeOpenAIRequest } from './openai-request.ts'
-import { checkProviderOptions, endpoint, type ProviderOptions } from './provider-options.ts'
+import { checkProviderOptions, endpoint, identityOf, type ProviderOptions } from './provider-options.ts'
 
 export type { WireProvider } from './http-provider.ts'
 export type { ProviderOptions } from './provider-options.ts'
@@ -53,5 +53,10 @@ export function openai(options: OpenAIOptions): WireProvider {
     body: (request, { stream }): JsonObject => writeOpenAIRequest(request, { stream, maxTokensField }),
     reader: (request) => createOpenAIReader({ name, secrets }, request)
   }
-  return { name, origin: base.href, connect: (send) => httpProvider(dialect, send) }
+  return {
+    name,
+    origin: base.href,
+    identity: () => identityOf(dialect.headers, { maxTokensField }),
+    connect: (send) => httpProvider(dialect, send)
+  }
 }

@@ -1,3 +1,5 @@
+import type { JsonObject } from '@millrace/core'
+
 /** What every provider over HTTP can be told. */
 export interface ProviderOptions {
   /** Sent with each request; never logged, never part of a cache key. */
@@ -61,4 +63,30 @@ export function endpoint(base: URL, path: string): string {
   const url = new URL(base)
   url.pathname = `${base.pathname.replace(/\/+$/, '')}/${path}`
   return url.href
+}
+
+/** What the cache must know of a provider beside its address: who pays, and what changes every answer. */
+export interface ProviderIdentity {
+  readonly credential: string
+  readonly variant: string
+}
+
+const credentialHeaders: ReadonlySet<string> = new Set([
+  'authorization',
+  'x-api-key',
+  'api-key',
+  'x-goog-api-key',
+  'openai-organization',
+  'openai-project',
+  'cookie'
+])
+
+/** Headers that are not known to be credentials may ask for other answers, as a beta does: they make a variant. */
+export function identityOf(headers: Readonly<Record<string, string>>, settings: JsonObject): ProviderIdentity {
+  const sorted = Object.entries(headers).toSorted(([a], [b]) => (a < b ? -1 : 1))
+  const isCredential = ([name]: readonly [string, string]): boolean => credentialHeaders.has(name)
+  return {
+    credential: JSON.stringify(sorted.filter(isCredential)),
+    variant: JSON.stringify([settings, sorted.filter((entry) => !isCredential(entry))])
+  }
 }

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { getEventListeners } from 'node:events'
 import { type Adapter, type AdapterOptions, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
@@ -192,6 +193,41 @@ describe('with a cache', () => {
     await expect(it.adapter.complete(ask('x'))).rejects.toMatchObject({ code: 'unavailable' })
     fail = false
     expect((await it.adapter.complete(ask('x'))).text).toBe('fine')
+  })
+
+  test('two keys share no answer, unless the cache has a scope, and other headers never do', async () => {
+    await using cache = createCache()
+    await using shared = createCache({ scope: 'all of us' })
+    const server = await startScriptedProvider()
+    const state = async (of: typeof cache, apiKey: string, headers?: Record<string, string>): Promise<unknown> => {
+      await using adapter = createAdapter({ provider: openai({ apiKey, baseURL: server.url, headers }), cache: of })
+      return (await adapter.complete(ask('Why?'))).notes.cache?.state
+    }
+    expect([await state(cache, 'canary-a'), await state(cache, 'canary-b'), await state(cache, 'canary-a')]).toEqual(['miss', 'miss', 'hit'])
+    expect([await state(shared, 'canary-a'), await state(shared, 'canary-b')]).toEqual(['miss', 'hit'])
+    expect(await state(shared, 'canary-a', { 'x-beta': 'on' })).toBe('miss')
+    expect(await state(shared, 'canary-b', { 'x-beta': 'on' })).toBe('hit')
+    expect(await state(cache, 'canary-a', { 'openai-project': 'p' })).toBe('miss')
+    expect(await state(shared, 'canary-a', { 'openai-project': 'p' })).toBe('hit')
+    expect(inspect({ cache, shared, provider: openai({ apiKey: 'canary-a' }) }, { depth: 20, showHidden: true })).not.toContain('canary')
+    await server.close()
+  })
+
+  test('closing an adapter ends nothing that another one has joined', async () => {
+    await using cache = createCache({ scope: 'both' })
+    const server = await startScriptedProvider({ firstTokenMs: 150 })
+    const provider = openai({ apiKey: 'k', baseURL: server.url })
+    const first = createAdapter({ provider, cache })
+    await using second = createAdapter({ provider, cache })
+    const leads = first.complete(ask('Why?')).catch((error: unknown) => error)
+    while (server.stats().requests === 0) await new Promise((resolve) => setTimeout(resolve, 5))
+    const joined = Promise.all(Array.from({ length: 20 }, () => second.complete(ask('Why?'))))
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    await first.close({ graceMs: 0 })
+    expect(isMillraceError(await leads, 'closed')).toBe(true)
+    expect(new Set((await joined).map(({ text }) => text)).size).toBe(1)
+    expect(server.stats().requests).toBeLessThanOrEqual(2)
+    await server.close()
   })
 
   test('a cache of the caller is used and not closed', async () => {

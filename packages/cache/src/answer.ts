@@ -1,23 +1,36 @@
 import { type Chunk, checkJson, isContent, parseJson, type Usage } from '@millrace/core'
 
-/** What is kept of a stream: its chunks without notes, neighbours of one kind merged. Frozen. */
-export type Answer = readonly Chunk[]
+/** What is kept of a stream: its chunks without notes. */
+export interface Answer {
+  readonly chunks: readonly Chunk[]
+  /** When each chunk came, in whole milliseconds from the call's start, where the pace is kept too. */
+  readonly atMs?: readonly number[]
+}
 
-/** Merges neighbouring pieces of one kind and drops the notes: they tell of one call, not of the answer. */
-export function condense(chunks: readonly Chunk[]): Answer {
-  const answer: Chunk[] = []
+/**
+ * What is to be kept of a stream. Notes are dropped: they tell of one call, not of the answer. Without times, neighbours of one
+ * kind are merged; with them every chunk stays by itself.
+ */
+export function condense(chunks: readonly Chunk[], atMs?: readonly number[]): Answer {
+  if (atMs === undefined) return { chunks: merged(chunks) }
+  const isKept = (_: unknown, index: number): boolean => chunks[index]?.type !== 'note'
+  return { chunks: chunks.filter(isKept), atMs: atMs.filter(isKept).map(Math.round) }
+}
+
+function merged(chunks: readonly Chunk[]): readonly Chunk[] {
+  const all: Chunk[] = []
   let run: Chunk[] = []
   for (const chunk of chunks) {
     if (chunk.type === 'note') continue
     const last = run.at(-1)
     if (last !== undefined && !continues(last, chunk)) {
-      answer.push(merge(run))
+      all.push(merge(run))
       run = []
     }
     run.push(chunk)
   }
-  if (run.length > 0) answer.push(merge(run))
-  return answer
+  if (run.length > 0) all.push(merge(run))
+  return all
 }
 
 function continues(last: Chunk, chunk: Chunk): boolean {
@@ -26,7 +39,7 @@ function continues(last: Chunk, chunk: Chunk): boolean {
   return chunk.type === 'tool-call' && last.type === 'tool-call' && last.index === chunk.index
 }
 
-/** One chunk for a run of one kind. `join` also flattens: a concatenated string keeps all its pieces alive. */
+/** One chunk for a run of one kind. */
 function merge(run: readonly Chunk[]): Chunk {
   const first = run[0] as Chunk
   if (run.length === 1) return first
@@ -44,60 +57,93 @@ function merge(run: readonly Chunk[]): Chunk {
 }
 
 /**
- * Whether these chunks are a complete, valid answer: what alone is stored, and what alone is believed when it comes back
- * from a store that others can write to (both ask `isJson` as well). A finish of `stop` or `tool-calls` at the end, some content, tool arguments that
- * parse; never an answer that was cut, filtered, or ended for a reason we do not know.
+ * Whether this is a complete, valid answer: what alone is stored, and what alone is believed when it comes back from a store
+ * that others can write to (who asks must ask `isJson` as well). A finish of `stop` or `tool-calls` at the end, some content,
+ * tool arguments that parse; never an answer that was cut, filtered, or ended for a reason we do not know.
  */
-export function isAnswer(chunks: unknown): chunks is Answer {
-  if (!Array.isArray(chunks) || chunks.length < 3 || !chunks.every(isChunk)) return false
-  const last = chunks.at(-1) as Chunk
-  if (last.type !== 'finish' || (last.reason !== 'stop' && last.reason !== 'tool-calls')) return false
-  if (chunks[0]?.type !== 'start' || !chunks.some(isContent)) return false
-  const count = (type: Chunk['type']): number => chunks.filter((chunk) => chunk.type === type).length
-  return count('start') === 1 && count('finish') === 1 && count('usage') <= 1 && argumentsParse(chunks)
-}
-
-function argumentsParse(chunks: Answer): boolean {
-  const texts = new Map<number, string>()
-  for (const chunk of chunks) {
-    if (chunk.type === 'tool-call') texts.set(chunk.index, (texts.get(chunk.index) ?? '') + chunk.arguments)
+export function isAnswer(value: unknown): value is Answer {
+  if (!isFields(value) || !Array.isArray(value.chunks)) return false
+  const chunks: readonly unknown[] = value.chunks
+  if (value.atMs !== undefined && !areTimes(value.atMs, chunks.length)) return false
+  const last = chunks.length - 1
+  let hasContent = false
+  let usages = 0
+  let calls: Map<unknown, string> | undefined
+  for (let index = 0; index <= last; index++) {
+    const chunk = chunks[index]
+    if (!isChunk(chunk) || !mayStand(chunk, index, last)) return false
+    hasContent ||= isContent(chunk)
+    if (chunk.type === 'usage') usages++
+    if (chunk.type === 'tool-call') {
+      calls ??= new Map()
+      calls.set(chunk.index, (calls.get(chunk.index) ?? '') + chunk.arguments)
+    }
   }
-  return [...texts.values()].every((text) => parseJson(text) !== undefined)
+  return hasContent && usages <= 1 && (calls === undefined || [...calls.values()].every(areArguments))
 }
 
+/** Start first, a good finish last, and neither anywhere else. */
+function mayStand(chunk: Chunk, index: number, last: number): boolean {
+  if (chunk.type === 'start') return index === 0
+  if (chunk.type === 'finish') return index === last && (chunk.reason === 'stop' || chunk.reason === 'tool-calls')
+  return index > 0 && index < last && chunk.type !== 'note'
+}
+
+/** Some providers send no text at all for a tool that takes nothing (seen at OpenRouter): that is how they end, not a cut. */
+function areArguments(text: string): boolean {
+  return text === '' || parseJson(text) !== undefined
+}
+
+function areTimes(value: unknown, length: number): boolean {
+  if (!Array.isArray(value) || value.length !== length) return false
+  let last = 0
+  for (const at of value) {
+    if (!isCount(at) || at < last) return false
+    last = at
+  }
+  return true
+}
+
+type Fields = Readonly<Record<string, unknown>>
+
+const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null
 const isText = (value: unknown): boolean => typeof value === 'string'
 const isOptionalText = (value: unknown): boolean => value === undefined || isText(value)
-const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value)
+const isCount = (value: unknown): value is number => typeof value === 'number' && value >= 0 && value < Number.POSITIVE_INFINITY
 
-function isChunk(chunk: unknown): chunk is Chunk {
-  if (typeof chunk !== 'object' || chunk === null) return false
-  const fields = chunk as Record<string, unknown>
-  switch (fields.type as Chunk['type']) {
+/** Whether this is a chunk of the contract. What an `extra` or a note holds is not looked at: see `isJson`. */
+export function isChunk(chunk: unknown): chunk is Chunk {
+  if (!isFields(chunk)) return false
+  switch (chunk.type as Chunk['type']) {
     case 'start':
-      return isText(fields.provider) && isText(fields.model) && isOptionalText(fields.id)
+      return isText(chunk.provider) && isText(chunk.model) && isOptionalText(chunk.id)
     case 'text':
     case 'refusal':
-      return isText(fields.text)
+      return isText(chunk.text)
     case 'reasoning':
-      return isText(fields.text) && isOptionalText(fields.signature)
+      return isText(chunk.text) && isOptionalText(chunk.signature)
     case 'tool-call':
-      return isCount(fields.index) && isOptionalText(fields.id) && isOptionalText(fields.name) && isText(fields.arguments)
+      return isCount(chunk.index) && isOptionalText(chunk.id) && isOptionalText(chunk.name) && isText(chunk.arguments)
     case 'extra':
-      return isText(fields.name) && fields.value !== undefined
+      return isText(chunk.name) && chunk.value !== undefined
     case 'usage':
-      return isUsage(fields.usage)
+      return isUsage(chunk.usage)
     case 'finish':
-      return isText(fields.reason)
+      return isText(chunk.reason)
+    case 'note':
+      return isText(chunk.from) && isFields(chunk.facts)
     default:
       return false
   }
 }
 
-function isUsage(value: unknown): value is Usage {
-  const usage = value as Partial<Usage> | null | undefined
-  const { input, output } = usage ?? {}
-  const counts = [input?.uncached, input?.cacheRead, input?.cacheWrite, output?.text, output?.reasoning]
-  return counts.every(isCount) && typeof usage?.estimated === 'boolean' && typeof usage.billed === 'boolean'
+/** Whether these are all counts of a usage. */
+export function isUsage(usage: unknown): usage is Usage {
+  if (!isFields(usage)) return false
+  const { input, output, estimated, billed } = usage
+  if (!isFields(input) || !isFields(output) || typeof estimated !== 'boolean' || typeof billed !== 'boolean') return false
+  const isInput = isCount(input.uncached) && isCount(input.cacheRead) && isCount(input.cacheWrite)
+  return isInput && isCount(output.text) && isCount(output.reasoning)
 }
 
 /** Whether JSON carries the value unbent, and it is neither too deep nor a trap (`__proto__`). */

@@ -1,30 +1,51 @@
-import { type CacheLookup, type CallOptions, type ChatRequest, channels, type Json } from '@millrace/core'
-import { isJson } from './answer.ts'
-import type { Flight } from './flight.ts'
-import { keyOf, wrapKeyOf } from './key.ts'
-import { type CacheOptions, settle, type WrapOptions } from './options.ts'
-import { deepFreeze } from './plain.ts'
+import {
+  type CacheLookup,
+  type CallOptions,
+  type ChatRequest,
+  channels,
+  inputTokens,
+  type Json,
+  type JsonObject,
+  linkAbort,
+  MillraceError,
+  outputTokens,
+  type Usage
+} from '@millrace/core'
+import type { SharedFlight } from './asking.ts'
+import { createCachedFetch, type FetchOptions } from './fetch.ts'
+import { groupOf, keyOf, scopeOf } from './key.ts'
+import { createLeases } from './leases.ts'
+import { type CacheOptions, type CacheSettings, settle, type WrapOptions } from './options.ts'
+import { createSealer } from './sealer.ts'
+import type { Sharing } from './shared-call.ts'
 import { createTiers, type Tiers } from './tiers.ts'
-import { createWork, type Work } from './work.ts'
+import { wrapWith } from './wrap.ts'
 
-/** What a cache did since it was created. Every lookup is exactly one of hits, joined, misses and bypassed. */
+/** What a cache did since it was created. Every lookup is exactly one of hits, stale, joined, misses and bypassed. */
 export interface CacheStats {
-  /** Answered from a tier. */
+  /** Answered from a tier, within the answer's lifetime. */
   readonly hits: number
-  /** Shared somebody else's call. */
+  /** Answered past the answer's lifetime: while it was refreshed, or because the upstream failed. */
+  readonly stale: number
+  /** Shared somebody else's call, in this process or another. */
   readonly joined: number
   /** Made an upstream call. */
   readonly misses: number
-  /** Did not ask the cache: by option, after `close`, for several choices, or because no key could be made. */
+  /** Did not ask the cache: by option, after `close`, for what is not eligible, or because no key could be made. */
   readonly bypassed: number
   /** Answers that were kept. */
   readonly stored: number
   /** Upstream calls whose answer was not kept: failed, given up, cut, filtered, invalid, too large, or told not to. */
   readonly notStored: number
+  /** Calls in the background for answers past their lifetime, and those of them that brought none. */
+  readonly refreshes: number
+  readonly refreshErrors: number
   /** Calls of the store that failed or took too long. */
   readonly storeErrors: number
   /** Calls of the store that were not made, because it failed or was too slow shortly before. */
   readonly storeSkipped: number
+  /** Writes that the store refused. */
+  readonly writesRefused: number
   /** Entries in the store that were damaged, foreign or of another version: treated as misses and deleted. */
   readonly corrupt: number
   /** Entries that left memory for lack of room. */
@@ -32,13 +53,24 @@ export interface CacheStats {
   /** In memory now. */
   readonly entries: number
   readonly bytes: number
-  /** Share of lookups without an upstream call, hits and joined; null before the first. */
+  /** Share of lookups without an upstream call of their own: hits, stale and joined; null before the first. */
   readonly hitRate: number | null
   /** Tokens, in and out, of the answers that were served without an upstream call. */
   readonly tokensSaved: number
+  /** What they had cost, by `price`; null without one. Answers whose price is not known are left out. */
+  readonly moneySaved: number | null
 }
 
-/** A cache for whole answers and for any JSON value. Make one with `createCache`, and use it through `withCache` or `wrap`. */
+/** What `cache.invalidate` forgets: everything that belongs to any of these. */
+export interface Invalidation {
+  readonly tags?: readonly string[] | undefined
+  /** As the cache's `scope` gave it. */
+  readonly scope?: string | undefined
+  /** As `CallOptions.tenant` said. */
+  readonly tenant?: string | undefined
+}
+
+/** A cache for whole answers and for any JSON value. Make one with `createCache`. */
 export interface Cache extends AsyncDisposable {
   /**
    * The value under this key: from a tier, from a computation under way, or computed now. The value comes back frozen.
@@ -51,54 +83,82 @@ export interface Cache extends AsyncDisposable {
    * const vector = await cache.wrap({ model, text }, (signal) => embed(model, text, { signal }))
    */
   wrap<T>(key: Json, compute: (signal: AbortSignal) => Promise<T>, options?: WrapOptions): Promise<T>
+  /**
+   * A `fetch` that answers equal requests to a model from the cache, for any SDK: chat, Responses, Messages, embeddings.
+   * What it does not know goes through untouched. See `FetchOptions`.
+   *
+   * @throws {TypeError} when `fetch` is no function, or an option is wrong
+   *
+   * @example
+   * const client = new OpenAI({ fetch: cache.fetch(transport.fetch) })
+   */
+  fetch(fetch: typeof globalThis.fetch, options?: FetchOptions): typeof globalThis.fetch
+  /**
+   * The kept value in memory under a ready key (`keyOf`), frozen, or undefined. It asks nobody, waits for nothing and is
+   * not counted; where a store may have been told to forget it, it may be half a second behind.
+   */
+  peek(key: string): unknown
   stats(): CacheStats
   /**
-   * Forgets every answer of this cache's namespace; keys of others survive. Other processes stop serving theirs when
-   * they next ask the store, at the latest when the answer's lifetime ends.
+   * Forgets what belongs to a tag, a scope or a tenant; a refresh or a call under way that began before is not kept
+   * either. It costs one command a group, however many entries there are. Other processes stop serving theirs within a
+   * second, as long as they reach the store.
    *
-   * @throws {MillraceError} `unavailable` when the store did not take it; memory is cleared all the same
+   * @throws {MillraceError} `unavailable` when the store did not take it; here it is forgotten all the same
+   * @throws {TypeError} when nothing is named
+   *
+   * @example
+   * await cache.invalidate({ tags: ['document:12'] })
    */
+  invalidate(what: Invalidation): Promise<void>
+  /** `invalidate` for all of this cache's namespace; keys of others survive. */
   clear(): Promise<void>
-  /** Lets writes under way end. Calls after it go past the cache. The store stays open: it is yours. Safe to call twice. */
+  /** Ends refreshes in the background and lets writes under way end. Calls after it go past the cache. The store stays open: it is yours. Safe to call twice. */
   close(): Promise<void>
   readonly [inner]: CacheInner
 }
 
-/** Where `withCache` finds what it needs of a cache. Nothing reachable from it shows the secret or an answer. */
+/** Where the doors find what they need of a cache. Nothing reachable from it shows the secret or an answer. */
 export const inner: unique symbol = Symbol('millrace.cache')
 
-/** What `withCache` needs, and nobody else. */
+/** What the doors need, and nobody else. */
 export interface CacheInner {
-  readonly maxEntryBytes: number
+  readonly settings: CacheSettings
   readonly tiers: Tiers
-  readonly flights: Map<string, Flight>
+  readonly flights: Map<string, SharedFlight<unknown>>
+  /** Keys that are being fetched anew in the background. */
+  readonly refreshing: Set<string>
+  readonly sharing: Sharing | undefined
   readonly counts: Counts
-  readonly closed: boolean
-  /** `undefined` when no key can be made: the scope function failed, or the request is no JSON any more. */
-  keyFor(request: ChatRequest, options: CallOptions, origin: string): string | undefined
-  announce(state: CacheLookup['state'], lookup: { callId: string | undefined; startedAt: number; ageMs?: number }): void
-  keep(kind: 'chat' | 'wrap', key: string, value: unknown, rule: KeepRule): void
-}
-
-/** Whether and for how long a call's answer may be kept; `epoch` as it was when the call began. */
-export interface KeepRule {
-  readonly noStore?: boolean | undefined
-  readonly ttlMs?: number | undefined
-  readonly epoch: number
+  /** Aborted by `close`. */
+  readonly closing: AbortSignal
+  /** @throws whatever the scope function throws */
+  scopeOf(call: CallOptions, credential: string): string
+  /**
+   * Tells credentials apart that share a scope: what one of them is refused is not told to the others. Sixteen bits, from
+   * which nothing can be guessed; a mix-up shares a failure that is not one's own.
+   */
+  byOf(scope: string, credential: string): string
+  groupsOf(scope: string, tenant: string | undefined, tags: readonly string[] | undefined): readonly string[]
+  announce(state: CacheLookup['state'], lookup: { callId: string | undefined; elapsedMs: number; ageMs?: number }): void
+  /** Counts what an answer without an upstream call saved, and gives its usage as not billed. */
+  saved(usage: Usage, model: string): Usage
+  /** `close` waits for it. It must not reject. */
+  track(work: Promise<unknown>): void
 }
 
 interface Counts {
   hits: number
+  stale: number
   joined: number
   misses: number
   bypassed: number
   stored: number
   notStored: number
+  refreshes: number
+  refreshErrors: number
   tokensSaved: number
 }
-
-/** Redis takes a lifetime as an integer; a year is for ever here. */
-const maxTtlMs = 365 * 24 * 3_600_000
 
 /**
  * Creates a cache: memory always, and a store behind it if you give one. No failure of the store ever fails a call.
@@ -111,114 +171,134 @@ const maxTtlMs = 365 * 24 * 3_600_000
  */
 export function createCache(options: CacheOptions = {}): Cache {
   const settings = settle(options)
-  const tiers = createTiers(settings)
-  const works = new Map<string, Work<unknown>>()
-  const counts: Counts = { hits: 0, joined: 0, misses: 0, bypassed: 0, stored: 0, notStored: 0, tokensSaved: 0 }
-  const { secret } = settings
-  let closing: Promise<void> | undefined
-
-  function scopeOf(call: CallOptions): string {
-    const scope = typeof settings.scope === 'function' ? settings.scope(call) : settings.scope
-    if (typeof scope !== 'string' || scope === '') throw new TypeError('scope(options) must give a non-empty string')
-    return scope
+  const { secret, encryption, compression, maxEntryBytes, log, leaseMs, namespace, price } = settings
+  const sealer = createSealer({ secret, encryption, compression, maxChars: maxEntryBytes })
+  const tiers = createTiers(settings, sealer)
+  const closing = linkAbort(undefined)
+  const tracked = new Set<Promise<unknown>>()
+  const everything = groupOf('all', namespace, secret)
+  const counts: Counts = {
+    hits: 0,
+    stale: 0,
+    joined: 0,
+    misses: 0,
+    bypassed: 0,
+    stored: 0,
+    notStored: 0,
+    refreshes: 0,
+    refreshErrors: 0,
+    tokensSaved: 0
   }
+  let moneySaved = 0
+  let over: Promise<void> | undefined
+
+  const prefix = settings.store?.prefix
+  const leases =
+    log === undefined || tiers.store === undefined || prefix === undefined
+      ? undefined
+      : createLeases({ store: tiers.store, namespace, prefix, leaseMs })
 
   const self: CacheInner = {
-    maxEntryBytes: settings.maxEntryBytes,
+    // Not as a field: what prints an object does not call getters, and it holds the secret.
+    get settings() {
+      return settings
+    },
     tiers,
     flights: new Map(),
+    refreshing: new Set(),
+    sharing: leases && log && { leases, log, sealer, namespace, leaseMs },
     counts,
-    get closed() {
-      return closing !== undefined
+    closing: closing.signal,
+    scopeOf(call, credential) {
+      if (settings.scope === undefined) return scopeOf(credential, settings.scopeSecret)
+      const scope = typeof settings.scope === 'function' ? settings.scope(call) : settings.scope
+      if (typeof scope !== 'string' || scope === '') throw new TypeError('scope(options) must give a non-empty string')
+      return scope
     },
-    keyFor(request, call, origin) {
-      try {
-        return keyOf(request, { origin, scope: scopeOf(call), tenant: call.tenant, secret })
-      } catch {
-        return undefined // counted as bypassed, and told in the note
-      }
+    byOf: (scope, credential) => scopeOf(credential, secret ?? scope).slice(0, 4),
+    groupsOf(scope, tenant, tags) {
+      const groups = [everything, groupOf('scope', scope, secret)]
+      if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
+      if (tags !== undefined) for (const tag of new Set(tags)) groups.push(groupOf('tag', tag, secret))
+      return groups
     },
-    announce(state, { callId = '', startedAt, ageMs }) {
-      counts[state === 'hit' ? 'hits' : state === 'miss' ? 'misses' : state === 'joined' ? 'joined' : 'bypassed']++
+    announce(state, { callId = '', elapsedMs, ageMs }) {
+      counts[countOf[state]]++
       if (!channels.cacheLookup.hasSubscribers) return
-      channels.cacheLookup.publish({ owner: cache, callId, state, elapsedMs: performance.now() - startedAt, ageMs })
+      channels.cacheLookup.publish({ owner: cache, callId, state, elapsedMs, ageMs })
     },
-    keep(kind, key, value, { noStore, ttlMs: asked, epoch }) {
-      const ttlMs = asked ?? settings.ttlMs
-      const kept =
-        noStore !== true &&
-        ttlMs > 0 &&
-        epoch === tiers.epoch &&
-        closing === undefined &&
-        tiers.keep(kind, key, value, Math.min(ttlMs, maxTtlMs))
-      counts[kept ? 'stored' : 'notStored']++
+    saved(usage, model) {
+      counts.tokensSaved += inputTokens(usage) + outputTokens(usage)
+      moneySaved += price?.(usage, model) ?? 0
+      return { ...usage, billed: false }
+    },
+    track(work) {
+      tracked.add(work)
+      work.finally(() => tracked.delete(work))
     }
   }
 
-  async function wrap<T>(
-    name: Json,
-    compute: (signal: AbortSignal) => Promise<T>,
-    { signal, tenant, ...asked }: WrapOptions = {}
-  ): Promise<T> {
-    signal?.throwIfAborted()
-    const startedAt = performance.now()
-    const told = { callId: undefined, startedAt }
-    const key = wrapKeyOf(name, { scope: scopeOf({ signal, tenant, cache: asked }), tenant, secret })
-    if (asked.bypass === true || closing !== undefined) {
-      self.announce('bypass', told)
-      return createWork(compute, () => {}).join(signal)
-    }
-    if (asked.refresh !== true) {
-      const found = (await tiers.find('wrap', key)) ?? tiers.peek(key)
-      if (found !== undefined && found.ageMs <= (asked.maxAgeMs ?? Number.POSITIVE_INFINITY)) {
-        self.announce('hit', { ...told, ageMs: found.ageMs })
-        return found.value as T
-      }
-      signal?.throwIfAborted()
-      const running = works.get(key)
-      if (running !== undefined) {
-        self.announce('joined', told)
-        return running.join(signal) as Promise<T>
-      }
-    }
-    self.announce('miss', told)
-    const rule: KeepRule = { ...asked, epoch: tiers.epoch }
-    const work = createWork(compute, (outcome) => {
-      if (works.get(key) === work) works.delete(key)
-      if (outcome === undefined || !isJson(outcome.value)) counts.notStored++
-      else self.keep('wrap', key, deepFreeze(outcome.value), rule)
-    })
-    works.set(key, work)
-    return work.join(signal)
+  /** What is under way began before: it ends for those who wait, and nobody joins it any more. */
+  async function forget(groups: readonly string[]): Promise<void> {
+    self.flights.clear()
+    await tiers.groups.forget(groups)
+  }
+
+  async function close(): Promise<void> {
+    closing.abort(new MillraceError('closed', 'the cache was closed', { details: {} }))
+    while (tracked.size > 0) await Promise.all(tracked)
+    await leases?.close()
+    await tiers.close()
   }
 
   const cache: Cache = {
-    wrap,
+    wrap: (name, compute, wrapOptions = {}) => wrapWith(self, name, compute, wrapOptions),
+    fetch: (fetch, fetchOptions) => createCachedFetch(self, fetch, fetchOptions),
+    peek: (key) => tiers.peek(key)?.value,
     stats() {
-      const asked = counts.hits + counts.joined + counts.misses
+      const { hits, stale, joined, misses } = counts
+      const asked = hits + stale + joined + misses
       return {
         ...counts,
         storeErrors: tiers.store?.errors ?? 0,
         storeSkipped: tiers.store?.skipped ?? 0,
+        writesRefused: tiers.store?.writesRefused ?? 0,
         corrupt: tiers.corrupt,
         evictions: tiers.memory.evictions,
         entries: tiers.memory.entries,
         bytes: tiers.memory.bytes,
-        hitRate: asked === 0 ? null : (counts.hits + counts.joined) / asked
+        hitRate: asked === 0 ? null : (hits + stale + joined) / asked,
+        moneySaved: price === undefined ? null : moneySaved
       }
     },
+    async invalidate({ tags, scope, tenant }) {
+      const groups: string[] = []
+      if (scope !== undefined) groups.push(groupOf('scope', scope, secret))
+      if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
+      if (tags !== undefined) for (const tag of tags) groups.push(groupOf('tag', tag, secret))
+      if (groups.length === 0) {
+        throw new TypeError("invalidate needs to know what: tags, a scope or a tenant, such as { tags: ['document:12'] }")
+      }
+      await forget(groups)
+    },
     async clear() {
-      // What is under way began before the clear: it ends for those who wait, and nobody joins it any more.
-      self.flights.clear()
-      works.clear()
-      await tiers.clear()
+      tiers.memory.clear()
+      await forget([everything])
     },
     close() {
-      closing ??= tiers.close()
-      return closing
+      over ??= close()
+      return over
     },
     [Symbol.asyncDispose]: () => cache.close(),
     [inner]: self
   }
   return cache
 }
+
+const countOf = {
+  hit: 'hits',
+  stale: 'stale',
+  joined: 'joined',
+  miss: 'misses',
+  bypass: 'bypassed'
+} as const satisfies Readonly<Record<CacheLookup['state'], keyof Counts>>

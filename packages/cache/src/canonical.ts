@@ -1,68 +1,105 @@
-import type { Json } from '@millrace/core'
+import type { Json, Role } from '@millrace/core'
 
-/** As deep as core lets a request be. A cycle ends here too. */
-const maxDepth = 200
+/** Core lets 200 levels stand below an `extra`, and six stand above it, the key's own included. A cycle ends here too. */
+const maxDepth = 210
+
+/** An insertion sort beats `sort()` for the few keys an object mostly has, but takes their number squared. */
+const fewKeys = 12
+
+/** Ready made: a text put together is copied piece by piece once more. */
+const roleEnds: ReadonlyMap<string, string> = new Map(
+  (['system', 'developer', 'user', 'assistant', 'tool'] satisfies Role[]).map((role) => [role, roleEnd(role)])
+)
 
 /**
  * One text for equal JSON values, and different texts for different ones: property order does not matter, `1` is not
- * `"1"`, absent is not null. Every value starts with its type, and strings, arrays and objects with their length, so no
- * text is the beginning of another. It is made for hashing: read it back with nothing.
+ * `"1"`, absent is not null (but `undefined` is absent), and -0 is 0. Strings stand behind their length, objects and
+ * arrays between brackets, so that no text is the beginning of another. It is made for hashing: read it back with nothing.
  *
- * A lone surrogate is escaped, because hashing encodes text as UTF-8, where all of them would become U+FFFD.
+ * Text with a lone surrogate in it is escaped, because hashing encodes it as UTF-8, where all of them would become U+FFFD.
  *
- * @throws {TypeError} for what JSON cannot carry: NaN, functions, Dates, Maps, holes in arrays, cycles, more than 200 levels
+ * @throws {TypeError} for what JSON cannot carry: NaN, `undefined` in arrays, functions, Dates, Maps, instances of classes,
+ * cycles, more than 210 levels; its text holds nothing of the value
  *
  * @example
  * canonical({ b: 1, a: 2 }) === canonical({ a: 2, b: 1 }) // true
  */
 export function canonical(json: Json): string {
-  return write(json, 0)
+  const text = write('', json, 0)
+  // Once over the whole: type and length stand between any two strings, so no half pair of one meets a half of the next.
+  return text.isWellFormed() ? text : `e${JSON.stringify(text)}`
 }
 
-function write(value: unknown, depth: number): string {
+// It appends to the text so far: one rope is flattened once, which the hash of it does anyway.
+function write(text: string, value: unknown, depth: number): string {
   switch (typeof value) {
     case 'string':
-      return writeString(value)
+      // The short head first: a template over all three would make a rope of each of its pieces.
+      return text + `s${value.length}:` + value
     case 'number':
       if (!Number.isFinite(value)) throw notJson(String(value))
-      return `n${value};`
+      return text + `n${value};`
     case 'boolean':
-      return value ? 't' : 'f'
+      return text + (value ? 't' : 'f')
     case 'object':
       break
     default:
       throw notJson(typeof value)
   }
-  if (value === null) return 'z'
+  if (value === null) return text + 'z'
   if (depth >= maxDepth) throw new TypeError(`a key must be at most ${maxDepth} levels deep and have no cycle`)
-  return Array.isArray(value) ? writeArray(value, depth + 1) : writeObject(value, depth + 1)
+  return Array.isArray(value) ? writeArray(text, value, depth + 1) : writeObject(text, value, depth + 1)
 }
 
-function writeString(value: string): string {
-  if (value.isWellFormed()) return `s${value.length}:${value}`
-  const escaped = JSON.stringify(value)
-  return `e${escaped.length}:${escaped}`
+function writeArray(text: string, items: readonly unknown[], depth: number): string {
+  text += '['
+  for (let index = 0; index < items.length; index++) text = write(text, items[index], depth)
+  return text + ']'
 }
 
-function writeArray(items: readonly unknown[], depth: number): string {
-  let text = `a${items.length}:`
-  for (let index = 0; index < items.length; index++) text += write(items[index], depth)
-  return text
-}
-
-function writeObject(object: object, depth: number): string {
-  const prototype: unknown = Object.getPrototypeOf(object)
-  if (prototype !== Object.prototype && prototype !== null) throw notJson('an instance of a class')
+function writeObject(text: string, object: object, depth: number): string {
+  if (!isPlain(object)) throw notJson('an instance of a class')
+  const keys = Object.keys(object)
   const fields = object as Readonly<Record<string, unknown>>
-  let count = 0
-  let text = ''
-  for (const key of Object.keys(object).toSorted()) {
-    const field = fields[key]
-    if (field === undefined) continue
-    count++
-    text += writeString(key) + write(field, depth)
+  if (keys.length === 2 && isMessage(keys)) {
+    // What most of a request is. The same text as below, in one step: it saves an eighth of a whole key.
+    const { role, content } = fields
+    if (typeof role === 'string' && typeof content === 'string') {
+      return text + `{s7:contents${content.length}:` + content + (roleEnds.get(role) ?? roleEnd(role))
+    }
   }
-  return `o${count}:${text}`
+  text += '{'
+  for (const key of sort(keys)) {
+    const field = fields[key]
+    if (field !== undefined) text = write(text + `s${key.length}:${key}`, field, depth)
+  }
+  return text + '}'
+}
+
+function isMessage(keys: readonly string[]): boolean {
+  return (keys[0] === 'role' && keys[1] === 'content') || (keys[0] === 'content' && keys[1] === 'role')
+}
+
+function roleEnd(role: string): string {
+  return `s4:roles${role.length}:${role}}`
+}
+
+/** In place, by UTF-16 code units. */
+function sort(keys: string[]): readonly string[] {
+  if (keys.length > fewKeys) return keys.sort()
+  for (let end = 1; end < keys.length; end++) {
+    const key = keys[end] as string
+    let at = end
+    for (; at > 0 && (keys[at - 1] as string) > key; at--) keys[at] = keys[at - 1] as string
+    keys[at] = key
+  }
+  return keys
+}
+
+/** A literal, a `JSON.parse` result or a null-prototype object, of any realm: test runners and `vm` bring their own `Object`. */
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === Object.prototype || prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
 function notJson(what: string): TypeError {

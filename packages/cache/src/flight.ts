@@ -1,104 +1,175 @@
-import { type CallOptions, type Chunk, createLog, linkAbort, onAbort, startDeadline } from '@millrace/core'
-import { deepFreeze, weigh } from './plain.ts'
+import { createLog, type LogReader, linkAbort, onAbort, startDeadline, type Timeouts } from '@millrace/core'
 
-export interface FlightOptions {
+/** All that is ready of an upstream at once; undefined at its end. */
+export interface Source<T> {
+  nextBatch(): Promise<readonly T[] | undefined>
+  /** Says with the last batch that there is no other, where it can. */
+  readonly ended?: boolean | undefined
+  return?(): Promise<unknown>
+}
+
+/** What came of an upstream call that ended by itself: all items, and when each of them came. */
+export interface Run<T> {
+  readonly items: readonly T[]
+  /** Milliseconds since the call began. */
+  readonly atMs: readonly number[]
+}
+
+export interface FlightOptions<T> {
   /** Starts the upstream call, under the flight's own signal. */
-  readonly start: (signal: AbortSignal) => AsyncIterable<Chunk>
+  readonly start: (signal: AbortSignal) => Source<T>
+  readonly weigh: (item: T) => number
   /** Bound of what is held for late askers. A longer answer is neither joinable any more nor given to `onEnd`. */
   readonly maxBytes: number
-  /** Called once: with the chunks of an answer that came to its end, or `undefined` when it failed or was given up. */
-  readonly onEnd: (chunks: readonly Chunk[] | undefined) => void
+  /** After this item the upstream only has its bookkeeping to do, which is read to its end also when nobody waits. */
+  readonly isLast: (item: T) => boolean
+  /** Milliseconds on a clock that never jumps. */
+  readonly now: () => number
+  /** Called once, before any asker hears of the end; without a run when it failed (with the error) or was given up. */
+  readonly onEnd: (run: Run<T> | undefined, error: unknown) => void
+  /** Asked when the last asker has left, and each second after: whether somebody elsewhere still waits. @default nobody */
+  readonly hasHeirs?: (() => Promise<boolean>) | undefined
 }
 
 /** One upstream call for many askers. */
-export interface Flight {
+export interface Flight<T> {
   /** Somebody who comes now still gets everything from the start. */
   readonly joinable: boolean
-  join(options: CallOptions): Asker
+  join(options: JoinOptions): Asker<T>
+  /** Reads on without being asked, as far as half of `maxBytes`, for those who follow elsewhere. */
+  hurry(): void
 }
 
-export interface Asker {
-  readonly chunks: AsyncIterator<Chunk, undefined>
+export interface JoinOptions {
+  readonly signal?: AbortSignal | undefined
+  readonly timeouts?: Timeouts | undefined
+}
+
+export interface Asker<T> {
+  readonly items: LogReader<T>
   /** Whether the upstream's bill goes to this asker: to the first one that is still there. Ask it when usage arrives. */
   pays(): boolean
 }
+
+const heirsMs = 1000
 
 /**
  * Reads the upstream only when an asker has read everything there is, so one slow reader alone slows it down, as without
  * a cache. Each asker has its own signal and deadline; when the last one leaves, the upstream is aborted. An asker that
  * falls behind a faster one by more than half of `maxBytes` gets `protocol` with `reason: 'too-large'`.
  */
-export function createFlight({ start, maxBytes, onEnd }: FlightOptions): Flight {
+export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
+  const { start, weigh, maxBytes, isLast, now, onEnd, hasHeirs } = options
   const upstream = linkAbort(undefined)
-  const log = createLog<Chunk>({ sizeOf: weigh, maxSize: maxBytes })
+  const log = createLog<T>({ sizeOf: weigh, maxSize: maxBytes })
   const askers = new Set<object>()
-  let source: AsyncIterator<Chunk> | undefined
+  const startedAt = now()
+  const atMs: number[] = []
+  let source: Source<T> | undefined
+  let weight = 0
   let reading = false
   let finished = false
+  let hurried = false
   let paid = false
+  /** Nobody waits here, and it has been asked whether somebody does elsewhere. */
+  let inherited = false
+  let heirTimer: NodeJS.Timeout | undefined
 
   function pull(): void {
     if (reading || log.state !== 'open') return
     reading = true
     try {
-      source ??= start(upstream.signal)[Symbol.asyncIterator]()
-      source.next().then(takeIn, failed)
+      source ??= start(upstream.signal)
+      source.nextBatch().then(takeIn, failed)
     } catch (error) {
       failed(error)
     }
   }
 
-  function takeIn(result: IteratorResult<Chunk, unknown>): void {
+  function takeIn(batch: readonly T[] | undefined): void {
     try {
-      took(result)
+      took(batch)
     } catch (error) {
-      failed(error) // not a chunk: an error for the askers, instead of silence
+      failed(error) // not an item: an error for the askers, instead of silence
     }
   }
 
-  function took(result: IteratorResult<Chunk, unknown>): void {
+  function took(batch: readonly T[] | undefined): void {
     reading = false
     if (log.state !== 'open') return
-    if (result.done === true) {
-      // First kept, then told: who asks again after the last chunk gets a hit.
-      onEnd(log.whole ? log.items : undefined)
-      log.end()
-      return
+    if (batch === undefined) return ended()
+    const wasFinished = finished
+    const at = now() - startedAt
+    for (const item of batch) {
+      weight += weigh(item)
+      finished ||= isLast(item)
+      log.append(item)
+      atMs.push(at)
     }
-    log.append(deepFreeze(result.value))
-    const first = !finished
-    finished ||= result.value.type === 'finish'
-    // Read on to the true end by ourselves: many readers stop at the finish, and the answer is complete all the same.
-    if (finished && first) pull()
-    else if (askers.size === 0) abandon()
+    if (source?.ended === true) return ended()
+    // Read on to the true end by ourselves: many readers stop at the last item, and the answer is complete all the same.
+    if (finished && !wasFinished) pull()
+    else if (askers.size === 0 && !inherited) desert()
+    else if (hurried && (askers.size === 0 || weight < maxBytes / 2)) pull()
+  }
+
+  function ended(): void {
+    clearTimeout(heirTimer)
+    // First kept, then told: who asks again after the last item gets a hit.
+    onEnd(log.whole ? { items: log.items, atMs } : undefined, undefined)
+    log.end()
   }
 
   function failed(error: unknown): void {
     reading = false
     if (log.state !== 'open') return // the echo of our own abort
-    onEnd(undefined)
+    clearTimeout(heirTimer)
+    onEnd(undefined, error)
     log.fail(error)
   }
 
   function leave(asker: object): void {
-    if (!askers.delete(asker) || askers.size > 0) return
-    if (!(finished && reading)) abandon()
+    // At the end it stays, as the one who pays.
+    if (log.state !== 'open' || !askers.delete(asker) || askers.size > 0) return
+    if (!inherited && !(finished && reading)) desert()
+  }
+
+  /** Nobody in this process waits any more. */
+  function desert(): void {
+    if (log.state !== 'open') return
+    if (hasHeirs === undefined) return abandon()
+    inherited = true
+    hasHeirs().then((wanted) => {
+      if (log.state !== 'open') return
+      inherited = askers.size === 0
+      if (!inherited) return
+      if (!wanted) return abandon()
+      heirTimer = setTimeout(desert, heirsMs)
+      hurry()
+    }, abandon)
   }
 
   function abandon(): void {
     if (log.state !== 'open') return
+    clearTimeout(heirTimer)
     const reason = new DOMException('nobody waits for this answer any more', 'AbortError')
-    onEnd(undefined)
+    onEnd(undefined, reason)
     log.fail(reason)
     upstream.abort(reason)
     // Whatever the upstream makes of its end, nobody is left to hear it.
     source?.return?.().then(undefined, () => {})
   }
 
+  function hurry(): void {
+    hurried = true
+    pull()
+  }
+
   return {
     get joinable() {
       return log.whole && log.state === 'open'
     },
+    hurry,
     join({ signal, timeouts }) {
       const asker = {}
       askers.add(asker)
@@ -112,7 +183,7 @@ export function createFlight({ start, maxBytes, onEnd }: FlightOptions): Flight 
       // An abort counts at once, also of an asker that is busy with what it has.
       onAbort(linked.signal, onLeave)
       return {
-        chunks: log.follow(0, { signal: linked.signal, pull, onLeave }) as AsyncIterator<Chunk, undefined>,
+        items: log.follow(0, { signal: linked.signal, pull, onLeave }),
         pays() {
           if (paid || askers.values().next().value !== asker) return false
           paid = true

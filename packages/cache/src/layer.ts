@@ -2,215 +2,300 @@ import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
+  ChunkBatches,
+  type ChunkIterator,
   checkOptions,
-  checkRequest,
+  type ErrorCode,
   type Facts,
-  inputTokens,
+  hasEnded,
+  isContent,
+  isMillraceError,
+  type JsonObject,
   type Layer,
-  type NoteChunk,
-  outputTokens,
+  MillraceError,
+  nextBatch,
   type Provider,
   type Usage
 } from '@millrace/core'
-import { type Answer, condense, isAnswer, isJson } from './answer.ts'
+import { type Answer, condense, isAnswer, isChunk, isJson } from './answer.ts'
+import { ask, type Items, type Leaving, type Question, type Reply, type Worth } from './asking.ts'
 import { type Cache, type CacheInner, inner } from './cache.ts'
-import { createFlight, type Flight } from './flight.ts'
-import type { Found } from './memory.ts'
-import { copyOf, deepFreeze } from './plain.ts'
+import type { Run } from './flight.ts'
+import { keyOf } from './key.ts'
+import { checkCall } from './options.ts'
+import { copyOf, deepFreeze, weigh } from './plain.ts'
+import { replay } from './replay.ts'
 
 export interface WithCacheOptions {
   /** Who answers below this layer: a base URL, or a name of your own for a list of providers. Part of every key. */
   readonly origin: string
+  /**
+   * What the calls below are sent with, such as the API key: callers with another one share no answers, unless the cache
+   * has a `scope`. Only an HMAC of it gets into a key. A function keeps it out of logs.
+   * @default '': all who use this layer share
+   */
+  readonly credential?: string | (() => string) | undefined
 }
 
 /**
  * A layer that answers equal requests from the cache, and equal requests at the same time with one upstream call. Every
- * stream tells in a note what happened: `state` is `hit` (with `ageMs`), `joined`, `miss`, or `bypass` (with `reason`).
- * A hit is a legal stream with the same content; usage of a hit and of a joined answer is not billed.
+ * stream tells in a note what happened: `state` is `hit` or `stale` (with `ageMs`), `joined`, `miss`, or `bypass` (with
+ * `reason`: `asked`, `not-eligible`, `no-key`, `closed`). A hit is a legal stream with the same content; usage
+ * of all but a miss is not billed.
  *
  * Only complete, valid answers are stored: finished by `stop` or `tool-calls`, with tool arguments that parse. Requests
- * for several choices (`extra.n` above 1) go past the cache.
+ * for several choices (`extra.n` above 1) go past the cache, unless `eligible` says otherwise.
  *
  * An upstream call that is shared runs under the first asker's options: `firstChunkMs` and `idleMs` of those who join it
- * are ignored, their signal and `totalMs` are not. The key holds no credentials: see `CacheOptions.scope`.
+ * are ignored, their signal and `totalMs` are not.
  *
- * @throws {TypeError} when `origin` is missing
- * @throws {MillraceError} `invalid-request` at the first chunk, for a request that no provider could answer
+ * @throws {TypeError} when `origin` is missing; at the first chunk for wrong `options.cache`
  *
  * @example
- * const cached = pipe(provider, withCache(cache, { origin: 'https://api.openai.com' }))
+ * const cached = pipe(provider, withCache(cache, { origin: 'https://api.openai.com', credential: () => apiKey }))
  */
 export function withCache(cache: Cache, options: WithCacheOptions): Layer<Provider> {
-  checkOptions<WithCacheOptions>('withCache', options, { origin: 1 })
-  const { origin } = options
+  checkOptions<WithCacheOptions>('withCache', options, { origin: 1, credential: 1 })
+  const { origin, credential = '' } = options
   if (cache?.[inner] === undefined) throw new TypeError('withCache takes a cache made by createCache()')
   if (typeof origin !== 'string' || origin === '') {
     throw new TypeError("withCache needs to know who answers. Write withCache(cache, { origin: 'https://api.example.com' })")
   }
+  if (typeof credential !== 'string' && typeof credential !== 'function') {
+    throw new TypeError('credential must be a string, or a function that gives one')
+  }
   const self = cache[inner]
   return (next) => (request, call) => ({
-    [Symbol.asyncIterator]: () => openLate((left) => lookUp({ self, origin, next, request, options: call, left }))
+    [Symbol.asyncIterator]: () => new CachedStream({ self, origin, credential, next, request, options: call })
   })
 }
 
 interface Call {
   readonly self: CacheInner
   readonly origin: string
+  readonly credential: string | (() => string)
   readonly next: Provider
   readonly request: ChatRequest
   readonly options: CallOptions
-  /** The reader has gone while we looked. */
-  readonly left: () => boolean
 }
 
-type Chunks = AsyncIterator<Chunk, undefined>
+/** Opened by the first read. Leaving reaches what it waits for even while a read is pending. */
+class CachedStream extends ChunkBatches {
+  readonly #call: Call
+  readonly #leaving: Leaving = {}
+  #stream: ChunkIterator | undefined
+  #left = false
 
-async function lookUp({ self, origin, next, request, options, left }: Call): Promise<Chunks> {
-  const { signal, callId, cache: asked = {} } = options
+  constructor(call: Call) {
+    super()
+    this.#call = call
+  }
+
+  protected pull(): Promise<readonly Chunk[] | undefined> {
+    if (this.#left || this.over) return Promise.resolve(undefined)
+    return this.#stream === undefined ? this.#open() : this.#read(this.#stream)
+  }
+
+  async #open(): Promise<readonly Chunk[] | undefined> {
+    const stream = await lookUp(this.#call, this.#leaving)
+    this.#leaving.leave = undefined
+    if (!this.#left) {
+      this.#stream = stream
+      return this.#read(stream)
+    }
+    await stream.return?.()
+    return undefined
+  }
+
+  async #read(stream: ChunkIterator): Promise<readonly Chunk[] | undefined> {
+    const batch = await stream.nextBatch()
+    this.over = batch === undefined || stream.ended
+    return batch
+  }
+
+  async return(): Promise<IteratorResult<Chunk, undefined>> {
+    this.#left = true
+    this.clear()
+    this.#leaving.leave?.()
+    await this.#stream?.return?.()
+    return { done: true, value: undefined }
+  }
+}
+
+function lookUp({ self, origin, credential, next, request, options }: Call, leaving: Leaving): Awaitable<ChunkIterator> {
+  const { signal, callId, tenant, timeouts, cache: asked = {} } = options
   signal?.throwIfAborted()
-  checkRequest(request)
-  const told = { callId, startedAt: performance.now() }
-  const { tiers, flights, counts, announce } = self
-
-  function bypass(reason: string): Chunks {
-    announce('bypass', told)
-    const source = next(request, options)[Symbol.asyncIterator]() as Chunks
-    return annotated(source, { state: 'bypass', reason }, (usage) => usage)
+  checkCall(asked)
+  const bypass = (reason: string): ChunkIterator => {
+    self.announce('bypass', { callId, elapsedMs: 0 })
+    const source = next(request, options)[Symbol.asyncIterator]()
+    return new Noted(itemsOf(source), () => ({ state: 'bypass', reason }), (usage) => usage)
   }
-
-  if (self.closed) return bypass('closed')
+  if (self.closing.aborted) return bypass('closed')
   if (asked.bypass === true) return bypass('asked')
-  if (severalChoices(request)) return bypass('choices')
-  const key = self.keyFor(request, options, origin)
-  if (key === undefined) return bypass('no-key')
-
-  function saved(usage: Usage): Usage {
-    counts.tokensSaved += inputTokens(usage) + outputTokens(usage)
-    return { ...usage, billed: false }
-  }
-
-  function hit({ value, ageMs }: Found): Chunks {
-    announce('hit', { ...told, ageMs })
-    return annotated(replay(value as Answer, signal), { state: 'hit', ageMs: Math.round(ageMs) }, saved)
-  }
-
-  function board(flight: Flight, state: 'joined' | 'miss'): Chunks {
-    announce(state, told)
-    const asker = flight.join(options)
-    return annotated(asker.chunks, { state }, (usage) => (asker.pays() ? usage : saved(usage)))
-  }
-
-  if (asked.refresh !== true) {
-    const maxAgeMs = asked.maxAgeMs ?? Number.POSITIVE_INFINITY
-    // After the wait for the store another asker's answer may have come into memory.
-    const found =
-      tiers.peek(key) ?? (tiers.store === undefined ? undefined : ((await tiers.find('chat', key)) ?? tiers.peek(key)))
-    signal?.throwIfAborted()
-    if (left()) return replay([], signal)
-    if (found !== undefined && found.ageMs <= maxAgeMs) return hit(found)
-    const flight = flights.get(key)
-    if (flight?.joinable === true) return board(flight, 'joined')
+  let scope: string
+  let key: string
+  let secret: string
+  try {
+    if (!isEligible(self, request)) return bypass('not-eligible')
+    secret = typeof credential === 'function' ? credential() : credential
+    scope = self.scopeOf(options, secret)
+    key = keyOf(request, { origin, scope, tenant, secret: self.settings.secret })
+  } catch {
+    return bypass('no-key') // counted as bypassed, and told in the note
   }
 
   // The caller may change its request while we wait: what is sent must be what the key was made of.
-  const asIs = copyOf(request)
-  if (tiers.store !== undefined && self.keyFor(asIs, options, origin) !== key) return bypass('changed')
-  const rule = { noStore: asked.noStore, ttlMs: asked.ttlMs, epoch: tiers.epoch }
-  const flight = createFlight({
-    start: (upstream) => next(asIs, flightOptions(options, upstream)),
-    maxBytes: self.maxEntryBytes,
-    onEnd(chunks) {
-      if (flights.get(key) === flight) flights.delete(key)
-      const answer = chunks === undefined ? undefined : condense(chunks)
-      if (isAnswer(answer) && isJson(answer)) self.keep('chat', key, deepFreeze(answer), rule)
-      else counts.notStored++
-    }
-  })
-  flights.set(key, flight)
-  return board(flight, 'miss')
-}
-
-/**
- * The upstream call belongs to all its askers: each keeps its own signal and total deadline, and the call ends with the
- * last of them. The rest is the first asker's.
- */
-function flightOptions(options: CallOptions, signal: AbortSignal): CallOptions {
-  const { cache: _, timeouts, ...rest } = options
-  if (timeouts?.totalMs === undefined) return { ...rest, signal, timeouts }
-  return { ...rest, signal, timeouts: { ...timeouts, totalMs: Number.POSITIVE_INFINITY } }
-}
-
-function severalChoices(request: ChatRequest): boolean {
-  const n = request.extra?.n
-  return typeof n === 'number' && n > 1
-}
-
-function replay(answer: Answer, signal: AbortSignal | undefined): Chunks {
-  let at = 0
-  return {
-    async next() {
-      signal?.throwIfAborted()
-      const value = answer[at++]
-      return value === undefined ? { done: true, value } : { done: false, value }
+  let asIs: ChatRequest | undefined
+  let groups: readonly string[] | undefined
+  const question: Question<Chunk> = {
+    kind: 'chat',
+    key,
+    by: () => self.byOf(scope, secret),
+    groups() {
+      asIs ??= copyOf(request)
+      groups ??= self.groupsOf(scope, tenant, asked.tags)
+      return groups
+    },
+    asked,
+    callId,
+    signal,
+    timeouts,
+    start: (upstream, background) => next(asIs ?? request, upstreamOptions(options, upstream, background)),
+    worth: (run, error) => worthOf(run, error, self.settings.pace),
+    itemsOf: (value) => (value as Answer).chunks,
+    weigh,
+    isLast: ({ type }) => type === 'finish',
+    isContent,
+    encode: (chunk) => (isJson(chunk) ? (chunk as unknown as JsonObject) : undefined),
+    decode(json) {
+      return isChunk(json) && isJson(json) ? deepFreeze<Chunk>(json) : undefined
     }
   }
+  const reply = ask(self, question, leaving)
+  return reply instanceof Promise ? reply.then((late) => streamOf(self, late, signal)) : streamOf(self, reply, signal)
+}
+
+type Awaitable<T> = T | Promise<T>
+
+function streamOf(self: CacheInner, reply: Reply<Chunk>, signal: AbortSignal | undefined): ChunkIterator {
+  if ('items' in reply) {
+    let model = ''
+    return new Noted(
+      reply.items,
+      () => ({ state: reply.state }),
+      (usage) => (reply.pays() ? usage : self.saved(usage, model)),
+      (start) => {
+        model = start
+      }
+    )
+  }
+  const { state, value, ageMs, refusal } = reply
+  if (refusal) throw revive(value as Refusal)
+  const answer = value as Answer
+  const [first] = answer.chunks
+  const model = first?.type === 'start' ? first.model : ''
+  const note: Facts = { state, ageMs: Math.round(ageMs) }
+  return replay(answer, { pace: self.settings.pace, signal, note, usageOf: (usage) => self.saved(usage, model) })
 }
 
 /** The stream with our note right after its start, and usage as `usageOf` tells it. */
-function annotated(source: Chunks, facts: Facts, usageOf: (usage: Usage) => Usage): Chunks {
-  let note: NoteChunk | undefined = { type: 'note', from: 'cache', facts }
-  let waiting: Chunk | undefined
+class Noted extends ChunkBatches {
+  readonly #items: Items<Chunk>
+  readonly #facts: () => Facts
+  readonly #usageOf: (usage: Usage) => Usage
+  readonly #onModel: ((model: string) => void) | undefined
+  #noted = false
 
-  function took(result: IteratorResult<Chunk, undefined>): IteratorResult<Chunk, undefined> {
-    if (result.done === true) return result
-    const chunk = result.value
-    const value: Chunk = chunk.type === 'usage' ? { type: 'usage', usage: usageOf(chunk.usage) } : chunk
-    if (note === undefined) return { done: false, value }
-    const ours = note
-    note = undefined
-    const isStart = chunk.type === 'start'
-    waiting = isStart ? ours : value
-    return { done: false, value: isStart ? value : ours }
+  constructor(items: Items<Chunk>, facts: () => Facts, usageOf: (usage: Usage) => Usage, onModel?: (model: string) => void) {
+    super()
+    this.#items = items
+    this.#facts = facts
+    this.#usageOf = usageOf
+    this.#onModel = onModel
   }
 
+  protected async pull(): Promise<readonly Chunk[] | undefined> {
+    const batch = await this.#items.nextBatch()
+    this.over = batch === undefined || this.#items.ended
+    if (batch === undefined) return undefined
+    const out: Chunk[] = []
+    for (const chunk of batch) {
+      if (chunk.type === 'start') this.#onModel?.(chunk.model)
+      else this.#note(out)
+      out.push(chunk.type === 'usage' ? { type: 'usage', usage: this.#usageOf(chunk.usage) } : chunk)
+      this.#note(out)
+    }
+    return out
+  }
+
+  #note(out: Chunk[]): void {
+    if (this.#noted) return
+    this.#noted = true
+    out.push({ type: 'note', from: 'cache', facts: this.#facts() })
+  }
+
+  async return(): Promise<IteratorResult<Chunk, undefined>> {
+    this.clear()
+    await this.#items.return?.()
+    return { done: true, value: undefined }
+  }
+}
+
+function itemsOf(source: AsyncIterator<Chunk, undefined>): Items<Chunk> {
   return {
-    next() {
-      if (waiting === undefined) return source.next().then(took)
-      const value = waiting
-      waiting = undefined
-      return Promise.resolve({ done: false, value })
+    next: () => source.next(),
+    nextBatch: () => nextBatch(source),
+    get ended() {
+      return hasEnded(source)
     },
-    async return() {
+    return: async () => {
       await source.return?.()
       return { done: true, value: undefined }
     }
   }
 }
 
-/** An iterator over a stream that is opened by the first read. Leaving reaches the stream even while a read is pending. */
-function openLate(open: (left: () => boolean) => Promise<Chunks>): Chunks {
-  let left = false
-  let stream: Chunks | undefined
-  let opening: Promise<Chunks> | undefined
-  const done: IteratorResult<Chunk, undefined> = { done: true, value: undefined }
+/**
+ * The upstream call belongs to all its askers: each keeps its own signal and total deadline, and the call ends with the
+ * last of them. The rest is the first asker's. A refresh in the background is nobody's call.
+ */
+function upstreamOptions(options: CallOptions, signal: AbortSignal, background: boolean): CallOptions {
+  const { cache: _, timeouts, ...rest } = options
+  const lasting =
+    timeouts?.totalMs === undefined ? { ...rest, signal, timeouts } : { ...rest, signal, timeouts: { ...timeouts, totalMs: Infinity } }
+  return background ? { ...lasting, callId: undefined, idempotencyKey: undefined, deadline: undefined } : lasting
+}
 
-  async function first(): Promise<IteratorResult<Chunk, undefined>> {
-    opening ??= open(() => left)
-    stream = await opening
-    if (!left) return stream.next()
-    await stream.return?.()
-    return done
-  }
+function isEligible({ settings }: CacheInner, request: ChatRequest): boolean {
+  const asked = settings.eligible?.(request)
+  if (asked !== undefined) return asked
+  const n = request.extra?.n
+  return !(typeof n === 'number' && n > 1)
+}
 
-  return {
-    next() {
-      if (left) return Promise.resolve(done)
-      return stream === undefined ? first() : stream.next()
-    },
-    async return() {
-      left = true
-      await stream?.return?.()
-      return done
-    }
+/** What the negative cache keeps of a refusal: all of it that holds no content. */
+interface Refusal {
+  readonly code: ErrorCode
+  readonly message: string
+  readonly details: MillraceError['details']
+  readonly context: MillraceError['context']
+}
+
+/** Refusals that the same request gets again. Never 401, 403, 408, 409, 429 or 5xx. */
+const deterministic: ReadonlySet<unknown> = new Set([400, 404, 413, 422])
+
+function worthOf(run: Run<Chunk> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined {
+  if (run !== undefined) {
+    const value = condense(run.items, pace === 'recorded' ? run.atMs : undefined)
+    return isAnswer(value) && isJson(value) ? { value: deepFreeze(value) } : undefined
   }
+  if (!isMillraceError(error) || !deterministic.has((error.details as { status?: number }).status)) return undefined
+  const { code, message, details, context } = error
+  const refusal: Refusal = { code, message, details: copyOf(details), context: copyOf(context) }
+  return { value: deepFreeze(refusal), refusal: true }
+}
+
+function revive({ code, message, details, context }: Refusal): MillraceError {
+  return new MillraceError(code, message, { details, context })
 }

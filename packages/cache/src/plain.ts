@@ -1,41 +1,92 @@
 /** Freezes a value of plain JSON, all levels of it. */
 export function deepFreeze<T>(root: T): T {
-  walk(root, Object.freeze)
+  if (!isObject(root)) return root
+  const work: object[] = [root]
+  let seen: Set<object> | undefined
+  let visits = 0
+  for (let object = work.pop(); object !== undefined; object = work.pop()) {
+    if (++visits > maxUnseen) {
+      seen ??= new Set()
+      if (seen.has(object)) continue
+      seen.add(object)
+    }
+    Object.freeze(object)
+    if (Array.isArray(object)) {
+      for (const child of object) if (isObject(child)) work.push(child)
+    } else {
+      for (const name in object) {
+        const child = (object as Fields)[name]
+        if (isObject(child)) work.push(child)
+      }
+    }
+  }
   return root
 }
 
 /**
- * About how many bytes a value of plain JSON takes in memory, rather too many than too few: two a character (V8 takes one
- * for Latin text), and room for the header of each object, string and field.
+ * How many bytes a value of plain JSON takes in memory, rather too many than too few: two a character (V8 takes one for Latin
+ * text), and what objects, arrays and numbers were measured to take once frozen (a frozen array boxes its fractions). The
+ * names of a program's own objects cost nothing, V8 keeps them once; a name it has not met takes a new shape as well.
  */
 export function weigh(root: unknown): number {
+  if (!isObject(root)) return weighLeaf(root)
+  const work: object[] = [root]
   let bytes = 0
-  walk(root, (value) => {
-    if (typeof value === 'string') bytes += 24 + 2 * value.length
-    else if (typeof value !== 'object' || value === null) bytes += 16
-    else if (Array.isArray(value)) bytes += 64 + 8 * value.length
-    else for (const name in value) bytes += 32 + 2 * name.length
-  })
+  let names: Set<string> | undefined
+  let seen: Set<object> | undefined
+  let visits = 0
+  for (let object = work.pop(); object !== undefined; object = work.pop()) {
+    if (++visits > maxUnseen) {
+      seen ??= new Set()
+      if (seen.has(object)) continue
+      seen.add(object)
+    }
+    if (Array.isArray(object)) {
+      bytes += 48 + 8 * object.length
+      for (const child of object) {
+        if (isObject(child)) work.push(child)
+        else bytes += weighLeaf(child)
+      }
+      continue
+    }
+    let fields = 0
+    let isNewShape = false
+    for (const name in object) {
+      fields++
+      if (!commonNames.has(name) && names?.has(name) !== true) {
+        names ??= new Set()
+        names.add(name)
+        isNewShape = true
+        bytes += 80 + weighText(name)
+      }
+      const child = (object as Fields)[name]
+      if (isObject(child)) work.push(child)
+      else bytes += typeof child === 'number' ? 16 : weighLeaf(child)
+    }
+    bytes += 24 + 8 * Math.max(fields, 4) + (isNewShape ? 150 : 0)
+  }
   return bytes
 }
 
-/** Visits every value once. Iterative, and safe in a cycle: the shape of the value may be somebody else's. */
-function walk(root: unknown, visit: (value: unknown) => void): void {
-  visit(root)
-  if (typeof root !== 'object' || root === null) return
-  const work: object[] = [root]
-  let seen: Set<object> | undefined // most chunks are flat and need none
-  for (let object = work.pop(); object !== undefined; object = work.pop()) {
-    for (const child of Object.values(object) as unknown[]) {
-      if (typeof child === 'object' && child !== null) {
-        seen ??= new Set([root])
-        if (seen.has(child)) continue
-        seen.add(child)
-        work.push(child)
-      }
-      visit(child)
-    }
-  }
+/**
+ * A frozen copy of plain JSON that takes no more than `weigh` says. Its strings are its own: a piece cut out of a text keeps
+ * the whole text alive, and a text put together from pieces keeps the pieces. Recursive: only for what `isJson` has walked.
+ */
+export function compact<T>(value: T): T {
+  if (typeof value === 'string') return ownText(value) as T
+  if (!isObject(value)) return value
+  if (Array.isArray(value)) return Object.freeze(value.map(compact)) as T
+  const fields = Object.entries(value)
+  // The name `1000` alone would get room for a thousand more; `JSON.parse` knows better.
+  if (fields.length > maxFields || fields.some(([name]) => name < ':')) return deepFreeze(JSON.parse(JSON.stringify(value)) as T)
+  const copy: Record<string, unknown> = {}
+  for (const [name, child] of fields) if (child !== undefined) copy[name] = compact(child)
+  return Object.freeze(copy) as T
+}
+
+/** V8 makes one flat text of two before it cuts, and cuts by reference: what is kept is a text of the same length. */
+function ownText(text: string): string {
+  return text.length < 13 ? text : ` ${text}`.slice(1)
 }
 
 /** A copy of plain JSON. Recursive: only for what `canonical` has walked. */
@@ -43,4 +94,38 @@ export function copyOf<T>(value: T): T {
   if (typeof value !== 'object' || value === null) return value
   if (Array.isArray(value)) return value.map(copyOf) as T
   return Object.fromEntries(Object.entries(value).map(([name, child]) => [name, copyOf(child)])) as T
+}
+
+type Fields = Readonly<Record<string, unknown>>
+
+/**
+ * The value may be somebody else's, with cycles and shared parts. To remember every object costs more than to look at it, so
+ * only those beyond this many are remembered; most answers have fewer.
+ */
+const maxUnseen = 1000
+
+/** Objects that grow name by name beyond it take half as much again. */
+const maxFields = 16
+
+/** The names in chat answers and in HTTP answers: in every entry the same. */
+const commonNames: ReadonlySet<string> = new Set(
+  (
+    'type provider model id text signature index name arguments value usage reason chunks atMs status headers body cuts ' +
+    'by input output uncached cacheRead cacheWrite reasoning estimated billed'
+  ).split(' ')
+)
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}
+
+/** Beside the eight bytes of the place where it stands. */
+function weighLeaf(value: unknown): number {
+  if (typeof value === 'string') return weighText(value)
+  // Whole numbers of 32 bits (but not -0), true, false and null lie in the place itself.
+  return typeof value === 'number' && !Object.is(value, value | 0) ? 16 : 0
+}
+
+function weighText(text: string): number {
+  return 16 + ((2 * text.length + 7) & ~7)
 }

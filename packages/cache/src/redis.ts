@@ -1,13 +1,19 @@
-import KeyvRedis, { createClient, type RedisClientOptions } from '@keyv/redis'
+import { randomUUID } from 'node:crypto'
+import { setImmediate as tick } from 'node:timers/promises'
 import { checkOptions, MillraceError } from '@millrace/core'
+import { addressOf } from './redis-address.ts'
+import { keepConnected, type RedisClient } from './redis-link.ts'
+import { gatherReads } from './redis-reads.ts'
+import { redisError } from './redis-refusal.ts'
 import type { Store } from './store.ts'
+import { createTimeLimits, late } from './time-limits.ts'
 
 export interface RedisOptions {
   /** `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS. */
   readonly url: string
   /** How long one command may take. @default 250 */
   readonly commandTimeoutMs?: number | undefined
-  /** How long one attempt to connect may take, login included. @default 2000 */
+  /** How long one attempt to connect may take, login and first answer included. @default 2000 */
   readonly connectTimeoutMs?: number | undefined
   /** Put before the keys of the `Store` side, as `namespace::key`; `command` takes keys as they are. @default 'millrace' */
   readonly namespace?: string | undefined
@@ -15,24 +21,41 @@ export interface RedisOptions {
 
 /**
  * A Redis that never makes its user wait for it: it connects in the background, and while there is no connection every
- * call rejects at once. It is a Keyv storage adapter over `@keyv/redis`, for `createCache({ store })`.
+ * call rejects at once. It fits `createCache({ store })`, and is a storage adapter for `new Keyv({ store })`. What
+ * `KeyvRedis` with the same namespace has written it reads, and the other way round.
+ *
+ * Reads that are asked for in one turn of the event loop are one MGET, up to 32 each.
+ *
+ * All methods reject with a `MillraceError`: `network` when there is no connection (the message says why), `timeout` after
+ * `commandTimeoutMs` (the command may have run all the same), `unavailable` when Redis refuses (`details.providerCode` is
+ * its word, such as `OOM`), `protocol` when a reply cannot be the one to its command (the connection is dropped),
+ * `queue-full` when 10,000 commands are under way, `closed`.
  */
 export interface RedisStore extends Store, AsyncDisposable {
+  readonly prefix: string
+  /** A key that holds no string is absent. */
   get(key: string): Promise<string | undefined>
+  getMany(keys: readonly string[]): Promise<(string | undefined)[]>
+  /** `ttlMs` is rounded up; without it, the value stays until Redis evicts it. */
   set(key: string, value: string, ttlMs?: number): Promise<boolean>
+  /** True when there was one. */
   delete(key: string): Promise<boolean>
-  /** Deletes the keys of the namespace, by SCAN; for Keyv. `cache.clear()` does not need it. */
+  /** Deletes the keys of the namespace, found by SCAN through all keys of the server; for Keyv. */
   clear(): Promise<void>
   /**
-   * Any command, with its arguments as strings.
+   * Any command but those that wait, subscribe or switch the connection over.
    *
-   * @throws {MillraceError} `network` when there is no connection, `timeout` after `commandTimeoutMs` (the command may have
-   * run all the same), `unavailable` when Redis refuses (`details.providerCode` is its word, such as `NOSCRIPT`), `closed`
+   * @throws {TypeError} when an argument is not a string
    *
    * @example
    * const length = await redis.command(['XLEN', 'stream'])
    */
   command(args: readonly string[]): Promise<unknown>
+  /**
+   * To be told that a value came which was not asked for: the connection has to say a word of ours back, or is dropped. An
+   * entry that somebody wrote to a wrong place costs one PING, replies that are shifted against their commands end here.
+   */
+  distrust(): void
   /** Whether there is a connection now. */
   readonly ready: boolean
   stats(): RedisStats
@@ -43,7 +66,7 @@ export interface RedisStore extends Store, AsyncDisposable {
 export interface RedisStats {
   /** Connections made so far. */
   readonly connections: number
-  /** Failed attempts to connect, and connections lost. */
+  /** Failed attempts to connect, and connections lost or dropped. */
   readonly connectionErrors: number
   /** Commands that failed or were refused. */
   readonly commandErrors: number
@@ -51,31 +74,13 @@ export interface RedisStats {
   readonly timeouts: number
 }
 
-type Client = ReturnType<typeof createClient>
-
-/** A connection, or the attempt at one. */
-interface Connection {
-  readonly client: Client
-  readonly adapter: KeyvRedis<string>
-  /** Commands in a row that took too long. */
-  timeouts: number
-  /** There is a socket that can be destroyed. */
-  wired: boolean
-  /** Given up. */
-  over: boolean
-}
-
 /** A connection with this many timeouts in a row is dropped: a frozen server never closes it, and keeps what it was sent. */
 const maxTimeouts = 3
-const maxQueuedCommands = 10_000
-const firstPauseMs = 50
-const maxPauseMs = 500
+const maxCommands = 10_000
+const scanCount = 1000
 
 /**
  * Opens the door to a Redis. It returns at once; a Redis that is down, frozen or gone is tried again until `close`.
- *
- * Each attempt gets a client of its own: with one client for all, `@keyv/redis` would try to connect inside a call and
- * wait for it without limit.
  *
  * @throws {TypeError} when the URL is none of Redis
  *
@@ -91,109 +96,130 @@ export function createRedis(options: RedisOptions): RedisStore {
   const { namespace = 'millrace' } = options
   if (typeof namespace !== 'string' || namespace === '') throw new TypeError('namespace must be a non-empty string')
 
-  let current: Connection | undefined
-  let retry: NodeJS.Timeout | undefined
-  let closing: Promise<void> | undefined
-  let failures = 0
+  const limits = createTimeLimits(commandTimeoutMs)
+  const link = keepConnected(address, connectTimeoutMs)
   const running = new Set<Promise<unknown>>()
-  const counts = { connections: 0, connectionErrors: 0, commandErrors: 0, timeouts: 0 }
+  let closing: Promise<void> | undefined
+  let doubted = false
+  let timeoutsInRow = 0
+  let commandErrors = 0
+  let timeouts = 0
 
-  async function connect(): Promise<void> {
-    // Named, because the literal would infer a type of client that the adapter does not take.
-    const clientOptions: RedisClientOptions = {
-      ...address.login,
-      // Reconnecting is our own loop: a frozen server accepts the connection and then says nothing for ever.
-      socket: { ...address.socket, connectTimeout: connectTimeoutMs, reconnectStrategy: false },
-      disableOfflineQueue: true,
-      commandsQueueMaxLength: maxQueuedCommands,
-      disableClientInfo: true
-    }
-    const client = createClient(clientOptions)
-    const adapter = new KeyvRedis<string>(client, { namespace, throwOnErrors: true })
-    const connection: Connection = { client, adapter, timeouts: 0, wired: false, over: false }
-    current = connection
-    client.once('connect', () => {
-      connection.wired = true
-      if (connection.over) drop(connection)
-    })
-    // The adapter repeats the client's errors here, and those of its own commands; without a listener it would throw them.
-    adapter.on('error', () => {
-      if (!client.isReady) lost(connection)
-    })
-    try {
-      await within(connectTimeoutMs, client.connect())
-    } catch {
-      return lost(connection) // counted there
-    }
-    if (connection.over) return
-    failures = 0
-    counts.connections++
-  }
+  const gathered = gatherReads(run)
+  const prefix = `${namespace}::`
+  const place = (key: string): string => prefix + key
 
-  /** The connection or the attempt is over: another one after a pause. */
-  function lost(connection: Connection): void {
-    if (current !== connection) return
-    current = undefined
-    counts.connectionErrors++
-    drop(connection)
-    if (closing !== undefined) return
-    retry = setTimeout(connect, Math.min(firstPauseMs * 2 ** failures++, maxPauseMs))
-    // Nobody's process stays alive to try a Redis that is not there.
-    retry.unref()
-  }
-
-  async function run<T>(work: (connection: Connection) => Promise<T>): Promise<T> {
+  /** @throws {MillraceError} `closed`, or `network` */
+  function check(): void {
     if (closing !== undefined) throw new MillraceError('closed', 'this Redis store was closed', { details: {} })
-    const connection = current
-    if (connection?.client.isReady !== true) {
-      throw new MillraceError('network', 'Redis is not connected', { details: { phase: 'connect' } })
+    connected()
+  }
+
+  /** @throws {MillraceError} `network` that says why there is no connection */
+  function connected(): RedisClient {
+    if (link.client !== undefined) return link.client
+    const { trouble } = link
+    const errno = trouble?.code === 'network' ? (trouble as MillraceError<'network'>).details.errno : undefined
+    throw new MillraceError('network', `Redis is not connected${trouble === undefined ? '' : `: ${errno ?? trouble.message}`}`, {
+      details: { phase: 'connect', errno },
+      cause: trouble
+    })
+  }
+
+  async function ask(args: readonly string[], fits?: (reply: unknown) => boolean): Promise<unknown> {
+    check()
+    return run(args, fits)
+  }
+
+  async function read(key: string): Promise<string | undefined> {
+    check()
+    return gathered(place(key))
+  }
+
+  async function run(args: readonly string[], fits?: (reply: unknown) => boolean): Promise<unknown> {
+    const client = connected()
+    if (running.size >= maxCommands) {
+      throw new MillraceError('queue-full', `${maxCommands} commands are under way already`, { details: { limit: maxCommands } })
     }
-    const startedAt = performance.now()
-    const command = within(commandTimeoutMs, work(connection))
+    const command = limits.within(client.sendCommand(args as string[]))
     running.add(command)
     try {
-      const result = await command
-      connection.timeouts = 0
-      return result
-    } catch (error) {
-      if (error !== late) {
-        counts.commandErrors++
-        throw refusal(error)
+      const reply = await command
+      timeoutsInRow = 0
+      if (fits?.(reply) === false) {
+        link.drop(client)
+        throw new MillraceError('protocol', `Redis answered ${args[0]} with something else`, { details: { reason: 'unexpected' } })
       }
-      counts.timeouts++
-      if (++connection.timeouts >= maxTimeouts) lost(connection)
-      throw new MillraceError('timeout', `Redis did not answer within ${commandTimeoutMs} ms (commandTimeoutMs)`, {
-        details: { clock: 'total', limitMs: commandTimeoutMs, elapsedMs: Math.round(performance.now() - startedAt) }
-      })
+      return reply
+    } catch (error) {
+      if (error === late) timedOut(client)
+      else commandErrors++
+      throw redisError(error, 'commandTimeoutMs', commandTimeoutMs)
     } finally {
       running.delete(command)
     }
   }
 
-  async function end(): Promise<void> {
-    clearTimeout(retry)
-    const last = current
-    // Not the client's own close: over a frozen server it waits for ever and cannot be cut short any more.
-    await Promise.allSettled(running)
-    current = undefined
-    if (last !== undefined) drop(last)
+  function timedOut(client: RedisClient): void {
+    timeouts++
+    // Commands of a connection that is gone say nothing about the one that is there.
+    if (client !== link.client || ++timeoutsInRow < maxTimeouts) return
+    timeoutsInRow = 0
+    link.drop(client)
   }
 
-  void connect()
+  async function clear(): Promise<void> {
+    const pattern = `${namespace.replace(/[*?[\]\\]/g, '\\$&')}::*`
+    let cursor = '0'
+    do {
+      const reply = await ask(['SCAN', cursor, 'MATCH', pattern, 'COUNT', `${scanCount}`], isScan)
+      const [next, keys] = reply as [string, string[]]
+      if (keys.length > 0) await ask(['UNLINK', ...keys])
+      cursor = next
+    } while (cursor !== '0')
+  }
+
+  async function end(): Promise<void> {
+    // The reads of this turn are sent at its end.
+    await tick()
+    // Not the client's own close: over a frozen server it waits for ever and cannot be cut short any more.
+    await Promise.allSettled(running)
+    link.close()
+  }
 
   const self: RedisStore = {
-    get: (key) => run(({ adapter }) => adapter.get<string>(key)),
+    prefix,
+    get: read,
+    getMany: (keys) => Promise.all(keys.map(read)),
     async set(key, value, ttlMs) {
-      await run(({ adapter }) => adapter.set(key, value, ttlMs))
+      await ask(ttlMs === undefined ? ['SET', place(key), value] : ['SET', place(key), value, 'PX', lifetime(ttlMs)], isOK)
       return true
     },
-    delete: (key) => run(({ adapter }) => adapter.delete(key)),
-    clear: () => run(({ adapter }) => adapter.clear()),
-    command: (args) => run(({ client }) => client.sendCommand(args)),
-    get ready() {
-      return current?.client.isReady === true
+    async delete(key) {
+      return (await ask(['UNLINK', place(key)], isNumber)) !== 0
     },
-    stats: () => ({ ...counts }),
+    clear,
+    async command(args) {
+      if (!Array.isArray(args) || !args.every((arg) => typeof arg === 'string')) {
+        throw new TypeError("command takes an array of strings, such as ['XLEN', 'stream']")
+      }
+      return ask(args)
+    },
+    distrust() {
+      if (doubted || link.client === undefined) return
+      doubted = true
+      const word = randomUUID()
+      // A failure is counted in `run`, and a wrong reply has had its effect there.
+      ask(['PING', word], (reply) => reply === word)
+        .catch(() => {})
+        .finally(() => {
+          doubted = false
+        })
+    },
+    get ready() {
+      return link.client !== undefined
+    },
+    stats: () => ({ connections: link.connections, connectionErrors: link.connectionErrors, commandErrors, timeouts }),
     close() {
       closing ??= end()
       return closing
@@ -203,71 +229,13 @@ export function createRedis(options: RedisOptions): RedisStore {
   return self
 }
 
-/** In parts, so that no object of the client holds the URL with its password as one string to print. */
-function addressOf(url: string): { login: object; socket: object } {
-  const parsed = typeof url === 'string' ? URL.parse(url) : null
-  if (parsed === null || (parsed.protocol !== 'redis:' && parsed.protocol !== 'rediss:')) {
-    // Without the text: it may hold a password.
-    throw new TypeError("url must be a Redis URL, such as 'redis://127.0.0.1:6379' or 'rediss://user:password@host:6380/0'")
-  }
-  const database = parsed.pathname.slice(1)
-  if (!/^\d{0,4}$/.test(database)) throw new TypeError('the path of the Redis URL must be a database number, such as /0')
-  return {
-    login: {
-      ...(parsed.username === '' ? {} : { username: decoded(parsed.username) }),
-      ...(parsed.password === '' ? {} : { password: decoded(parsed.password) }),
-      ...(database === '' ? {} : { database: Number(database) })
-    },
-    socket: {
-      host: parsed.hostname.replace(/^\[|\]$/g, ''),
-      port: parsed.port === '' ? 6379 : Number(parsed.port),
-      ...(parsed.protocol === 'rediss:' ? { tls: true } : {})
-    }
-  }
-}
+const isOK = (reply: unknown): boolean => reply === 'OK'
+const isNumber = (reply: unknown): boolean => typeof reply === 'number'
+const isScan = (reply: unknown): boolean => Array.isArray(reply) && typeof reply[0] === 'string' && Array.isArray(reply[1])
 
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part)
-  } catch {
-    // Without the cause, which may quote it.
-    throw new TypeError("user and password in the Redis URL must be percent-encoded, a '%' as '%25': use encodeURIComponent()")
-  }
-}
-
-/** Redis' own words may repeat the arguments of a command; only their first, such as `WRONGTYPE`, gets into the message. */
-function refusal(error: unknown): MillraceError {
-  const word = error instanceof Error ? /^[A-Z]{2,32}(?= )/.exec(error.message)?.[0] : undefined
-  if (word === undefined) {
-    const errno = (error as { code?: unknown } | null)?.code
-    const details = { phase: 'body' as const, ...(typeof errno === 'string' ? { errno } : {}) }
-    return new MillraceError('network', 'the connection to Redis broke', { details, cause: error })
-  }
-  return new MillraceError('unavailable', `Redis refused the command: ${word}`, { details: { providerCode: word }, cause: error })
-}
-
-/** What `within` rejects with when the time is up. */
-const late: unique symbol = Symbol('late')
-
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  const { promise: over, reject } = Promise.withResolvers<never>()
-  let check: NodeJS.Immediate | undefined
-  // After a blocked event loop, timers run before the sockets are read: let an answer that is already there be seen first.
-  const timer = setTimeout(() => {
-    check = setImmediate(reject, late)
-  }, ms)
-  try {
-    return await Promise.race([work, over])
-  } finally {
-    clearTimeout(timer)
-    clearImmediate(check)
-  }
-}
-
-/** Before there is a socket, destroying a client would leave the one that comes to nobody; so that one is dropped as it comes. */
-function drop(connection: Connection): void {
-  connection.over = true
-  if (connection.wired && connection.client.isOpen) connection.client.destroy()
+/** In whole milliseconds; what has none left is kept for one: Redis refuses 0, and without a lifetime it would stay for ever. */
+function lifetime(ttlMs: number): string {
+  return `${ttlMs >= 1 ? Math.min(Math.ceil(ttlMs), Number.MAX_SAFE_INTEGER) : 1}`
 }
 
 function positive(name: string, value: number): number {

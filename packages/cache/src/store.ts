@@ -1,5 +1,6 @@
-import { randomBytes } from 'node:crypto'
-import { MillraceError } from '@millrace/core'
+import { isMillraceError, MillraceError } from '@millrace/core'
+import { type Breaker, createBreaker } from './store-breaker.ts'
+import { createTimeLimits, late } from './time-limits.ts'
 
 /**
  * What the second tier needs of a store: any Keyv, any Keyv storage adapter, even a `Map`. Values are strings, and lifetimes
@@ -9,208 +10,255 @@ export interface Store {
   get(key: string): unknown
   set(key: string, value: string, ttlMs?: number): unknown
   delete(key: string): unknown
+  getMany?(keys: string[]): unknown
+  /** Any command of Redis, as `createRedis()` has it. */
+  command?(args: readonly string[]): unknown
+  /** What stands before a key of `get` and `set` when `command` speaks of it. */
+  readonly prefix?: string | undefined
+  /** Told when a value came that was not asked for. */
+  distrust?(): void
 }
 
 export interface GuardOptions {
-  readonly namespace: string
   readonly timeoutMs: number
-  /** Milliseconds on a clock that never jumps. */
-  readonly now: () => number
-  /** The store says that the namespace was cleared, by this process or another. */
-  readonly onCleared: () => void
-  readonly onError: ((error: unknown) => void) | undefined
+  readonly onError?: ((error: unknown) => void) | undefined
 }
 
 /** A store that cannot hurt its user: no call of it throws, hangs, or waits longer than the deadline. */
 export interface GuardedStore {
-  /** What lies there, or `undefined`: nothing, or the store did not say. */
-  read(key: string): Promise<unknown>
-  /** Hands the text over and does not wait. */
+  /**
+   * What lies there; `undefined` when there is nothing, or the store did not say. The empty text stands for what is no text
+   * or cannot be read at all: nobody wrote it through this guard, and it is best removed.
+   */
+  read(key: string): Promise<string | undefined>
+  /** The same for many keys at once, under one deadline; `undefined` when the store did not say. */
+  readMany(keys: readonly string[]): Promise<readonly (string | undefined)[] | undefined>
+  /** Hands the text over and does not wait. Skipped while 64 writes or 32 Mi characters are under way. */
   write(key: string, text: string, ttlMs: number): void
-  remove(key: string): void
-  /** Leaves every entry of the namespace behind. @throws {MillraceError} `unavailable` when the store did not take it */
-  clear(): Promise<void>
-  /** Resolves once the writes under way have ended, at most one deadline from now. */
+  /** Writes and waits. False when the store did not take it, as far as it says so: Keyv 5 may say true to what was lost. */
+  put(key: string, text: string, ttlMs?: number): Promise<boolean>
+  /** True when the store did not fail: the key is gone. */
+  remove(key: string): Promise<boolean>
+  /**
+   * A command, for stores that have them. `undefined` when the store did not answer or refused. It shares the fate of
+   * writes: while they are given up, so are commands.
+   */
+  readonly command?: (args: readonly string[]) => Promise<{ readonly reply: unknown } | undefined>
+  /** A value came that was not asked for: a store that can check its connection does. */
+  distrust(): void
+  /** For the end: resolves once the writes under way are over, at most one deadline from now, and asks after the store no more. */
   drain(): Promise<void>
+  /** False while reads are given up: nobody waits. */
+  readonly available: boolean
+  /** Failures and refusals, and throws of `onError`. */
   readonly errors: number
+  /** Calls that were not made: the store is away, or too many writes are under way. */
   readonly skipped: number
+  /** Writes that the store answered with a refusal or with `false`, among the errors. */
+  readonly writesRefused: number
 }
 
-/** Failures in a row after which the store is left alone, and for how long. */
-const maxFailures = 3
-const restMs = 1000
-/** How long another process' clear may go unseen here. */
-const generationMs = 1000
 /** Writes under way: beyond this the store is too slow for us, and the next ones are skipped. */
 const maxWrites = 64
 const maxWriteChars = 32 * 1024 * 1024
 
+/** Nobody writes this one: the questions whether the store is back are about it. */
+const probeKey = 'millrace:probe'
+
+type Sort = 'read' | 'write'
+
 /**
- * Puts a deadline, a breaker and a bound on writes around a store. While the breaker is open no call waits at all: once a
- * second one probe asks the store in the background, and the first answer closes the breaker.
+ * Puts a deadline, two breakers and a bound on writes around a store. While a breaker is open no call waits at all; it is
+ * asked in the background whether the store is back, which is seen at most 0.4 s after it is.
  *
- * Keys are `namespace:generation:key`. The generation is a random word in the store under `namespace:generation`; clearing
- * replaces it. So a clear costs one write, however many entries there are, and never touches a key of anybody else.
+ * Two, for reads and for writes, because a Redis may answer reads and let all writes hang (`CLIENT PAUSE 1000 WRITE`). What
+ * a store refuses in time, such as a write when it is out of memory, is an error and no reason to leave it alone.
  */
-export function guardStore(store: Store, { namespace, timeoutMs, now, onCleared, onError }: GuardOptions): GuardedStore {
-  const generationKey = `${namespace}:generation`
-  let generation: string | undefined
-  let readGenerationAt = Number.NEGATIVE_INFINITY
-  let reading: Promise<void> | undefined
+export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): GuardedStore {
+  const limits = createTimeLimits(timeoutMs)
+  const breakers: Readonly<Record<Sort, Breaker>> = {
+    read: createBreaker(() => probe('read', () => store.get(probeKey))),
+    write: createBreaker(() => probe('write', () => store.delete(probeKey)))
+  }
+  const writes = new Set<Promise<boolean>>()
+  let writeChars = 0
   let errors = 0
   let skipped = 0
-  let failures = 0
-  let restUntil = 0
-  let probing = false
-  let writeChars = 0
-  const writes = new Set<Promise<void>>()
+  let writesRefused = 0
 
-  /** One call of the store. Every failure passes here, is counted, and reaches our own callers as a rejection. */
-  async function call(work: () => unknown): Promise<unknown> {
+  /** One call of the store. Every outcome passes here; a rejection is counted and told already. */
+  async function call<T>(sort: Sort, work: () => T): Promise<Awaited<T>> {
     try {
-      const result = await within(timeoutMs, work)
-      failures = 0
-      return result
+      const asked = work()
+      const result = await (isThenable(asked) ? limits.within(asked) : asked)
+      answered(sort)
+      return result as Awaited<T>
     } catch (error) {
-      errors++
-      if (++failures >= maxFailures) restUntil = now() + restMs
-      try {
-        onError?.(error)
-      } catch {
-        errors++ // a listener that throws must not fail the call either
-      }
+      failed(sort, error)
       throw error
     }
   }
 
-  async function put(key: string, text: string, ttlMs?: number): Promise<void> {
-    await call(async () => {
-      // Keyv says false for a write that failed.
-      if ((await store.set(key, text, ttlMs)) === false) throw new Error('the store answered false to a write')
-    })
+  async function probe(sort: Sort, work: () => unknown): Promise<void> {
+    await call(sort, work).catch(told)
   }
 
-  function available(): boolean {
-    if (failures < maxFailures) return true
+  function mayCall(sort: Sort): boolean {
+    if (!breakers[sort].open) return true
     skipped++
-    if (now() >= restUntil && !probing) {
-      probing = true
-      readGeneration()
-        .catch(counted)
-        .finally(() => {
-          probing = false
-        })
+    return false
+  }
+
+  function answered(sort: Sort): void {
+    breakers[sort].succeeded()
+    if (sort === 'write') breakers.read.succeeded()
+  }
+
+  function failed(sort: Sort, error: unknown): void {
+    const refused = isRefusal(error)
+    if (refused && sort === 'write') writesRefused++
+    if (refused || isUnreadable(error)) {
+      answered(sort)
+    } else {
+      breakers[sort].failed()
+      if (sort === 'read') breakers.write.failed()
+    }
+    tell(
+      error === late
+        ? new MillraceError('timeout', `the store did not answer within ${timeoutMs} ms (storeTimeoutMs)`, {
+            details: { clock: 'total', limitMs: timeoutMs, elapsedMs: timeoutMs }
+          })
+        : error
+    )
+  }
+
+  function tell(error: unknown): void {
+    errors++
+    try {
+      onError?.(error)
+    } catch {
+      errors++ // a listener that throws must not fail the call either
+    }
+  }
+
+  async function read(key: string): Promise<string | undefined> {
+    if (!mayCall('read')) return undefined
+    try {
+      return textOf(await call('read', () => store.get(key)))
+    } catch (error) {
+      return isUnreadable(error) ? '' : undefined
+    }
+  }
+
+  async function put(key: string, text: string, ttlMs?: number): Promise<boolean> {
+    if (!mayCall('write')) return false
+    try {
+      const taken = await call('write', () => (ttlMs === undefined ? store.set(key, text) : store.set(key, text, Math.ceil(ttlMs))))
+      if (taken !== false) return true
+      writesRefused++
+      tell(new MillraceError('unavailable', 'the store answered false to a write', { details: {} }))
+    } catch {
+      // told in `call`
     }
     return false
   }
 
-  function readGeneration(): Promise<void> {
-    reading ??= findGeneration().finally(() => {
-      reading = undefined
-    })
-    return reading
-  }
-
-  async function findGeneration(): Promise<void> {
-    const found = await call(() => store.get(generationKey))
-    if (typeof found === 'string' && /^[0-9a-f]{16}$/.test(found)) return adopt(found)
-    // Missing, perhaps evicted. A new one, not a first one: what was cleared must not come back.
-    const fresh = newGeneration()
-    await put(generationKey, fresh)
-    adopt(fresh)
-  }
-
-  function adopt(found: string): void {
-    readGenerationAt = now()
-    if (generation !== undefined && generation !== found) onCleared()
-    generation = found
-  }
-
-  const entryKey = (key: string): string => `${namespace}:${generation}:${key}`
-
-  async function find(key: string): Promise<unknown> {
-    if (generation === undefined) await readGeneration()
-    const asked = generation
-    const entry = call(() => store.get(entryKey(key)))
-    if (now() - readGenerationAt < generationMs) return entry
-    const [found] = await Promise.all([entry, readGeneration()])
-    return asked === generation ? found : undefined
-  }
-
-  async function write(key: string, text: string, ttlMs: number): Promise<void> {
+  async function readMany(keys: readonly string[]): Promise<readonly (string | undefined)[] | undefined> {
+    if (!mayCall('read')) return undefined
     try {
-      if (generation === undefined) await readGeneration()
-      await put(entryKey(key), text, Math.ceil(ttlMs))
-    } catch {
-      // counted in `call`
-    } finally {
-      writeChars -= text.length
+      const many = store.getMany === undefined ? getEach : store.getMany.bind(store)
+      const values = await call('read', () => many([...keys]))
+      if (Array.isArray(values) && values.length === keys.length) return values.map(textOf)
+      tell(new MillraceError('protocol', 'getMany answered with something else', { details: { reason: 'unexpected' } }))
+      store.distrust?.()
+      return undefined
+    } catch (error) {
+      // One of them cannot be read: which one, each tells by itself.
+      return isUnreadable(error) ? Promise.all(keys.map(read)) : undefined
     }
   }
 
+  function getEach(keys: readonly string[]): unknown {
+    return Promise.all(keys.map((key) => store.get(key)))
+  }
+
+  async function remove(key: string): Promise<boolean> {
+    if (!mayCall('write')) return false
+    return call('write', () => store.delete(key)).then(yes, no)
+  }
+
+  async function command(args: readonly string[]): Promise<{ readonly reply: unknown } | undefined> {
+    if (!mayCall('write')) return undefined
+    return call('write', () => store.command?.(args)).then((reply) => ({ reply }), nothing)
+  }
+
   return {
-    async read(key) {
-      if (!available()) return undefined
-      try {
-        return await find(key)
-      } catch {
-        return undefined // counted in `call`: a store that fails is a miss
-      }
-    },
+    read,
+    readMany,
     write(key, text, ttlMs) {
-      if (!available()) return
       if (writes.size >= maxWrites || writeChars + text.length > maxWriteChars) {
         skipped++
         return
       }
       writeChars += text.length
-      const writing = write(key, text, ttlMs).finally(() => writes.delete(writing))
+      const writing = put(key, text, ttlMs).finally(() => {
+        writes.delete(writing)
+        writeChars -= text.length
+      })
       writes.add(writing)
     },
-    remove(key) {
-      if (available()) call(() => store.delete(entryKey(key))).catch(counted)
-    },
-    async clear() {
-      const fresh = newGeneration()
-      try {
-        await put(generationKey, fresh)
-        // Some adapters resolve a write that failed: only what can be read back is there.
-        if ((await call(() => store.get(generationKey))) !== fresh) throw new Error('the store holds another generation')
-      } catch (cause) {
-        throw new MillraceError('unavailable', 'the store did not take the clear; call clear() again', { details: {}, cause })
-      }
-      adopt(fresh)
+    put,
+    remove,
+    ...(typeof store.command === 'function' ? { command } : {}),
+    distrust() {
+      store.distrust?.()
     },
     async drain() {
+      breakers.read.stop()
+      breakers.write.stop()
       await Promise.all(writes)
+    },
+    get available() {
+      return !breakers.read.open
     },
     get errors() {
       return errors
     },
     get skipped() {
       return skipped
+    },
+    get writesRefused() {
+      return writesRefused
     }
   }
 }
 
-/** For a rejection that `call` has counted already. */
-function counted(): void {}
+/** These words of Redis say that it is not there for us, in time as they come. */
+const away: ReadonlySet<string> = new Set(['LOADING', 'MASTERDOWN', 'NOAUTH', 'CLUSTERDOWN', 'BUSY'])
 
-function newGeneration(): string {
-  return randomBytes(8).toString('hex')
+/** The store has answered, by saying no. */
+function isRefusal(error: unknown): boolean {
+  if (!isMillraceError(error, 'unavailable')) return false
+  const { providerCode } = error.details
+  return providerCode !== undefined && !away.has(providerCode)
 }
 
-async function within(timeoutMs: number, work: () => unknown): Promise<unknown> {
-  const { promise: late, reject } = Promise.withResolvers<never>()
-  let check: NodeJS.Immediate | undefined
-  // After a blocked event loop, timers run before the sockets are read: let an answer that is already there be seen first.
-  const timer = setTimeout(() => {
-    check = setImmediate(() => reject(new Error(`the store did not answer within ${timeoutMs} ms (storeTimeoutMs)`)))
-  }, timeoutMs)
-  try {
-    return await Promise.race([work(), late])
-  } finally {
-    clearTimeout(timer)
-    clearImmediate(check)
-  }
+/** The store has answered with what Keyv could not parse: the fault of that one value. */
+function isUnreadable(error: unknown): boolean {
+  return error instanceof SyntaxError
 }
+
+function textOf(value: unknown): string | undefined {
+  if (typeof value === 'string') return value
+  return value === undefined || value === null ? undefined : ''
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
+}
+
+// For what `call` has told already.
+const told = (): void => {}
+const nothing = (): undefined => undefined
+const yes = (): boolean => true
+const no = (): boolean => false

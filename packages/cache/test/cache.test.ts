@@ -35,19 +35,24 @@ describe('createCache', () => {
   it('starts with empty counts and no rate', () => {
     expect(createCache().stats()).toEqual({
       hits: 0,
+      stale: 0,
       joined: 0,
       misses: 0,
       bypassed: 0,
       stored: 0,
       notStored: 0,
+      refreshes: 0,
+      refreshErrors: 0,
       storeErrors: 0,
       storeSkipped: 0,
+      writesRefused: 0,
       corrupt: 0,
       evictions: 0,
       entries: 0,
       bytes: 0,
       hitRate: null,
-      tokensSaved: 0
+      tokensSaved: 0,
+      moneySaved: null
     })
   })
 

@@ -5,9 +5,9 @@ import type { Chunk } from './chunk.ts'
  * one read of a socket holds many events of a fast stream: layers that pass them on one by one pay a promise for each chunk
  * and layer, which was seen to cost more than the call itself.
  */
-export interface ChunkIterator extends AsyncIterator<Chunk, undefined> {
+export interface ChunkIterator<T = Chunk> extends AsyncIterator<T, undefined> {
   /** At least one chunk; `undefined` at the end. Calls may be mixed with `next`. */
-  nextBatch(): Promise<readonly Chunk[] | undefined>
+  nextBatch(): Promise<readonly T[] | undefined>
   /** True when all has been handed over and nothing is left to be done: reading on would only say so again. */
   readonly ended: boolean
 }
@@ -19,17 +19,17 @@ export interface ChunkIterator extends AsyncIterator<Chunk, undefined> {
  * const iterator = provider(request, {})[Symbol.asyncIterator]()
  * for (let batch = await nextBatch(iterator); batch !== undefined; batch = await nextBatch(iterator)) console.log(batch.length)
  */
-export function nextBatch(iterator: AsyncIterator<Chunk, unknown>): Promise<readonly Chunk[] | undefined> {
-  const { nextBatch: own } = iterator as Partial<ChunkIterator>
+export function nextBatch<T>(iterator: AsyncIterator<T, unknown>): Promise<readonly T[] | undefined> {
+  const { nextBatch: own } = iterator as Partial<ChunkIterator<T>>
   return own === undefined ? iterator.next().then(oneOf) : own.call(iterator)
 }
 
 /** Whether an iterator has said, with its last batch, that there is no other. One that cannot say so is read to its end. */
-export function hasEnded(iterator: AsyncIterator<Chunk, unknown>): boolean {
-  return (iterator as Partial<ChunkIterator>).ended === true
+export function hasEnded(iterator: AsyncIterator<unknown, unknown>): boolean {
+  return (iterator as Partial<ChunkIterator<unknown>>).ended === true
 }
 
-function oneOf(result: IteratorResult<Chunk, unknown>): readonly Chunk[] | undefined {
+function oneOf<T>(result: IteratorResult<T, unknown>): readonly T[] | undefined {
   return result.done === true ? undefined : [result.value]
 }
 

@@ -55,7 +55,7 @@ export {
 } from './error.ts'
 export { errorStatus } from './error-status.ts'
 export { isJsonObject, type Json, type JsonObject, parseJson } from './json.ts'
-export { createLog, type FollowOptions, type LogOptions, type StreamLog } from './log.ts'
+export { createLog, type FollowOptions, type LogOptions, type LogReader, type StreamLog } from './log.ts'
 export { pipe } from './pipe.ts'
 export type {
   AssistantMessage,
@@ -77,6 +77,7 @@ export type {
   ToolChoice,
   ToolMessage
 } from './request.ts'
+export type { SharedFollowOptions, SharedLog, SharedLogWriter } from './shared-log.ts'
 export { abortable, clampTimer, type LinkedAbort, linkAbort, onAbort, sleep } from './signal.ts'
 export { createSSEParser, parseSSE, type ServerSentEvent, type SSEOptions, type SSEParser } from './sse.ts'
 export { type CallListener, watch } from './watch.ts'

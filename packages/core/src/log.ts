@@ -1,4 +1,5 @@
 import { checkOptions } from './check-options.ts'
+import type { ChunkIterator } from './chunk-iterator.ts'
 import { MillraceError } from './error.ts'
 import { onAbort } from './signal.ts'
 
@@ -22,7 +23,7 @@ export interface StreamLog<T> {
    * @throws {TypeError} when `offset` is not a whole number from 0 up. The reader throws what `fail` was given, or
    * `signal.reason`
    */
-  follow(offset: number, options?: FollowOptions): AsyncIterableIterator<T, undefined>
+  follow(offset: number, options?: FollowOptions): LogReader<T>
   /** Items appended so far, those let go included. */
   readonly length: number
   /** Nothing has been let go. */
@@ -31,6 +32,9 @@ export interface StreamLog<T> {
   /** The items still held. Do not change it. */
   readonly items: readonly T[]
 }
+
+/** Reads one by one or all that is there at once, and can be iterated. */
+export type LogReader<T> = ChunkIterator<T> & AsyncIterableIterator<T, undefined>
 
 export interface FollowOptions {
   readonly signal?: AbortSignal | undefined
@@ -97,7 +101,7 @@ export function createLog<T>(options: LogOptions<T> = {}): StreamLog<T> {
     })
   }
 
-  function follow(offset: number, { signal, pull, onLeave }: FollowOptions = {}): AsyncIterableIterator<T, undefined> {
+  function follow(offset: number, { signal, pull, onLeave }: FollowOptions = {}): LogReader<T> {
     if (!Number.isSafeInteger(offset) || offset < 0) {
       throw new TypeError(`offset must be a whole number from 0 up, not ${offset}`)
     }
@@ -127,12 +131,13 @@ export function createLog<T>(options: LogOptions<T> = {}): StreamLog<T> {
         pending.add(resume)
       })
     }
-    async function next(): Promise<IteratorResult<T, undefined>> {
+    /** What `take` takes from the items as soon as there are any, in the same turn; `undefined` at the end. */
+    async function read<R>(take: () => R): Promise<R | undefined> {
       for (;;) {
-        if (left) return { done: true, value: undefined }
+        if (left) return undefined
         if (signal?.aborted === true) fail(signal.reason)
         if (at < first) fail(tooLate())
-        if (at < first + items.length) return { done: false, value: items[at++ - first] as T }
+        if (at < first + items.length) return take()
         if (state === 'failed') fail(failure)
         if (state === 'ended') {
           leave()
@@ -147,11 +152,25 @@ export function createLog<T>(options: LogOptions<T> = {}): StreamLog<T> {
         await told
       }
     }
+    function one(): IteratorResult<T, undefined> {
+      return { done: false, value: items[at++ - first] as T }
+    }
+    function all(): readonly T[] {
+      const batch = items.slice(at - first)
+      at = first + items.length
+      if (state === 'ended') leave()
+      return batch
+    }
+    const done: IteratorResult<T, undefined> = { done: true, value: undefined }
     return {
-      next,
+      next: async () => (await read(one)) ?? done,
+      nextBatch: () => read(all),
+      get ended() {
+        return left
+      },
       async return() {
         leave()
-        return { done: true, value: undefined }
+        return done
       },
       [Symbol.asyncIterator]() {
         return this

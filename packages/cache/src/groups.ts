@@ -1,0 +1,158 @@
+import { randomBytes } from 'node:crypto'
+import { MillraceError } from '@millrace/core'
+import { maxTtlMs } from './options.ts'
+import type { GuardedStore } from './store.ts'
+
+/** Group by group, the word that its entries are valid under. */
+export type Stamps = Readonly<Record<string, string>>
+
+/**
+ * Groups of entries that are forgotten as a whole: all, a scope, a tenant, a tag. In the store each group has a random word;
+ * an entry carries the words of its groups, and forgetting a group deletes its word. So it costs one command however many
+ * entries there are, no key is searched for, and a word that the store has lost leaves its entries behind instead of
+ * bringing old ones back. In this process a group is forgotten by number: what was begun before it does not count.
+ */
+export interface Groups {
+  /** Grows with each group that is forgotten. */
+  readonly epoch: number
+  /** Whether none of the groups was forgotten since `epoch`. */
+  hold(groups: readonly string[], epoch: number): boolean
+  /** The words of new entries, made where there are none yet; undefined when the store does not say. */
+  stamp(groups: readonly string[]): Promise<Stamps | undefined>
+  /** Looks whether another process has forgotten any of the groups; `hold` knows afterwards. False: the store did not say. */
+  look(groups: readonly string[]): Promise<boolean>
+  /** The epoch at which an entry's words were those of its groups; undefined when they are not. Never rejects. */
+  confirm(stamps: Stamps): Promise<number | undefined>
+  /** @throws {MillraceError} `unavailable` when the store did not take it; here they are forgotten all the same */
+  forget(groups: readonly string[]): Promise<void>
+}
+
+/** How long another process' word may go unread; with the same for memory's entries, a second in all. */
+export const unreadMs = 500
+/** Groups known at a time; past it all is forgotten here, and read again. */
+const maxKnown = 20_000
+const wordPattern = /^[0-9a-f]{16}$/
+
+/** A group's word when it was last read; `undefined`: there was none. */
+interface Known {
+  readonly word: string | undefined
+  readonly readAt: number
+}
+
+export interface GroupsOptions {
+  readonly store: GuardedStore | undefined
+  readonly namespace: string
+  /** What `command` puts before the store's keys. */
+  readonly prefix: string | undefined
+  readonly now: () => number
+  /** Too much was forgotten to be kept in mind: memory is to be emptied. */
+  readonly onOverflow: () => void
+}
+
+export function createGroups({ store, namespace, prefix, now, onOverflow }: GroupsOptions): Groups {
+  const known = new Map<string, Known>()
+  const forgotten = new Map<string, number>()
+  let epoch = 0
+  /** What began before it has outlived what we keep in mind. */
+  let floor = 0
+
+  const keyOf = (group: string): string => `${namespace}:g:${group}`
+
+  function forgetHere(groups: readonly string[]): void {
+    epoch++
+    if (forgotten.size + groups.length > maxKnown) overflow()
+    for (const group of groups) {
+      forgotten.set(group, epoch)
+      known.delete(group)
+    }
+  }
+
+  function overflow(): void {
+    floor = ++epoch
+    forgotten.clear()
+    known.clear()
+    onOverflow()
+  }
+
+  function learn(group: string, word: string | undefined, readAt: number): void {
+    const before = known.get(group)
+    if (before?.word !== undefined && before.word !== word) forgetHere([group])
+    if (known.size >= maxKnown) overflow()
+    known.set(group, { word, readAt })
+  }
+
+  function unread(groups: readonly string[]): string[] {
+    const oldest = now() - unreadMs
+    return groups.filter((group) => !((known.get(group)?.readAt ?? Number.NEGATIVE_INFINITY) > oldest))
+  }
+
+  /** Reads what is not known or was read too long ago. False: the store did not say. */
+  async function read(groups: readonly string[]): Promise<boolean> {
+    const asked = unread(groups)
+    if (asked.length === 0) return true
+    const readAt = now()
+    const since = epoch
+    const words = await store?.readMany(asked.map(keyOf))
+    if (words === undefined) return false
+    asked.forEach((group, at) => {
+      // What was forgotten here meanwhile must not come back by an answer that is older.
+      if ((forgotten.get(group) ?? 0) > since) return
+      const word = words[at]
+      learn(group, word !== undefined && wordPattern.test(word) ? word : undefined, readAt)
+    })
+    return true
+  }
+
+  /** Of several processes that make a group's word at the same time, one wins where the store has commands; else the last. */
+  async function make(group: string): Promise<void> {
+    const fresh = randomBytes(8).toString('hex')
+    const readAt = now()
+    if (store?.command !== undefined && prefix !== undefined) {
+      const done = await store.command(['SET', prefix + keyOf(group), fresh, 'NX', 'GET', 'PX', `${2 * maxTtlMs}`])
+      if (done === undefined) return
+      const there = typeof done.reply === 'string' && wordPattern.test(done.reply) ? done.reply : undefined
+      learn(group, there ?? (done.reply === null ? fresh : undefined), readAt)
+    } else if (await store?.put(keyOf(group), fresh, 2 * maxTtlMs)) learn(group, fresh, readAt)
+  }
+
+  const wordOf = (group: string): string | undefined => known.get(group)?.word
+
+  return {
+    get epoch() {
+      return epoch
+    },
+    hold: (groups, since) => since === epoch || (since >= floor && groups.every((group) => (forgotten.get(group) ?? 0) <= since)),
+    look: read,
+    async stamp(groups) {
+      if (!(await read(groups))) return undefined
+      const missing = groups.filter((group) => wordOf(group) === undefined)
+      if (missing.length > 0) await Promise.all(missing.map(make))
+      const stamps: Record<string, string> = {}
+      for (const group of groups) {
+        const word = wordOf(group)
+        if (word === undefined) return undefined
+        stamps[group] = word
+      }
+      return stamps
+    },
+    async confirm(stamps) {
+      const groups = Object.keys(stamps)
+      const said = await read(groups)
+      return said && groups.every((group) => wordOf(group) === stamps[group]) ? epoch : undefined
+    },
+    async forget(groups) {
+      const before = groups.map(wordOf)
+      forgetHere(groups)
+      if (store === undefined) return
+      const removed = await Promise.all(groups.map((group) => store.remove(keyOf(group))))
+      // Some adapters say yes to what failed: only what can be read back is so.
+      const after = removed.every(Boolean) ? await store.readMany(groups.map(keyOf)) : undefined
+      // Nothing that was read while they were removed counts.
+      forgetHere(groups)
+      if (after?.every((word, at) => word === undefined || word !== before[at])) return
+      throw new MillraceError('unavailable', 'the store did not take it: the groups are forgotten here only; call it again', {
+        details: {}
+      })
+    }
+  }
+}

@@ -1,0 +1,161 @@
+import { isJsonObject, type Json, type JsonObject, type Usage } from '@millrace/core'
+import type { Worth } from './asking.ts'
+import { isCredential } from './fetch-key.ts'
+import { textOf } from './fetch-request.ts'
+import type { Run } from './flight.ts'
+import { deepFreeze } from './plain.ts'
+import { type HttpAnswer, headersToKeep, isUsage, refusals } from './wire-answer.ts'
+
+/**
+ * What an HTTP answer is shared in: its head, its bytes, and at the end of a whole one what it says of itself. Bytes are
+ * text of one character a byte: nobody who gets them can change those of others.
+ */
+export type HttpItem = HttpHead | string | HttpTail
+
+export interface HttpHead {
+  readonly kind: 'head'
+  readonly status: number
+  /** Without those that belong to one customer. */
+  readonly headers: readonly (readonly [name: string, value: string])[]
+  /** A digest of the credential that the call was sent with: another one may be answered otherwise. */
+  readonly by: string
+}
+
+export interface HttpTail {
+  readonly kind: 'tail'
+  readonly model?: string | undefined
+  readonly usage?: Usage | undefined
+}
+
+export function headOf({ status, headers }: Response, by: string): HttpHead {
+  return { kind: 'head', status, headers: [...headers].filter(([name]) => !isCredential(name)), by }
+}
+
+export function isHead(item: HttpItem | undefined): item is HttpHead {
+  return typeof item === 'object' && item.kind === 'head'
+}
+
+export function isTail(item: HttpItem | undefined): item is HttpTail {
+  return typeof item === 'object' && item.kind === 'tail'
+}
+
+/** About what an item takes in memory. */
+export function weighItem(item: HttpItem): number {
+  if (typeof item === 'string') return item.length + 48
+  return isHead(item) ? item.headers.reduce((sum, [name, value]) => sum + name.length + value.length + 100, 300) : 300
+}
+
+/** Many readers leave at the terminal event instead of at the end of the bytes behind it. */
+export function isLast(item: HttpItem): boolean {
+  if (typeof item !== 'string') return item.kind === 'tail'
+  return item.includes('[DONE]') || item.includes('"message_stop"') || item.includes('"response.completed"')
+}
+
+/** An answer from before is better than these. */
+export function isFailure(item: HttpItem): boolean {
+  return isHead(item) && (item.status === 408 || item.status === 429 || item.status >= 500)
+}
+
+/** What is kept of a run: a whole answer, or a refusal. With `pace: 'recorded'` the times of a stream's pieces too. */
+export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded'): Worth | undefined {
+  const head = items[0]
+  const tail = items.at(-1)
+  if (!isHead(head)) return undefined
+  const { status, by } = head
+  const headers = headersToKeep(head.headers)
+  if (refusals.has(status)) {
+    const body = textOf(bytesOf(items.filter(isPiece).join('')))
+    return body === undefined ? undefined : { value: deepFreeze<HttpAnswer>({ status, headers, body, by }), refusal: true }
+  }
+  if (status !== 200 || !isTail(tail)) return undefined
+  const { kind: _, ...told } = tail
+  const pieces = items.filter(isPiece)
+  const isPaced = pace === 'recorded' && headers.some(([, value]) => value.startsWith('text/event-stream'))
+  // The first piece is item 1.
+  const text = isPaced ? cutText(pieces, atMs.slice(1)) : plainText(pieces)
+  return text === undefined ? undefined : { value: deepFreeze({ status, headers, ...text, ...told }) }
+}
+
+function isPiece(item: HttpItem): item is string {
+  return typeof item === 'string'
+}
+
+function plainText(pieces: readonly string[]): Pick<HttpAnswer, 'body'> | undefined {
+  const body = textOf(bytesOf(pieces.join('')))
+  return body === undefined ? undefined : { body }
+}
+
+/** A character whose bytes were torn apart comes with the piece that completes it. */
+function cutText(pieces: readonly string[], cameAtMs: readonly number[]): Pick<HttpAnswer, 'body' | 'cuts' | 'atMs'> | undefined {
+  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+  const cuts: number[] = []
+  const atMs: number[] = []
+  let body = ''
+  try {
+    pieces.forEach((piece, index) => {
+      body += decoder.decode(bytesOf(piece), { stream: true })
+      cuts.push(body.length)
+      atMs.push(Math.round(cameAtMs[index] ?? 0))
+    })
+    body += decoder.decode()
+    return { body, cuts, atMs }
+  } catch {
+    return undefined // no text: told by the result
+  }
+}
+
+/** What a stored answer came in. */
+export function itemsOf(value: unknown): readonly HttpItem[] {
+  const { status, headers, body, by = '', model, usage } = value as HttpAnswer
+  return [{ kind: 'head', status, headers, by }, Buffer.from(body).toString('latin1'), { kind: 'tail', model, usage }]
+}
+
+export function pieceOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
+}
+
+/** In memory of its own: that of small Buffers is shared. */
+export function bytesOf(piece: string): Uint8Array<ArrayBuffer> {
+  const bytes = Buffer.allocUnsafeSlow(piece.length)
+  bytes.write(piece, 'latin1')
+  return new Uint8Array(bytes.buffer)
+}
+
+export function encodeItem(item: HttpItem): Json {
+  return item as Json
+}
+
+/** What another process says that came, or undefined for what cannot have come. */
+export function decodeItem(json: Json): HttpItem | undefined {
+  if (typeof json === 'string') return isOneByte(json) ? json : undefined
+  if (!isJsonObject(json)) return undefined
+  return deepFreeze(json.kind === 'head' ? decodeHead(json) : json.kind === 'tail' ? decodeTail(json) : undefined)
+}
+
+function decodeHead({ status, headers, by }: JsonObject): HttpHead | undefined {
+  if (typeof status !== 'number' || !Number.isInteger(status) || status < 200 || status > 599) return undefined
+  if (typeof by !== 'string' || !Array.isArray(headers) || !headers.every(isHeader)) return undefined
+  return { kind: 'head', status, headers, by }
+}
+
+function decodeTail({ model, usage }: JsonObject): HttpTail | undefined {
+  if (model !== undefined && typeof model !== 'string') return undefined
+  if (usage !== undefined && !isUsage(usage)) return undefined
+  return { kind: 'tail', model, usage: usage as unknown as Usage | undefined }
+}
+
+function isHeader(pair: Json): boolean {
+  if (!Array.isArray(pair) || pair.length !== 2) return false
+  const [name, value] = pair as readonly Json[]
+  return (
+    typeof name === 'string' &&
+    /^[!#$%&'*+.^_`|~\w-]+$/.test(name) &&
+    typeof value === 'string' &&
+    /^[\t\x20-\x7e\x80-\xff]*$/.test(value)
+  )
+}
+
+function isOneByte(text: string): boolean {
+  for (let at = 0; at < text.length; at++) if (text.charCodeAt(at) > 0xff) return false
+  return true
+}

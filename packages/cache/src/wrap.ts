@@ -1,0 +1,60 @@
+import { abortable, type Json } from '@millrace/core'
+import { isJson } from './answer.ts'
+import { ask, type Leaving, type Question } from './asking.ts'
+import type { CacheInner } from './cache.ts'
+import { wrapKeyOf } from './key.ts'
+import { checkCall, type WrapOptions } from './options.ts'
+import { deepFreeze } from './plain.ts'
+
+/** A computed value on its way to all who asked for it. */
+interface Computed {
+  readonly value: unknown
+}
+
+/** The door for any work: see `Cache.wrap`. */
+export async function wrapWith<T>(
+  self: CacheInner,
+  name: Json,
+  compute: (signal: AbortSignal) => Promise<T>,
+  { signal, tenant, ...asked }: WrapOptions
+): Promise<T> {
+  signal?.throwIfAborted()
+  checkCall(asked)
+  if (typeof compute !== 'function') throw new TypeError('wrap takes a function: cache.wrap(key, (signal) => compute())')
+  const scope = self.scopeOf({ signal, tenant, cache: asked }, '')
+  const key = wrapKeyOf(name, { scope, tenant, secret: self.settings.secret })
+  if (asked.bypass === true || self.closing.aborted) {
+    self.announce('bypass', { callId: undefined, elapsedMs: 0 })
+    return abortable(compute(signal ?? new AbortController().signal), signal)
+  }
+  const question: Question<Computed> = {
+    kind: 'wrap',
+    key,
+    by: () => '',
+    groups: () => self.groupsOf(scope, tenant, asked.tags),
+    asked,
+    callId: undefined,
+    signal,
+    timeouts: undefined,
+    async *start(upstream) {
+      yield { value: await compute(upstream) }
+    },
+    worth(run) {
+      const value = run?.items[0]?.value
+      return isJson(value) ? { value: deepFreeze(value) } : undefined
+    },
+    itemsOf: (value) => [{ value }],
+    weigh: () => 1,
+    isLast: () => true,
+    isContent: () => true,
+    encode: ({ value }) => (isJson(value) ? (value as Json) : undefined),
+    decode: (value) => ({ value: deepFreeze(value) })
+  }
+  const leaving: Leaving = {}
+  const reply = await ask(self, question, leaving)
+  if ('value' in reply) return reply.value as T
+  const first = await reply.items.next()
+  await reply.items.return?.()
+  if (first.done === true) throw new TypeError('the computation gave nothing')
+  return first.value.value as T
+}
