@@ -1,15 +1,17 @@
 // The ways to keep 1,000 answers of 4 KB in memory and find one again.
-import type { ChatGeneration } from '@langchain/core/outputs'
 import {
   answering,
-  answers,
+  bodies,
+  bodyNamed,
+  bodyText,
+  generationText,
   keys,
   lookUp,
+  model,
   names,
-  numberOf,
   origin,
   shortRequests,
-  textOf,
+  textNamed,
   texts,
   ttlMs
 } from './cache-traffic.ts'
@@ -18,14 +20,14 @@ import type { Work } from './turns.ts'
 /** So short that the clock around each would weigh as much. */
 const batch = 1000
 
-const byKey = (get: (key: string) => unknown): Promise<Work> => lookUp({ names: keys, get, textOf }, batch)
+const byKey = (get: (key: string) => unknown): Promise<Work> => lookUp({ all: keys, get, textOf: bodyText }, batch)
 
 export const memorySubjects: Readonly<Record<string, () => Promise<Work>>> = {
   'lru-cache with max and ttl': lruCache,
   'lru-cache with max and ttl again': lruCache,
 
   async Map() {
-    const map = new Map(keys.map((key, index) => [key, answers[index]]))
+    const map = new Map(keys.map((key, index) => [key, bodies[index]]))
     return byKey((key) => map.get(key))
   },
 
@@ -33,29 +35,24 @@ export const memorySubjects: Readonly<Record<string, () => Promise<Work>>> = {
     const { createCache, keyOf, withCache } = await import('@millrace/cache')
     const { collect } = await import('@millrace/core')
     const cache = createCache({ ttlMs, scope: 'bench' })
-    const cached = withCache(cache, { origin })(
-      answering(
-        (request) => texts[numberOf(request)] as string,
-        () => true
-      )
-    )
+    const cached = withCache(cache, { origin })(answering(textNamed, () => true))
     for (const request of shortRequests) await collect(cached(request, {}))
     const ready = shortRequests.map((request) => keyOf(request, { origin, scope: 'bench' }))
     interface Kept {
       readonly chunks: readonly { readonly text?: string }[]
     }
     const textOf = ({ chunks }: Kept): string | undefined => chunks.find(({ text }) => text !== undefined)?.text
-    return lookUp({ names: ready, get: cache.peek, textOf }, batch)
+    return lookUp({ all: ready, get: cache.peek, textOf }, batch)
   },
 
   async 'cache.wrap'() {
     const { createCache } = await import('@millrace/cache')
     const cache = createCache({ ttlMs, scope: 'bench' })
-    for (const [index, name] of names.entries()) await cache.wrap(name, async () => answers[index])
+    for (const name of names) await cache.wrap(name, async () => bodyNamed(name))
     const miss = (): never => {
       throw new Error('a miss')
     }
-    return lookUp({ names, get: (name) => cache.wrap(name, miss), textOf }, batch)
+    return lookUp({ all: names, get: (name) => cache.wrap(name, miss), textOf: bodyText }, batch)
   },
 
   'BentoCache, not serialising': () => bentoCache({ serialize: false }),
@@ -66,35 +63,31 @@ export const memorySubjects: Readonly<Record<string, () => Promise<Work>>> = {
     const { AIMessage } = await import('@langchain/core/messages')
     const cache = new InMemoryCache()
     for (const [index, key] of keys.entries()) {
-      const text = texts[index] as string
-      const generation: ChatGeneration = { text, message: new AIMessage(text) }
+      const generation = { text: texts[index] ?? '', message: new AIMessage(texts[index] ?? '') }
       await cache.update(key, model, [generation])
     }
-    const textOf = ([found]: readonly { readonly text: string }[]): string | undefined => found?.text
-    return lookUp({ names: keys, get: (key) => cache.lookup(key, model), textOf }, batch)
+    return lookUp({ all: keys, get: (key) => cache.lookup(key, model), textOf: generationText }, batch)
   },
 
   async cacheable() {
     const { Cacheable } = await import('cacheable')
     const cache = new Cacheable({ ttl: ttlMs })
-    for (const [index, key] of keys.entries()) await cache.set(key, answers[index])
+    for (const [index, key] of keys.entries()) await cache.set(key, bodies[index])
     return byKey((key) => cache.get(key))
   },
 
   async Keyv() {
     const { Keyv } = await import('keyv')
     const cache = new Keyv({ ttl: ttlMs })
-    for (const [index, key] of keys.entries()) await cache.set(key, answers[index])
+    for (const [index, key] of keys.entries()) await cache.set(key, bodies[index])
     return byKey((key) => cache.get(key))
   }
 }
 
-const model = 'bench-1'
-
 async function lruCache(): Promise<Work> {
   const { LRUCache } = await import('lru-cache')
   const cache = new LRUCache<string, object>({ max: 10_000, ttl: ttlMs })
-  for (const [index, key] of keys.entries()) cache.set(key, answers[index] as object)
+  for (const [index, key] of keys.entries()) cache.set(key, bodies[index])
   return byKey((key) => cache.get(key))
 }
 
@@ -103,6 +96,6 @@ async function bentoCache(options: { readonly serialize?: boolean }): Promise<Wo
   const { memoryDriver } = await import('bentocache/drivers/memory')
   const store = bentostore().useL1Layer(memoryDriver({ maxItems: 10_000, ...options }))
   const cache = new BentoCache({ default: 'memory', ttl: ttlMs, stores: { memory: store } })
-  for (const [index, key] of keys.entries()) await cache.set({ key, value: answers[index] })
+  for (const [index, key] of keys.entries()) await cache.set({ key, value: bodies[index] })
   return byKey((key) => cache.get({ key }))
 }

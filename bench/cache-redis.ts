@@ -1,22 +1,25 @@
 // The ways to find one of 1,000 answers of 4 KB in Redis. Each fills its own part of it first.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ChatGeneration } from '@langchain/core/outputs'
+import type { Cache } from '@millrace/cache'
+import type { RedisStore } from '@millrace/cache/redis'
 import {
   answering,
-  answers,
+  bodies,
+  bodyNamed,
+  bodyText,
+  generationText,
   keys,
   lookUp,
   names,
-  numberOf,
   origin,
   shortRequests,
-  textOf,
+  textNamed,
   texts,
   ttlMs
 } from './cache-traffic.ts'
 import type { Work } from './turns.ts'
 
-const byKey = (get: (key: string) => unknown): Promise<Work> => lookUp({ names: keys, get, textOf }, 1)
+const byKey = (get: (key: string) => unknown): Promise<Work> => lookUp({ all: keys, get, textOf: bodyText }, 1)
 
 export const redisSubjects: Readonly<Record<string, (url: string) => Promise<Work>>> = {
   '@redis/client and JSON.parse': nodeRedis,
@@ -25,45 +28,43 @@ export const redisSubjects: Readonly<Record<string, (url: string) => Promise<Wor
   async 'ioredis and JSON.parse'(url) {
     const { Redis } = await import('ioredis')
     const client = new Redis(url)
-    for (const [index, key] of keys.entries()) await client.set(`ioredis:${key}`, JSON.stringify(answers[index]), 'PX', ttlMs)
-    return byKey(async (key) => JSON.parse((await client.get(`ioredis:${key}`)) as string))
+    for (const [index, key] of keys.entries()) await client.set(`ioredis:${key}`, JSON.stringify(bodies[index]), 'PX', ttlMs)
+    return byKey(async (key) => parsed(await client.get(`ioredis:${key}`)))
   },
 
   async 'createRedis and JSON.parse'(url) {
     const redis = await openRedis(url)
-    for (const [index, key] of keys.entries()) await redis.set(key, JSON.stringify(answers[index]), ttlMs)
-    return byKey(async (key) => JSON.parse((await redis.get(key)) as string))
+    for (const [index, key] of keys.entries()) await redis.set(key, JSON.stringify(bodies[index]), ttlMs)
+    return byKey(async (key) => parsed(await redis.get(key)))
   },
 
   async 'withCache and collect'(url) {
     const { withCache } = await import('@millrace/cache')
     const { collect } = await import('@millrace/core')
-    const upstream = watched()
-    const provider = answering((request) => texts[numberOf(request)] as string, upstream.mayCall)
-    const cached = withCache(await openCache(url), { origin })(provider)
-    const ask = (index: number): Promise<{ readonly text: string }> => collect(cached(shortRequests[index] as never, {}))
-    await upstream.fill(ask)
-    const numbers = [...names.keys()]
-    return lookUp({ names: numbers, get: ask, textOf: ({ text }: { readonly text: string }) => text }, 1)
+    const upstream = createUpstream()
+    const cached = withCache(await openCache(url), { origin })(answering(textNamed, upstream.mayCall))
+    const get = (request: (typeof shortRequests)[number]): Promise<{ readonly text: string }> => collect(cached(request, {}))
+    await upstream.fill(shortRequests, get)
+    return lookUp({ all: shortRequests, get, textOf: ({ text }: { readonly text: string }) => text }, 1)
   },
 
   async 'cache.wrap'(url) {
     const cache = await openCache(url)
-    const upstream = watched()
-    const ask = (index: number): Promise<unknown> =>
-      cache.wrap(names[index] as string, async () => {
+    const upstream = createUpstream()
+    const get = (name: string): Promise<unknown> =>
+      cache.wrap(name, async () => {
         if (!upstream.mayCall()) throw new Error('a miss')
-        return answers[index]
+        return bodyNamed(name)
       })
-    await upstream.fill(ask)
-    return lookUp({ names: [...names.keys()], get: ask, textOf }, 1)
+    await upstream.fill(names, get)
+    return lookUp({ all: names, get, textOf: bodyText }, 1)
   },
 
   async 'Keyv over @keyv/redis'(url) {
     const { Keyv } = await import('keyv')
     const { default: KeyvRedis } = await import('@keyv/redis')
     const cache = new Keyv({ store: new KeyvRedis(url), namespace: 'keyv', useKeyPrefix: false, ttl: ttlMs })
-    for (const [index, key] of keys.entries()) await cache.set(key, answers[index])
+    for (const [index, key] of keys.entries()) await cache.set(key, bodies[index])
     return byKey((key) => cache.get(key))
   },
 
@@ -71,7 +72,7 @@ export const redisSubjects: Readonly<Record<string, (url: string) => Promise<Wor
     const { Cacheable } = await import('cacheable')
     const { default: KeyvRedis } = await import('@keyv/redis')
     const cache = new Cacheable({ primary: new KeyvRedis(url), namespace: 'cacheable', ttl: ttlMs })
-    for (const [index, key] of keys.entries()) await cache.set(key, answers[index])
+    for (const [index, key] of keys.entries()) await cache.set(key, bodies[index])
     return byKey((key) => cache.get(key))
   },
 
@@ -81,39 +82,38 @@ export const redisSubjects: Readonly<Record<string, (url: string) => Promise<Wor
     const { Redis } = await import('ioredis')
     const store = bentostore().useL2Layer(redisDriver({ connection: new Redis(url) }))
     const cache = new BentoCache({ default: 'redis', ttl: ttlMs, stores: { redis: store } })
-    for (const [index, key] of keys.entries()) await cache.set({ key, value: answers[index] })
+    for (const [index, key] of keys.entries()) await cache.set({ key, value: bodies[index] })
     return byKey((key) => cache.get({ key }))
   },
 
   async 'LangChain RedisCache'(url) {
     const { RedisCache } = await import('@langchain/redis')
     const { AIMessage } = await import('@langchain/core/messages')
-    const client = await connect(url)
-    // It names the client of another version, of which it calls get and set. So all stand on the same one.
+    const { createClient } = await import('@redis/client')
+    const client = await createClient({ url }).connect()
+    // It names another version of the client, of which it calls get and set: so all stand on the same one.
     const cache = new RedisCache(client as never)
     for (const [index, key] of keys.entries()) {
-      const text = texts[index] as string
-      const generation: ChatGeneration = { text, message: new AIMessage(text) }
+      const generation = { text: texts[index] ?? '', message: new AIMessage(texts[index] ?? '') }
       await cache.update(key, 'langchain', [generation])
     }
-    const textOf = ([found]: readonly { readonly text: string }[]): string | undefined => found?.text
-    return lookUp({ names: keys, get: (key) => cache.lookup(key, 'langchain'), textOf }, 1)
+    return lookUp({ all: keys, get: (key) => cache.lookup(key, 'langchain'), textOf: generationText }, 1)
   }
 }
 
 async function nodeRedis(url: string): Promise<Work> {
-  const client = await connect(url)
-  const options = { expiration: { type: 'PX', value: ttlMs } } as const
-  for (const [index, key] of keys.entries()) await client.set(`client:${key}`, JSON.stringify(answers[index]), options)
-  return byKey(async (key) => JSON.parse((await client.get(`client:${key}`)) as string))
-}
-
-async function connect(url: string) {
   const { createClient } = await import('@redis/client')
-  return createClient({ url }).connect()
+  const client = await createClient({ url }).connect()
+  const options = { expiration: { type: 'PX', value: ttlMs } } as const
+  for (const [index, key] of keys.entries()) await client.set(`client:${key}`, JSON.stringify(bodies[index]), options)
+  return byKey(async (key) => parsed(await client.get(`client:${key}`)))
 }
 
-async function openRedis(url: string) {
+function parsed(text: string | null | undefined): unknown {
+  return JSON.parse(text ?? 'null')
+}
+
+async function openRedis(url: string): Promise<RedisStore> {
   const { createRedis } = await import('@millrace/cache/redis')
   // No limit is part of what is measured: a machine that stalls for a moment would end the run.
   const redis = createRedis({ url, commandTimeoutMs: 10_000 })
@@ -121,13 +121,19 @@ async function openRedis(url: string) {
   return redis
 }
 
-async function openCache(url: string) {
+async function openCache(url: string): Promise<Cache> {
   const { createCache } = await import('@millrace/cache')
   return createCache({ store: await openRedis(url), scope: 'bench', ttlMs, maxBytes: 0, storeTimeoutMs: 5000 })
 }
 
-/** An upstream that is only called while the store is filled. Writes are not waited for, so it takes until none is missing. */
-function watched(): { mayCall(): boolean; fill(ask: (index: number) => Promise<unknown>): Promise<void> } {
+interface Upstream {
+  /** Counts a call. False once the store is full: then it is a miss. */
+  mayCall(): boolean
+  /** Asks for all until none is missing, for what is written to the store is not waited for. */
+  fill<Name>(all: readonly Name[], ask: (name: Name) => Promise<unknown>): Promise<void>
+}
+
+function createUpstream(): Upstream {
   let calls = 0
   let filled = false
   return {
@@ -135,10 +141,10 @@ function watched(): { mayCall(): boolean; fill(ask: (index: number) => Promise<u
       calls++
       return !filled
     },
-    async fill(ask) {
+    async fill(all, ask) {
       do {
         calls = 0
-        for (const index of names.keys()) await ask(index)
+        for (const name of all) await ask(name)
         await sleep(20)
       } while (calls > 0)
       filled = true

@@ -1,20 +1,21 @@
 // Many askers for one thing that nobody has, in a process of its own: `cache-stampede-main.ts <subject> <memory or the URL of a
 // Redis>`. Each turn is about another thing; its `units` are the calls that were made, its times are the askers'.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { answering, answers, model, origin, textOf, texts, ttlMs } from './cache-traffic.ts'
+import { answering, bodies, bodyText, model, origin, texts, ttlMs } from './cache-traffic.ts'
 import type { Sample, Turn } from './programs.ts'
 import { quantile } from './tables.ts'
 
 const upstreamMs = 50
 const [subject = '', where = ''] = process.argv.slice(2)
 const url = where === 'memory' ? undefined : where
-const [answer] = answers
+const [body] = bodies
+const [text = ''] = texts
 let calls = 0
 
 async function upstream(): Promise<unknown> {
   calls++
   await sleep(upstreamMs)
-  return answer
+  return body
 }
 
 /** Asks for the answer to `name`; what comes is a body or a text. */
@@ -30,7 +31,7 @@ const subjects: Readonly<Record<string, () => Promise<Ask>>> = {
     const { cache, withCache } = await openCache()
     const { collect } = await import('@millrace/core')
     const answered = answering(
-      () => texts[0] as string,
+      () => text,
       () => true
     )
     const cached = withCache(cache, { origin })(async function* (request, options) {
@@ -76,9 +77,9 @@ const subjects: Readonly<Record<string, () => Promise<Ask>>> = {
     return async (name) => {
       const found = await cache.lookup(name, model)
       if (found !== null) return found[0]?.text
-      const text = textOf(await upstream()) as string
-      await cache.update(name, model, [{ text }])
-      return text
+      const fetched = bodyText(await upstream()) ?? ''
+      await cache.update(name, model, [{ text: fetched }])
+      return fetched
     }
   }
 }
@@ -109,7 +110,7 @@ async function take(ask: Ask, name: string, askers: number): Promise<Sample> {
   const times = await Promise.all(
     Array.from({ length: askers }, async () => {
       const found = await ask(name)
-      if ((typeof found === 'string' ? found : textOf(found)) !== texts[0]) throw new Error(`${subject}: a wrong answer`)
+      if ((typeof found === 'string' ? found : bodyText(found)) !== text) throw new Error(`${subject}: a wrong answer`)
       return performance.now() - startedAt
     })
   )

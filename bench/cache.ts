@@ -28,7 +28,7 @@ await compare({
     { subject: 'Keyv', base: lru }
   ],
   concurrencies: [1, 100],
-  measures: ['cpu', 'rate'],
+  measures: ['cpu'],
   ms: 150
 })
 
@@ -45,7 +45,7 @@ await compare({
     { subject: 'adapter.complete', base: md5 }
   ],
   concurrencies: [1],
-  measures: ['cpu', 'rate'],
+  measures: ['cpu'],
   ms: 150
 })
 

@@ -1,5 +1,6 @@
 // Where the CPU time of one subject goes: `pnpm bench profile adapter.complete`.
-// Flags: --of=overhead (or streams, cache) --at=memory (for cache; or keys, redis) --concurrency=50 --ms=4000 --top=40 --keep=file.cpuprofile (opens in Chrome's DevTools).
+// Flags: --of=overhead (or streams, cache, cache-stampede) --at=memory (of the last two; or keys, redis) --concurrency=50 --ms=4000
+// --top=40 --keep=file.cpuprofile (opens in Chrome's DevTools).
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -61,7 +62,7 @@ async function run(): Promise<number> {
 
 /** What the child works on, for as long as the stack stands. */
 async function open(stack: AsyncDisposableStack): Promise<string> {
-  if (values.of !== 'cache') return `http://127.0.0.1:${String(stack.use(await start('server-main.ts', ['0'])).hello)}`
+  if (!values.of.startsWith('cache')) return `http://127.0.0.1:${String(stack.use(await start('server-main.ts', ['0'])).hello)}`
   if (values.at !== 'redis') return values.at ?? 'memory'
   const redis = stack.use(await startRedis())
   if (redis === undefined) throw new Error('there is no redis-server here')

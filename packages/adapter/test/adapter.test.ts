@@ -1,5 +1,5 @@
-import { inspect } from 'node:util'
 import { getEventListeners } from 'node:events'
+import { inspect } from 'node:util'
 import { type Adapter, type AdapterOptions, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
 import { createCache } from '@millrace/cache'
@@ -203,13 +203,19 @@ describe('with a cache', () => {
       await using adapter = createAdapter({ provider: openai({ apiKey, baseURL: server.url, headers }), cache: of })
       return (await adapter.complete(ask('Why?'))).notes.cache?.state
     }
-    expect([await state(cache, 'canary-a'), await state(cache, 'canary-b'), await state(cache, 'canary-a')]).toEqual(['miss', 'miss', 'hit'])
+    expect([await state(cache, 'canary-a'), await state(cache, 'canary-b'), await state(cache, 'canary-a')]).toEqual([
+      'miss',
+      'miss',
+      'hit'
+    ])
     expect([await state(shared, 'canary-a'), await state(shared, 'canary-b')]).toEqual(['miss', 'hit'])
     expect(await state(shared, 'canary-a', { 'x-beta': 'on' })).toBe('miss')
     expect(await state(shared, 'canary-b', { 'x-beta': 'on' })).toBe('hit')
     expect(await state(cache, 'canary-a', { 'openai-project': 'p' })).toBe('miss')
     expect(await state(shared, 'canary-a', { 'openai-project': 'p' })).toBe('hit')
-    expect(inspect({ cache, shared, provider: openai({ apiKey: 'canary-a' }) }, { depth: 20, showHidden: true })).not.toContain('canary')
+    expect(inspect({ cache, shared, provider: openai({ apiKey: 'canary-a' }) }, { depth: 20, showHidden: true })).not.toContain(
+      'canary'
+    )
     await server.close()
   })
 

@@ -1,7 +1,7 @@
 // A process of its own: asks the same question as often as it is told, and reports what it got.
 import { type Cache, createCache, withCache } from '@millrace/cache'
 import { createRedis } from '@millrace/cache/redis'
-import { collect, type Completion, isMillraceError, pipe, type Provider } from '@millrace/core'
+import { type Completion, collect, isMillraceError, type Provider, pipe } from '@millrace/core'
 import { createRedisLog } from '@millrace/streaming/redis'
 import { createTransport } from '@millrace/transport'
 import { openai } from '../src/openai.ts'

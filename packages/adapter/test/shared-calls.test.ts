@@ -1,7 +1,13 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
-import { type RedisServer, requireRedis, type ScriptedOptions, type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
+import {
+  type RedisServer,
+  requireRedis,
+  type ScriptedOptions,
+  type ScriptedProvider,
+  startScriptedProvider
+} from '@millrace/testkit'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import type { Order, Outcome } from './shared-calls-main.ts'
 
@@ -52,24 +58,27 @@ describe.skipIf(skip !== undefined)('one call for askers in several processes', 
   // Each test has a question of its own, so that none finds another's answer.
   beforeAll(() => (redis as RedisServer).resume())
 
-  it.each([{ stream: true }, { stream: false }])('makes one upstream call for 200 askers in four processes, stream: $stream', async ({ stream }) => {
-    const upstream = await provider({ firstTokenMs: 100, tokensPerSecond: 200 })
-    const all = await members(4, upstream.url)
-    const outcomes = await Promise.all(all.map(({ order }) => order({ question: `stampede ${stream}`, askers: 50, stream })))
-    const texts = outcomes.flatMap((outcome) => outcome.texts)
-    expect(outcomes.flatMap((outcome) => outcome.errors)).toEqual([])
-    expect(texts).toHaveLength(200)
-    expect(new Set(texts).size).toBe(1)
-    expect(upstream.stats().requests).toBe(1)
-    expect(outcomes.reduce((sum, outcome) => sum + outcome.billed, 0)).toBe(1)
-    const states = outcomes.flatMap((outcome) => outcome.states)
-    expect(states.filter((state) => state === 'miss')).toHaveLength(1)
-    expect(states.filter((state) => state === 'joined')).toHaveLength(199)
-    // And afterwards it is a hit, everywhere.
-    const later = await Promise.all(all.map(({ order }) => order({ question: `stampede ${stream}`, askers: 5, stream })))
-    expect(new Set(later.flatMap((outcome) => outcome.states))).toEqual(new Set(['hit']))
-    expect(upstream.stats().requests).toBe(1)
-  })
+  it.each([{ stream: true }, { stream: false }])(
+    'makes one upstream call for 200 askers in four processes, stream: $stream',
+    async ({ stream }) => {
+      const upstream = await provider({ firstTokenMs: 100, tokensPerSecond: 200 })
+      const all = await members(4, upstream.url)
+      const outcomes = await Promise.all(all.map(({ order }) => order({ question: `stampede ${stream}`, askers: 50, stream })))
+      const texts = outcomes.flatMap((outcome) => outcome.texts)
+      expect(outcomes.flatMap((outcome) => outcome.errors)).toEqual([])
+      expect(texts).toHaveLength(200)
+      expect(new Set(texts).size).toBe(1)
+      expect(upstream.stats().requests).toBe(1)
+      expect(outcomes.reduce((sum, outcome) => sum + outcome.billed, 0)).toBe(1)
+      const states = outcomes.flatMap((outcome) => outcome.states)
+      expect(states.filter((state) => state === 'miss')).toHaveLength(1)
+      expect(states.filter((state) => state === 'joined')).toHaveLength(199)
+      // And afterwards it is a hit, everywhere.
+      const later = await Promise.all(all.map(({ order }) => order({ question: `stampede ${stream}`, askers: 5, stream })))
+      expect(new Set(later.flatMap((outcome) => outcome.states))).toEqual(new Set(['hit']))
+      expect(upstream.stats().requests).toBe(1)
+    }
+  )
 
   it('gives a late process the beginning at once, and then what comes', async () => {
     const upstream = await provider({ tokensPerSecond: 60 })
@@ -86,22 +95,25 @@ describe.skipIf(skip !== undefined)('one call for askers in several processes', 
     expect(upstream.stats().requests).toBe(1)
   })
 
-  it.each([{ stream: true }, { stream: false }])('takes over from a leader that is killed, before any content, stream: $stream', async ({ stream }) => {
-    const upstream = await provider({ firstTokenMs: 2500 })
-    const [leader, ...others] = (await members(4, upstream.url)) as [Member, ...Member[]]
-    const lost = leader.order({ question: `killed ${stream}`, askers: 1, stream })
-    while (upstream.stats().requests === 0) await delay(5)
-    const outcomes = Promise.all(others.map(({ order }) => order({ question: `killed ${stream}`, askers: 20, stream })))
-    await delay(300)
-    leader.child.kill('SIGKILL')
-    await expect(lost).rejects.toThrow('gone')
-    const all = await outcomes
-    expect(all.flatMap((outcome) => outcome.errors)).toEqual([])
-    expect(all.flatMap((outcome) => outcome.texts)).toHaveLength(60)
-    expect(new Set(all.flatMap((outcome) => outcome.texts)).size).toBe(1)
-    expect(upstream.stats().requests).toBe(2)
-    expect(all.reduce((sum, outcome) => sum + outcome.billed, 0)).toBe(1)
-  })
+  it.each([{ stream: true }, { stream: false }])(
+    'takes over from a leader that is killed, before any content, stream: $stream',
+    async ({ stream }) => {
+      const upstream = await provider({ firstTokenMs: 2500 })
+      const [leader, ...others] = (await members(4, upstream.url)) as [Member, ...Member[]]
+      const lost = leader.order({ question: `killed ${stream}`, askers: 1, stream })
+      while (upstream.stats().requests === 0) await delay(5)
+      const outcomes = Promise.all(others.map(({ order }) => order({ question: `killed ${stream}`, askers: 20, stream })))
+      await delay(300)
+      leader.child.kill('SIGKILL')
+      await expect(lost).rejects.toThrow('gone')
+      const all = await outcomes
+      expect(all.flatMap((outcome) => outcome.errors)).toEqual([])
+      expect(all.flatMap((outcome) => outcome.texts)).toHaveLength(60)
+      expect(new Set(all.flatMap((outcome) => outcome.texts)).size).toBe(1)
+      expect(upstream.stats().requests).toBe(2)
+      expect(all.reduce((sum, outcome) => sum + outcome.billed, 0)).toBe(1)
+    }
+  )
 
   it('ends a stream behind content with an error when its leader is killed, and never with another text', async () => {
     const upstream = await provider({ tokensPerSecond: 20 })
@@ -158,7 +170,8 @@ describe.skipIf(skip !== undefined)('one call for askers in several processes', 
     const upstream = await provider({ firstTokenMs: 100 })
     const options = { ttlMs: 300, staleWhileRevalidateMs: 60_000 }
     const all = await members(4, upstream.url)
-    const ask = (): Promise<Outcome[]> => Promise.all(all.map(({ order }) => order({ question: 'stale', askers: 10, stream: true, options })))
+    const ask = (): Promise<Outcome[]> =>
+      Promise.all(all.map(({ order }) => order({ question: 'stale', askers: 10, stream: true, options })))
     await ask()
     expect(upstream.stats().requests).toBe(1)
     await delay(400)
@@ -171,7 +184,9 @@ describe.skipIf(skip !== undefined)('one call for askers in several processes', 
   it('goes on without Redis, each process for itself', async () => {
     const upstream = await provider({ firstTokenMs: 50 })
     const all = await members(2, upstream.url)
-    await Promise.all(all.map(({ order }) => order({ question: 'warm', askers: 1, stream: true, options: { storeTimeoutMs: 100 } })))
+    await Promise.all(
+      all.map(({ order }) => order({ question: 'warm', askers: 1, stream: true, options: { storeTimeoutMs: 100 } }))
+    )
     ;(redis as RedisServer).pause()
     const outcomes = await Promise.all(all.map(({ order }) => order({ question: 'frozen', askers: 20, stream: true })))
     ;(redis as RedisServer).resume()

@@ -1,23 +1,21 @@
 import {
   type CacheLookup,
   type CallOptions,
-  type ChatRequest,
   channels,
   inputTokens,
   type Json,
-  type JsonObject,
   linkAbort,
   MillraceError,
   outputTokens,
   type Usage
 } from '@millrace/core'
-import type { SharedFlight } from './asking.ts'
 import { createCachedFetch, type FetchOptions } from './fetch.ts'
-import { groupOf, keyOf, scopeOf } from './key.ts'
+import { groupOf, scopeOf } from './key.ts'
 import { createLeases } from './leases.ts'
 import { type CacheOptions, type CacheSettings, settle, type WrapOptions } from './options.ts'
 import { createSealer } from './sealer.ts'
 import type { Sharing } from './shared-call.ts'
+import type { SharedFlight } from './taking-off.ts'
 import { createTiers, type Tiers } from './tiers.ts'
 import { wrapWith } from './wrap.ts'
 
@@ -234,7 +232,7 @@ export function createCache(options: CacheOptions = {}): Cache {
     },
     track(work) {
       tracked.add(work)
-      work.finally(() => tracked.delete(work))
+      void work.finally(() => tracked.delete(work))
     }
   }
 

@@ -3,7 +3,7 @@ import type { Json, Role } from '@millrace/core'
 /** Core lets 200 levels stand below an `extra`, and six stand above it, the key's own included. A cycle ends here too. */
 const maxDepth = 210
 
-/** An insertion sort beats `sort()` for the few keys an object mostly has, but takes their number squared. */
+/** An insertion sort beats `toSorted()` for the few keys an object mostly has, but takes their number squared. */
 const fewKeys = 12
 
 /** Ready made: a text put together is copied piece by piece once more. */
@@ -69,7 +69,7 @@ function writeObject(text: string, object: object, depth: number): string {
     }
   }
   text += '{'
-  for (const key of sort(keys)) {
+  for (const key of sorted(keys)) {
     const field = fields[key]
     if (field !== undefined) text = write(text + `s${key.length}:${key}`, field, depth)
   }
@@ -84,9 +84,9 @@ function roleEnd(role: string): string {
   return `s4:roles${role.length}:${role}}`
 }
 
-/** In place, by UTF-16 code units. */
-function sort(keys: string[]): readonly string[] {
-  if (keys.length > fewKeys) return keys.sort()
+/** By UTF-16 code units; a short list in place. */
+function sorted(keys: string[]): readonly string[] {
+  if (keys.length > fewKeys) return keys.toSorted()
   for (let end = 1; end < keys.length; end++) {
     const key = keys[end] as string
     let at = end

@@ -77,7 +77,8 @@ function isRunByCaller(tool: JsonObject): boolean {
 
 /**
  * Whether a body means the same to every parser: no name twice in an object (some take the first), no number that
- * JavaScript cannot hold. Its key would stand for what the provider may not have read.
+ * JavaScript cannot hold, no escape in a name (V8 was seen to read one as another, nodejs/node#63785). Its key would stand
+ * for what the provider may not have read.
  */
 export function isUnambiguous(text: string, body: JsonObject): boolean {
   let members = 0
@@ -99,15 +100,22 @@ export function isUnambiguous(text: string, body: JsonObject): boolean {
 
 const [quote, colon, backslash] = [34, 58, 92]
 
-/** The colons of a JSON text that stand in no string. */
+/** The colons of a JSON text that stand in no string; NaN when there is an escape in a name. */
 function membersIn(text: string): number {
   let members = 0
+  let string = 0
+  let end = 0
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at)
-    if (code === colon) members++
-    else if (code === quote) {
+    if (code === colon) {
+      const escape = text.indexOf('\\', string)
+      if (escape !== -1 && escape < end) return Number.NaN
+      members++
+    } else if (code === quote) {
+      string = at
       do at = text.indexOf('"', at + 1)
       while (isEscaped(text, at))
+      end = at
     }
   }
   return members
@@ -155,7 +163,7 @@ export function keyedOf({ url, headers, body }: WirePost): Keyed | undefined {
     origin: url.origin,
     material: [url.pathname, query, kept.toSorted(byName), withoutShape(body), shape],
     credential: credentials.length === 0 ? '' : JSON.stringify(credentials.toSorted(byName)),
-    url: url.origin + url.pathname + (query.length === 0 ? '' : `?${new URLSearchParams(query as [string, string][])}`)
+    url: url.origin + url.pathname + (query.length === 0 ? '' : `?${new URLSearchParams(query as [string, string][]).toString()}`)
   }
 }
 

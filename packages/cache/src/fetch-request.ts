@@ -49,7 +49,7 @@ export function readCall(
   optionsOf: FetchOptions['options']
 ): FetchCall {
   const given = requestOf(input)
-  const url = given?.url ?? String(input)
+  const url = given?.url ?? (input as string | URL).toString()
   const headers = readHeaders(init?.headers ?? given?.headers)
   const ours = Object.keys(headers).filter(isOurs)
   const asked = askedBy(headers, ours, optionsOf?.(url, init))
@@ -153,7 +153,7 @@ export interface FetchPost extends WirePost {
 export async function readPost({ passed, url: href, headers, signal }: FetchCall): Promise<FetchPost | undefined> {
   const [input, init] = passed
   const given = requestOf(input)
-  if (String(init?.method ?? given?.method ?? 'GET').toUpperCase() !== 'POST') return undefined
+  if ((init?.method ?? given?.method ?? 'GET').toUpperCase() !== 'POST') return undefined
   const url = URL.parse(href)
   if (url === null) return undefined
   let sent = bodyOf(init?.body)
@@ -171,9 +171,7 @@ function bodyOf(body: unknown): string | Uint8Array<ArrayBuffer> | undefined {
   if (typeof body === 'string') return body
   if (body instanceof ArrayBuffer) return new Uint8Array(body.slice())
   // A copy: the caller may use its buffer again.
-  return ArrayBuffer.isView(body)
-    ? (new Uint8Array(body.buffer, body.byteOffset, body.byteLength).slice() as Uint8Array<ArrayBuffer>)
-    : undefined
+  return ArrayBuffer.isView(body) ? new Uint8Array(body.buffer, body.byteOffset, body.byteLength).slice() : undefined
 }
 
 /** Undefined for what is no UTF-8. Nothing is dropped of it, not even a byte order mark. */

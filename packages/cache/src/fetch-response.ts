@@ -1,6 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import { type CacheLookup, linkAbort, sleep } from '@millrace/core'
-import type { Items } from './asking.ts'
+import type { Items } from './question.ts'
 import type { HttpAnswer } from './wire-answer.ts'
 import { bytesOf, type HttpItem, type HttpTail, isTail } from './wire-item.ts'
 

@@ -1,4 +1,4 @@
-import { ask, type Question, type Reply } from './asking.ts'
+import { ask } from './asking.ts'
 import type { CacheInner } from './cache.ts'
 import { apiOf, isCacheable, isUnambiguous, keyedOf } from './fetch-key.ts'
 import {
@@ -14,6 +14,7 @@ import {
 import { keptResponse, marked, runningResponse, watchAbandoned } from './fetch-response.ts'
 import { createFailures, openUpstream } from './fetch-upstream.ts'
 import { httpKeyOf } from './key.ts'
+import type { Question, Reply } from './question.ts'
 import { type Api, type HttpAnswer, judge } from './wire-answer.ts'
 import { decodeItem, encodeItem, type HttpItem, isFailure, isHead, isLast, itemsOf, weighItem, worthOf } from './wire-item.ts'
 
@@ -81,7 +82,6 @@ export function createCachedFetch(self: CacheInner, next: Fetch, options: FetchO
 
     if ('value' in reply) {
       const answer = reply.value as HttpAnswer
-      if (reply.refusal && answer.by !== by) return passBy()
       if (answer.usage !== undefined) self.saved(answer.usage, answer.model ?? '')
       return keptResponse(answer, { state: reply.state, ageMs: reply.ageMs, url, signal })
     }
@@ -161,6 +161,7 @@ function questionOf(self: CacheInner, call: FetchCall, place: Place, start: Ques
     worth: (run) => (run === undefined ? undefined : worthOf(run, self.settings.pace)),
     itemsOf,
     weigh: weighItem,
+    freeze: Object.freeze,
     isLast,
     isContent: (item) => !isHead(item) || item.status !== 200,
     isFailure,

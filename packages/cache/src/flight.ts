@@ -19,6 +19,8 @@ export interface FlightOptions<T> {
   /** Starts the upstream call, under the flight's own signal. */
   readonly start: (signal: AbortSignal) => Source<T>
   readonly weigh: (item: T) => number
+  /** Makes an item safe to be shared. */
+  readonly freeze: (item: T) => void
   /** Bound of what is held for late askers. A longer answer is neither joinable any more nor given to `onEnd`. */
   readonly maxBytes: number
   /** After this item the upstream only has its bookkeeping to do, which is read to its end also when nobody waits. */
@@ -59,7 +61,7 @@ const heirsMs = 1000
  * falls behind a faster one by more than half of `maxBytes` gets `protocol` with `reason: 'too-large'`.
  */
 export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
-  const { start, weigh, maxBytes, isLast, now, onEnd, hasHeirs } = options
+  const { start, weigh, freeze, maxBytes, isLast, now, onEnd, hasHeirs } = options
   const upstream = linkAbort(undefined)
   const log = createLog<T>({ sizeOf: weigh, maxSize: maxBytes })
   const askers = new Set<object>()
@@ -103,6 +105,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
     for (const item of batch) {
       weight += weigh(item)
       finished ||= isLast(item)
+      freeze(item)
       log.append(item)
       atMs.push(at)
     }

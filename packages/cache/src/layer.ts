@@ -18,12 +18,13 @@ import {
   type Usage
 } from '@millrace/core'
 import { type Answer, condense, isAnswer, isChunk, isJson } from './answer.ts'
-import { ask, type Items, type Leaving, type Question, type Reply, type Worth } from './asking.ts'
+import { ask } from './asking.ts'
 import { type Cache, type CacheInner, inner } from './cache.ts'
 import type { Run } from './flight.ts'
 import { keyOf } from './key.ts'
 import { checkCall } from './options.ts'
 import { copyOf, deepFreeze, weigh } from './plain.ts'
+import type { Items, Leaving, Question, Reply, Worth } from './question.ts'
 import { replay } from './replay.ts'
 
 export interface WithCacheOptions {
@@ -129,7 +130,11 @@ function lookUp({ self, origin, credential, next, request, options }: Call, leav
   const bypass = (reason: string): ChunkIterator => {
     self.announce('bypass', { callId, elapsedMs: 0 })
     const source = next(request, options)[Symbol.asyncIterator]()
-    return new Noted(itemsOf(source), () => ({ state: 'bypass', reason }), (usage) => usage)
+    return new Noted(
+      itemsOf(source),
+      () => ({ state: 'bypass', reason }),
+      (usage) => usage
+    )
   }
   if (self.closing.aborted) return bypass('closed')
   if (asked.bypass === true) return bypass('asked')
@@ -165,6 +170,7 @@ function lookUp({ self, origin, credential, next, request, options }: Call, leav
     worth: (run, error) => worthOf(run, error, self.settings.pace),
     itemsOf: (value) => (value as Answer).chunks,
     weigh,
+    freeze: deepFreeze,
     isLast: ({ type }) => type === 'finish',
     isContent,
     encode: (chunk) => (isJson(chunk) ? (chunk as unknown as JsonObject) : undefined),
@@ -263,7 +269,9 @@ function itemsOf(source: AsyncIterator<Chunk, undefined>): Items<Chunk> {
 function upstreamOptions(options: CallOptions, signal: AbortSignal, background: boolean): CallOptions {
   const { cache: _, timeouts, ...rest } = options
   const lasting =
-    timeouts?.totalMs === undefined ? { ...rest, signal, timeouts } : { ...rest, signal, timeouts: { ...timeouts, totalMs: Infinity } }
+    timeouts?.totalMs === undefined
+      ? { ...rest, signal, timeouts }
+      : { ...rest, signal, timeouts: { ...timeouts, totalMs: Infinity } }
   return background ? { ...lasting, callId: undefined, idempotencyKey: undefined, deadline: undefined } : lasting
 }
 
@@ -288,12 +296,12 @@ const deterministic: ReadonlySet<unknown> = new Set([400, 404, 413, 422])
 function worthOf(run: Run<Chunk> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined {
   if (run !== undefined) {
     const value = condense(run.items, pace === 'recorded' ? run.atMs : undefined)
-    return isAnswer(value) && isJson(value) ? { value: deepFreeze(value) } : undefined
+    return isAnswer(value) && isJson(value) ? { value } : undefined
   }
   if (!isMillraceError(error) || !deterministic.has((error.details as { status?: number }).status)) return undefined
   const { code, message, details, context } = error
-  const refusal: Refusal = { code, message, details: copyOf(details), context: copyOf(context) }
-  return { value: deepFreeze(refusal), refusal: true }
+  const value: Refusal = { code, message, details, context }
+  return isJson(value) ? { value, refusal: true } : undefined
 }
 
 function revive({ code, message, details, context }: Refusal): MillraceError {

@@ -54,7 +54,7 @@ const entryBytes = 420
 /** The name of a group is cut out of a digest, and so keeps all of it. */
 const groupBytes = 120
 /** What `lru-cache` still takes for an entry that has gone. */
-const gapBytes = 48
+const gapBytes = 80
 const sweepMs = 30_000
 /** A sweep lets others work after so long. */
 const sliceMs = 4

@@ -184,7 +184,10 @@ export function settle(options: CacheOptions): CacheSettings {
     negativeTtlMs: lifetime('negativeTtlMs', options.negativeTtlMs ?? 0),
     maxBytes,
     maxEntries: whole('maxEntries', options.maxEntries ?? 10_000),
-    maxEntryBytes: positive('maxEntryBytes', options.maxEntryBytes ?? Math.min(8 * mebibyte, maxBytes || Number.POSITIVE_INFINITY)),
+    maxEntryBytes: positive(
+      'maxEntryBytes',
+      options.maxEntryBytes ?? Math.min(8 * mebibyte, maxBytes || Number.POSITIVE_INFINITY)
+    ),
     storeTimeoutMs: positive('storeTimeoutMs', options.storeTimeoutMs ?? 50),
     scope,
     secret,
@@ -209,7 +212,8 @@ export function settle(options: CacheOptions): CacheSettings {
 export function checkCall(asked: CacheCallOptions): void {
   const { ttlMs, maxAgeMs, tags } = asked
   if (ttlMs !== undefined && !(typeof ttlMs === 'number' && ttlMs >= 0)) throw wrongCall('ttlMs', 'a number from 0 up')
-  if (maxAgeMs !== undefined && !(typeof maxAgeMs === 'number' && maxAgeMs >= 0)) throw wrongCall('maxAgeMs', 'a number from 0 up')
+  if (maxAgeMs !== undefined && !(typeof maxAgeMs === 'number' && maxAgeMs >= 0))
+    throw wrongCall('maxAgeMs', 'a number from 0 up')
   if (tags === undefined) return
   if (!Array.isArray(tags) || tags.length > maxTags || !tags.every((tag) => typeof tag === 'string' && tag !== '')) {
     throw wrongCall('tags', `a list of at most ${maxTags} non-empty strings`)
@@ -233,7 +237,9 @@ function checkStore(store: Store): void {
 
 function checkLog(log: SharedLog, store: Store | undefined): void {
   if (typeof log?.write !== 'function' || typeof log.follow !== 'function') {
-    throw new TypeError("log must be a shared log: write log: createRedisLog({ command: redis.command }) of '@millrace/streaming/redis'")
+    throw new TypeError(
+      "log must be a shared log: write log: createRedisLog({ command: redis.command }) of '@millrace/streaming/redis'"
+    )
   }
   if (store?.command === undefined || store.prefix === undefined) {
     throw new TypeError("log needs a store that takes commands: write store: createRedis({ url }) of '@millrace/cache/redis'")

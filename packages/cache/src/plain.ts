@@ -129,3 +129,16 @@ function weighLeaf(value: unknown): number {
 function weighText(text: string): number {
   return 16 + ((2 * text.length + 7) & ~7)
 }
+
+/**
+ * Whether JSON text would have an escape in a name: V8 was seen to read such a name as another (nodejs/node#63785), so what
+ * has one does not go through `JSON.parse`.
+ */
+export function hasEscapedNames(value: unknown): boolean {
+  if (!isObject(value)) return false
+  if (Array.isArray(value)) return value.some(hasEscapedNames)
+  return Object.entries(value).some(([name, child]) => escaped.test(name) || !name.isWellFormed() || hasEscapedNames(child))
+}
+
+// oxlint-disable-next-line no-control-regex -- they are what JSON escapes
+const escaped = /["\\\u0000-\u001f]/

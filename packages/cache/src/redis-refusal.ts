@@ -14,7 +14,10 @@ export function redisError(error: unknown, option: 'commandTimeoutMs' | 'connect
   }
   const word = firstWord(error)
   if (word !== undefined) {
-    return new MillraceError('unavailable', `Redis refused the command: ${word}`, { details: { providerCode: word }, cause: error })
+    return new MillraceError('unavailable', `Redis refused the command: ${word}`, {
+      details: { providerCode: word },
+      cause: error
+    })
   }
   const errno = (error as { code?: unknown } | null)?.code
   const details = { phase: 'body' as const, ...(typeof errno === 'string' ? { errno } : {}) }

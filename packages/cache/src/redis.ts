@@ -24,7 +24,7 @@ export interface RedisOptions {
  * call rejects at once. It fits `createCache({ store })`, and is a storage adapter for `new Keyv({ store })`. What
  * `KeyvRedis` with the same namespace has written it reads, and the other way round.
  *
- * Reads that are asked for in one turn of the event loop are one MGET, up to 32 each.
+ * Reads that are asked for together, up to 32, are one MGET.
  *
  * All methods reject with a `MillraceError`: `network` when there is no connection (the message says why), `timeout` after
  * `commandTimeoutMs` (the command may have run all the same), `unavailable` when Redis refuses (`details.providerCode` is
@@ -98,12 +98,14 @@ export function createRedis(options: RedisOptions): RedisStore {
 
   const limits = createTimeLimits(commandTimeoutMs)
   const link = keepConnected(address, connectTimeoutMs)
-  const running = new Set<Promise<unknown>>()
   let closing: Promise<void> | undefined
   let doubted = false
   let timeoutsInRow = 0
   let commandErrors = 0
   let timeouts = 0
+  // Counted, not kept in a set: what a promise of it has brought would live until the next big garbage collection.
+  let underWay = 0
+  let idle: (() => void) | undefined
 
   const gathered = gatherReads(run)
   const prefix = `${namespace}::`
@@ -131,24 +133,30 @@ export function createRedis(options: RedisOptions): RedisStore {
     return run(args, fits)
   }
 
-  async function read(key: string): Promise<string | undefined> {
-    check()
+  function read(key: string): Promise<string | undefined> {
+    try {
+      check()
+    } catch (error) {
+      return Promise.reject(error)
+    }
+    // Not out of an async function: that would take three turns of the microtasks more.
     return gathered(place(key))
   }
 
   async function run(args: readonly string[], fits?: (reply: unknown) => boolean): Promise<unknown> {
     const client = connected()
-    if (running.size >= maxCommands) {
+    if (underWay >= maxCommands) {
       throw new MillraceError('queue-full', `${maxCommands} commands are under way already`, { details: { limit: maxCommands } })
     }
-    const command = limits.within(client.sendCommand(args as string[]))
-    running.add(command)
+    underWay++
     try {
-      const reply = await command
+      const reply: unknown = await limits.within(client.sendCommand(args as string[]))
       timeoutsInRow = 0
       if (fits?.(reply) === false) {
         link.drop(client)
-        throw new MillraceError('protocol', `Redis answered ${args[0]} with something else`, { details: { reason: 'unexpected' } })
+        throw new MillraceError('protocol', `Redis answered ${args[0]} with something else`, {
+          details: { reason: 'unexpected' }
+        })
       }
       return reply
     } catch (error) {
@@ -156,7 +164,7 @@ export function createRedis(options: RedisOptions): RedisStore {
       else commandErrors++
       throw redisError(error, 'commandTimeoutMs', commandTimeoutMs)
     } finally {
-      running.delete(command)
+      if (--underWay === 0) idle?.()
     }
   }
 
@@ -180,10 +188,14 @@ export function createRedis(options: RedisOptions): RedisStore {
   }
 
   async function end(): Promise<void> {
-    // The reads of this turn are sent at its end.
+    // Reads asked for just now are sent in the next tick.
     await tick()
     // Not the client's own close: over a frozen server it waits for ever and cannot be cut short any more.
-    await Promise.allSettled(running)
+    if (underWay > 0) {
+      await new Promise<void>((resolve) => {
+        idle = resolve
+      })
+    }
     link.close()
   }
 

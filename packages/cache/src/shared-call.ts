@@ -10,7 +10,7 @@ import {
   type SharedLog
 } from '@millrace/core'
 import type { Source } from './flight.ts'
-import type { LedLease, Leases } from './leases.ts'
+import type { Leases, LedLease } from './leases.ts'
 import type { Sealer } from './sealer.ts'
 
 /** What one call across processes goes over. */
@@ -241,7 +241,7 @@ function revive({ code, message, details, context }: JsonObject): Error {
   if (typeof code !== 'string' || typeof message !== 'string' || !isJsonObject(details)) return incomplete()
   try {
     return new MillraceError(code as ErrorCode, message, {
-      details: details as never,
+      details,
       ...(isJsonObject(context) ? { context } : {})
     })
   } catch {

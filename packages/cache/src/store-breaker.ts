@@ -17,7 +17,7 @@ const maxRestMs = 400
  * Opens after three failures in a row. While it is open, `probe` runs in the background after 100, 200 and then each 400 ms,
  * and the first success closes it. `probe` never rejects, and tells its outcome as every other call does.
  */
-export function createBreaker(probe: () => Promise<void>): Breaker {
+export function createBreaker(probe: () => Promise<unknown>): Breaker {
   let failures = 0
   let probes = 0
   let timer: NodeJS.Timeout | undefined

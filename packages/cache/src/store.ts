@@ -67,40 +67,46 @@ const probeKey = 'millrace:probe'
 
 type Sort = 'read' | 'write'
 
+/** What a call came to that brought nothing: no answer that counts, or one that cannot be read. */
+const noAnswer: unique symbol = Symbol('no answer')
+const unreadable: unique symbol = Symbol('unreadable')
+
 /**
  * Puts a deadline, two breakers and a bound on writes around a store. While a breaker is open no call waits at all; it is
  * asked in the background whether the store is back, which is seen at most 0.4 s after it is.
  *
- * Two, for reads and for writes, because a Redis may answer reads and let all writes hang (`CLIENT PAUSE 1000 WRITE`). What
- * a store refuses in time, such as a write when it is out of memory, is an error and no reason to leave it alone.
+ * Two, for reads and for writes: a store may answer reads and let all writes hang (Redis under `CLIENT PAUSE 1000 WRITE`),
+ * and its reads must not call the writes back. A read that fails counts for both. What a store refuses in time, such as a
+ * write when it is out of memory, is an error and no reason to leave it alone.
  */
 export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): GuardedStore {
   const limits = createTimeLimits(timeoutMs)
   const breakers: Readonly<Record<Sort, Breaker>> = {
-    read: createBreaker(() => probe('read', () => store.get(probeKey))),
-    write: createBreaker(() => probe('write', () => store.delete(probeKey)))
+    read: createBreaker(() => call('read', () => store.get(probeKey))),
+    write: createBreaker(() => call('write', () => store.delete(probeKey)))
   }
-  const writes = new Set<Promise<boolean>>()
+  let writes = 0
   let writeChars = 0
+  let idle: PromiseWithResolvers<void> | undefined
   let errors = 0
   let skipped = 0
   let writesRefused = 0
 
-  /** One call of the store. Every outcome passes here; a rejection is counted and told already. */
-  async function call<T>(sort: Sort, work: () => T): Promise<Awaited<T>> {
+  /** One call of the store: whatever comes of it passes here, is counted, and is told to `onError` if it is a failure. */
+  function call(sort: Sort, work: () => unknown): Promise<unknown> {
+    let asked: unknown
     try {
-      const asked = work()
-      const result = await (isThenable(asked) ? limits.within(asked) : asked)
-      answered(sort)
-      return result as Awaited<T>
+      asked = work()
     } catch (error) {
-      failed(sort, error)
-      throw error
+      asked = Promise.reject(error)
     }
-  }
-
-  async function probe(sort: Sort, work: () => unknown): Promise<void> {
-    await call(sort, work).catch(told)
+    return (isThenable(asked) ? limits.within(asked) : Promise.resolve(asked)).then(
+      (answer) => {
+        breakers[sort].succeeded()
+        return answer
+      },
+      (error: unknown) => failed(sort, error)
+    )
   }
 
   function mayCall(sort: Sort): boolean {
@@ -109,27 +115,19 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     return false
   }
 
-  function answered(sort: Sort): void {
-    breakers[sort].succeeded()
-    if (sort === 'write') breakers.read.succeeded()
-  }
-
-  function failed(sort: Sort, error: unknown): void {
+  function failed(sort: Sort, error: unknown): typeof noAnswer | typeof unreadable {
     const refused = isRefusal(error)
+    // The store has answered with what Keyv could not parse: the fault of that one value.
+    const answered = error instanceof SyntaxError
     if (refused && sort === 'write') writesRefused++
-    if (refused || isUnreadable(error)) {
-      answered(sort)
+    if (refused || answered) {
+      breakers[sort].succeeded()
     } else {
       breakers[sort].failed()
       if (sort === 'read') breakers.write.failed()
     }
-    tell(
-      error === late
-        ? new MillraceError('timeout', `the store did not answer within ${timeoutMs} ms (storeTimeoutMs)`, {
-            details: { clock: 'total', limitMs: timeoutMs, elapsedMs: timeoutMs }
-          })
-        : error
-    )
+    tell(error === late ? timeoutOf(timeoutMs) : error)
+    return answered ? unreadable : noAnswer
   }
 
   function tell(error: unknown): void {
@@ -141,71 +139,61 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     }
   }
 
-  async function read(key: string): Promise<string | undefined> {
-    if (!mayCall('read')) return undefined
-    try {
-      return textOf(await call('read', () => store.get(key)))
-    } catch (error) {
-      return isUnreadable(error) ? '' : undefined
-    }
-  }
-
-  async function put(key: string, text: string, ttlMs?: number): Promise<boolean> {
-    if (!mayCall('write')) return false
-    try {
-      const taken = await call('write', () => (ttlMs === undefined ? store.set(key, text) : store.set(key, text, Math.ceil(ttlMs))))
-      if (taken !== false) return true
-      writesRefused++
-      tell(new MillraceError('unavailable', 'the store answered false to a write', { details: {} }))
-    } catch {
-      // told in `call`
-    }
-    return false
+  function read(key: string): Promise<string | undefined> {
+    if (!mayCall('read')) return Promise.resolve(undefined)
+    return call('read', () => store.get(key)).then(textOf)
   }
 
   async function readMany(keys: readonly string[]): Promise<readonly (string | undefined)[] | undefined> {
     if (!mayCall('read')) return undefined
-    try {
-      const many = store.getMany === undefined ? getEach : store.getMany.bind(store)
-      const values = await call('read', () => many([...keys]))
-      if (Array.isArray(values) && values.length === keys.length) return values.map(textOf)
-      tell(new MillraceError('protocol', 'getMany answered with something else', { details: { reason: 'unexpected' } }))
-      store.distrust?.()
-      return undefined
-    } catch (error) {
-      // One of them cannot be read: which one, each tells by itself.
-      return isUnreadable(error) ? Promise.all(keys.map(read)) : undefined
-    }
+    const values = await call('read', () => store.getMany?.([...keys]) ?? Promise.all(keys.map((key) => store.get(key))))
+    if (Array.isArray(values) && values.length === keys.length) return values.map(textOf)
+    if (values === noAnswer) return undefined
+    // One of them cannot be read. Which one, each tells by itself.
+    if (values === unreadable) return Promise.all(keys.map(read))
+    tell(
+      new MillraceError('protocol', 'getMany of the store answered with something else', { details: { reason: 'unexpected' } })
+    )
+    return undefined
   }
 
-  function getEach(keys: readonly string[]): unknown {
-    return Promise.all(keys.map((key) => store.get(key)))
+  async function put(key: string, text: string, ttlMs?: number): Promise<boolean> {
+    if (!mayCall('write')) return false
+    const answer = await call('write', () =>
+      ttlMs === undefined ? store.set(key, text) : store.set(key, text, Math.ceil(ttlMs))
+    )
+    if (answer === false) {
+      writesRefused++
+      tell(new MillraceError('unavailable', 'the store answered false to a write', { details: {} }))
+    }
+    return answer !== false && answer !== noAnswer && answer !== unreadable
   }
 
   async function remove(key: string): Promise<boolean> {
     if (!mayCall('write')) return false
-    return call('write', () => store.delete(key)).then(yes, no)
+    return (await call('write', () => store.delete(key))) !== noAnswer
   }
 
   async function command(args: readonly string[]): Promise<{ readonly reply: unknown } | undefined> {
     if (!mayCall('write')) return undefined
-    return call('write', () => store.command?.(args)).then((reply) => ({ reply }), nothing)
+    const reply = await call('write', () => store.command?.(args))
+    return reply === noAnswer || reply === unreadable ? undefined : { reply }
   }
 
   return {
     read,
     readMany,
     write(key, text, ttlMs) {
-      if (writes.size >= maxWrites || writeChars + text.length > maxWriteChars) {
+      if (writes >= maxWrites || writeChars + text.length > maxWriteChars) {
         skipped++
         return
       }
+      writes++
       writeChars += text.length
-      const writing = put(key, text, ttlMs).finally(() => {
-        writes.delete(writing)
+      void put(key, text, ttlMs).then(() => {
         writeChars -= text.length
+        if (--writes === 0) idle?.resolve()
       })
-      writes.add(writing)
     },
     put,
     remove,
@@ -216,7 +204,9 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     async drain() {
       breakers.read.stop()
       breakers.write.stop()
-      await Promise.all(writes)
+      if (writes === 0) return
+      idle ??= Promise.withResolvers()
+      await idle.promise
     },
     get available() {
       return !breakers.read.open
@@ -243,22 +233,17 @@ function isRefusal(error: unknown): boolean {
   return providerCode !== undefined && !away.has(providerCode)
 }
 
-/** The store has answered with what Keyv could not parse: the fault of that one value. */
-function isUnreadable(error: unknown): boolean {
-  return error instanceof SyntaxError
-}
-
 function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value
-  return value === undefined || value === null ? undefined : ''
+  return value === undefined || value === null || value === noAnswer ? undefined : ''
+}
+
+function timeoutOf(limitMs: number): MillraceError {
+  return new MillraceError('timeout', `the store did not answer within ${limitMs} ms (storeTimeoutMs)`, {
+    details: { clock: 'total', limitMs, elapsedMs: limitMs }
+  })
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
 }
-
-// For what `call` has told already.
-const told = (): void => {}
-const nothing = (): undefined => undefined
-const yes = (): boolean => true
-const no = (): boolean => false

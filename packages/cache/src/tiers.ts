@@ -2,7 +2,7 @@ import { type Entry, type Kind, readEntry, writeEntry } from './entry.ts'
 import { createGroups, type Groups, type Stamps, unreadMs } from './groups.ts'
 import { createMemory, type Held, type Memory } from './memory.ts'
 import { type CacheSettings, maxTtlMs } from './options.ts'
-import { deepFreeze } from './plain.ts'
+import { compact, deepFreeze, hasEscapedNames } from './plain.ts'
 import type { Sealer } from './sealer.ts'
 import { type GuardedStore, guardStore } from './store.ts'
 
@@ -16,11 +16,11 @@ export interface Tiers {
   findStored(kind: Kind, key: string, groups: readonly string[]): Promise<Held | undefined>
   /** What an answer that is fetched from now on is kept under. */
   begin(groups: readonly string[]): Beginning | Promise<Beginning>
-  /** False when no tier takes it. `value` must be frozen plain JSON. */
+  /** False when no tier takes it. `value` must be plain JSON; a copy of it is kept. */
   keep(kind: Kind, key: string, value: unknown, rule: KeepRule): boolean
-  /** Keeps a refusal, in memory alone, beside the answers. */
-  keepRefusal(key: string, value: unknown, rule: Beginning & { readonly groups: readonly string[] }, ttlMs: number): boolean
-  peekRefusal(key: string): Held | undefined
+  /** Keeps a refusal, in memory alone, beside the answers, for one credential. */
+  keepRefusal(key: string, by: string, value: unknown, rule: RefusalRule, ttlMs: number): boolean
+  peekRefusal(key: string, by: string): Held | undefined
   close(): Promise<void>
   readonly memory: Memory
   readonly groups: Groups
@@ -36,6 +36,8 @@ export interface Beginning {
   readonly stamps: Stamps | undefined
 }
 
+export type RefusalRule = Beginning & { readonly groups: readonly string[] }
+
 export interface KeepRule extends Beginning {
   readonly groups: readonly string[]
   readonly ttlMs: number
@@ -45,9 +47,6 @@ export interface KeepRule extends Beginning {
   readonly commit?: ((entryKey: string, text: string, ttlMs: number) => void) | undefined
 }
 
-/** A clock of another machine may be ahead of ours by this much; an entry from further in the future is not believed. */
-const maxSkewMs = 60_000
-
 export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   const { namespace, maxEntryBytes, storeTimeoutMs, now, onStoreError } = settings
   const memory = createMemory(settings)
@@ -56,9 +55,7 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   let corrupt = 0
 
   const store =
-    settings.store === undefined
-      ? undefined
-      : guardStore(settings.store, { timeoutMs: storeTimeoutMs, onError: onStoreError })
+    settings.store === undefined ? undefined : guardStore(settings.store, { timeoutMs: storeTimeoutMs, onError: onStoreError })
   const groups = createGroups({
     store,
     namespace,
@@ -82,7 +79,8 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
 
   async function read(kind: Kind, key: string, asked: readonly string[]): Promise<Held | undefined> {
     const mine = held(key)
-    if (mine === undefined) return readStore(kind, key, asked)
+    // Past its time: another process may have fetched a new one.
+    if (mine === undefined || now() - mine.storedAt >= mine.ttlMs) return (await readStore(kind, key, asked)) ?? held(key)
     // Another process may have forgotten it. A store that does not say has nothing against it.
     const { epoch } = groups
     await groups.look(mine.groups)
@@ -108,7 +106,7 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   function take(key: string, entry: Entry, epoch: number): Held | undefined {
     const ageMs = Date.now() - entry.storedAt
     // The store's own expiry is what counts where it has one; this also serves those that have none.
-    if (ageMs < -maxSkewMs || ageMs >= entry.keepMs) return undefined
+    if (ageMs >= entry.keepMs) return undefined
     const at = now()
     const storedAt = at - Math.max(0, ageMs)
     const found: Held = {
@@ -145,8 +143,9 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       if (store === undefined) return { epoch, stamps: undefined }
       return groups.stamp(of).then((stamps) => ({ epoch, stamps }))
     },
-    keep(kind, key, value, { epoch, stamps, groups: of, ttlMs: asked, storing = true, commit }) {
+    keep(kind, key, given, { epoch, stamps, groups: of, ttlMs: asked, storing = true, commit }) {
       if (!groups.hold(of, epoch)) return false
+      const value = compact(given)
       const ttlMs = Math.min(asked, maxTtlMs)
       const keepMs = ttlMs + staleMs
       const at = now()
@@ -161,18 +160,18 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
         retryAt: 0
       }
       const inMemory = memory.set(key, entry)
-      if (store === undefined || stamps === undefined || !storing) return inMemory
+      if (store === undefined || stamps === undefined || !storing || hasEscapedNames(value)) return inMemory
       const text = writeEntry(sealer, kind, key, { value, storedAt: Date.now(), ttlMs, keepMs, stamps })
       if (text.length > maxEntryBytes) return inMemory
       if (commit === undefined) store.write(entryKey(key), text, Math.ceil(keepMs))
       else commit(entryKey(key), text, Math.ceil(keepMs))
       return true
     },
-    keepRefusal(key, value, { epoch, groups: of }, ttlMs) {
+    keepRefusal(key, by, given, { epoch, groups: of }, ttlMs) {
       if (!groups.hold(of, epoch)) return false
       const at = now()
-      return memory.set(refusalOf(key), {
-        value,
+      return memory.set(refusalOf(key, by), {
+        value: compact(given),
         storedAt: at,
         ttlMs,
         keepUntil: at + ttlMs,
@@ -182,7 +181,7 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
         retryAt: 0
       })
     },
-    peekRefusal: (key) => held(refusalOf(key)),
+    peekRefusal: (key, by) => held(refusalOf(key, by)),
     async close() {
       memory.clear()
       await store?.drain()
@@ -196,4 +195,4 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   }
 }
 
-const refusalOf = (key: string): string => `!${key}`
+const refusalOf = (key: string, by: string): string => `!${by}${key}`

@@ -44,7 +44,6 @@ export function createTimeLimits(limitMs: number): TimeLimits {
     timer = undefined
     if (first === undefined) return // the next one arms it again
     const lateMs = performance.now() - first.dueAt
-    if (lateMs < 0) return arm(-lateMs)
     if (lateMs > blockedMs && !merciful) {
       merciful = true
       return arm(mercyMs)

@@ -7,6 +7,7 @@ import {
   parseJson,
   type Usage
 } from '@millrace/core'
+import { isUsage } from './answer.ts'
 import { judgeChat, judgeChatStream } from './wire-chat.ts'
 import { judgeGoogle } from './wire-google.ts'
 import { judgeMessage, judgeMessageStream } from './wire-messages.ts'
@@ -37,8 +38,6 @@ export interface HttpAnswer {
   readonly atMs?: readonly number[]
   readonly model?: string
   readonly usage?: Usage
-  /** A digest of the credential that a refusal was given to: another one may be answered otherwise. */
-  readonly by?: string
 }
 
 /**
@@ -53,10 +52,10 @@ export function headersToKeep(headers: Iterable<readonly [string, string]>): (re
 
 export function isHttpAnswer(value: unknown): value is HttpAnswer {
   if (!isJsonObject(value)) return false
-  const { status, headers, body, cuts, atMs, model, usage, by } = value
+  const { status, headers, body, cuts, atMs, model, usage } = value
   if (typeof body !== 'string' || typeof status !== 'number' || !keptStatuses.has(status)) return false
   if (!Array.isArray(headers) || !headers.every(isKeptHeader)) return false
-  if (!isOptionalText(model) || !isOptionalText(by) || (usage !== undefined && !isUsage(usage))) return false
+  if (!isOptionalText(model) || (usage !== undefined && !isUsage(usage))) return false
   if (cuts === undefined && atMs === undefined) return true
   return isRising(cuts) && isRising(atMs) && cuts.length === atMs.length && (cuts.at(-1) ?? 0) <= body.length
 }
@@ -82,13 +81,6 @@ function isCount(value: Json | undefined): value is number {
 function isRising(value: Json | undefined): value is readonly number[] {
   if (!Array.isArray(value)) return false
   return (value as readonly Json[]).every((number, at) => isCount(number) && number >= (at === 0 ? 0 : (value[at - 1] as number)))
-}
-
-export function isUsage(usage: Json): boolean {
-  if (!isJsonObject(usage) || !isJsonObject(usage.input) || !isJsonObject(usage.output)) return false
-  const { uncached, cacheRead, cacheWrite } = usage.input
-  const counts = [uncached, cacheRead, cacheWrite, usage.output.text, usage.output.reasoning]
-  return counts.every(isCount) && typeof usage.estimated === 'boolean' && typeof usage.billed === 'boolean'
 }
 
 export interface WireAnswer {

@@ -1,10 +1,11 @@
 import { isJsonObject, type Json, type JsonObject, type Usage } from '@millrace/core'
-import type { Worth } from './asking.ts'
+import { isUsage } from './answer.ts'
 import { isCredential } from './fetch-key.ts'
 import { textOf } from './fetch-request.ts'
 import type { Run } from './flight.ts'
 import { deepFreeze } from './plain.ts'
-import { type HttpAnswer, headersToKeep, isUsage, refusals } from './wire-answer.ts'
+import type { Worth } from './question.ts'
+import { type HttpAnswer, headersToKeep, refusals } from './wire-answer.ts'
 
 /**
  * What an HTTP answer is shared in: its head, its bytes, and at the end of a whole one what it says of itself. Bytes are
@@ -61,11 +62,11 @@ export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded
   const head = items[0]
   const tail = items.at(-1)
   if (!isHead(head)) return undefined
-  const { status, by } = head
+  const { status } = head
   const headers = headersToKeep(head.headers)
   if (refusals.has(status)) {
     const body = textOf(bytesOf(items.filter(isPiece).join('')))
-    return body === undefined ? undefined : { value: deepFreeze<HttpAnswer>({ status, headers, body, by }), refusal: true }
+    return body === undefined ? undefined : { value: { status, headers, body } satisfies HttpAnswer, refusal: true }
   }
   if (status !== 200 || !isTail(tail)) return undefined
   const { kind: _, ...told } = tail
@@ -73,7 +74,7 @@ export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded
   const isPaced = pace === 'recorded' && headers.some(([, value]) => value.startsWith('text/event-stream'))
   // The first piece is item 1.
   const text = isPaced ? cutText(pieces, atMs.slice(1)) : plainText(pieces)
-  return text === undefined ? undefined : { value: deepFreeze({ status, headers, ...text, ...told }) }
+  return text === undefined ? undefined : { value: { status, headers, ...text, ...told } }
 }
 
 function isPiece(item: HttpItem): item is string {
@@ -106,8 +107,8 @@ function cutText(pieces: readonly string[], cameAtMs: readonly number[]): Pick<H
 
 /** What a stored answer came in. */
 export function itemsOf(value: unknown): readonly HttpItem[] {
-  const { status, headers, body, by = '', model, usage } = value as HttpAnswer
-  return [{ kind: 'head', status, headers, by }, Buffer.from(body).toString('latin1'), { kind: 'tail', model, usage }]
+  const { status, headers, body, model, usage } = value as HttpAnswer
+  return [{ kind: 'head', status, headers, by: '' }, Buffer.from(body).toString('latin1'), { kind: 'tail', model, usage }]
 }
 
 export function pieceOf(bytes: Uint8Array): string {

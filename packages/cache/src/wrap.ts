@@ -1,10 +1,11 @@
 import { abortable, type Json } from '@millrace/core'
 import { isJson } from './answer.ts'
-import { ask, type Leaving, type Question } from './asking.ts'
+import { ask } from './asking.ts'
 import type { CacheInner } from './cache.ts'
 import { wrapKeyOf } from './key.ts'
 import { checkCall, type WrapOptions } from './options.ts'
 import { deepFreeze } from './plain.ts'
+import type { Leaving, Question } from './question.ts'
 
 /** A computed value on its way to all who asked for it. */
 interface Computed {
@@ -41,10 +42,13 @@ export async function wrapWith<T>(
     },
     worth(run) {
       const value = run?.items[0]?.value
-      return isJson(value) ? { value: deepFreeze(value) } : undefined
+      return isJson(value) ? { value } : undefined
     },
     itemsOf: (value) => [{ value }],
     weigh: () => 1,
+    freeze({ value }) {
+      if (isJson(value)) deepFreeze(value)
+    },
     isLast: () => true,
     isContent: () => true,
     encode: ({ value }) => (isJson(value) ? (value as Json) : undefined),

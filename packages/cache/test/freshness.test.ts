@@ -63,9 +63,17 @@ describe('stale while revalidate', () => {
 
   it('refreshes once for many askers, and lets those who want a fresh one join', async () => {
     const { promise: gate, resolve: go } = Promise.withResolvers<void>()
-    const { ask: get, pass, scripted } = rig((call) => answer(`${call}`), options, async () => {
-      if (scripted.calls.length > 1) await gate
-    })
+    const {
+      ask: get,
+      pass,
+      scripted
+    } = rig(
+      (call) => answer(`${call}`),
+      options,
+      async () => {
+        if (scripted.calls.length > 1) await gate
+      }
+    )
     await get()
     await pass(1500)
     const stale = await Promise.all(Array.from({ length: 200 }, () => get()))
@@ -85,7 +93,12 @@ describe('stale while revalidate', () => {
     await gather(cached(ask(), {}))
     at = 1500
     const controller = new AbortController()
-    const call: CallOptions = { signal: controller.signal, callId: 'mine', idempotencyKey: 'once', timeouts: { totalMs: 5, idleMs: 7 } }
+    const call: CallOptions = {
+      signal: controller.signal,
+      callId: 'mine',
+      idempotencyKey: 'once',
+      timeouts: { totalMs: 5, idleMs: 7 }
+    }
     await gather(cached(ask(), call))
     controller.abort()
     for (let turn = 0; turn < 20; turn++) await tick()
@@ -96,10 +109,12 @@ describe('stale while revalidate', () => {
   })
 
   it('keeps serving when the refresh fails, counts it, and leaves the provider alone for a second', async () => {
-    const { ask: get, pass, scripted, cache } = rig(
-      (call) => (call === 0 ? answer('0') : [start, refused('overloaded', 503)]),
-      options
-    )
+    const {
+      ask: get,
+      pass,
+      scripted,
+      cache
+    } = rig((call) => (call === 0 ? answer('0') : [start, refused('overloaded', 503)]), options)
     await get()
     await pass(1500)
     for (let n = 0; n < 50; n++) {
@@ -115,7 +130,12 @@ describe('stale while revalidate', () => {
   })
 
   it('ends refreshes on close, and begins none after it', async () => {
-    const { ask: get, pass, scripted, cache } = rig(
+    const {
+      ask: get,
+      pass,
+      scripted,
+      cache
+    } = rig(
       (call) => answer(`${call}`),
       options,
       (signal) => (scripted.calls.length > 1 ? new Promise((_, reject) => signal?.addEventListener('abort', reject)) : tick())
@@ -165,7 +185,10 @@ describe('stale if error', () => {
   })
 
   it('waits for the new answer where there is one, and keeps to maxAgeMs and refresh', async () => {
-    const { ask: get, pass } = rig((call) => (call === 2 || call === 3 ? [refused('overloaded', 503)] : answer(`${call}`)), options)
+    const { ask: get, pass } = rig(
+      (call) => (call === 2 || call === 3 ? [refused('overloaded', 503)] : answer(`${call}`)),
+      options
+    )
     await get()
     await pass(1500)
     expect(await get()).toEqual(['miss', '1'])
@@ -204,7 +227,11 @@ describe('the negative cache', () => {
   it('gives a deterministic refusal again, for a short time, in memory alone', async () => {
     const store = new Map<string, string>()
     for (const status of [400, 404, 413, 422]) {
-      const { ask: get, pass, scripted } = rig(() => [refused('invalid-request', status)], {
+      const {
+        ask: get,
+        pass,
+        scripted
+      } = rig(() => [refused('invalid-request', status)], {
         negativeTtlMs: 500,
         store,
         scope: 's'

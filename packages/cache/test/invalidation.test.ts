@@ -16,12 +16,15 @@ function replica(options: CacheOptions = {}): {
   return {
     cache,
     calls,
-    get: async (content, { tenant, tags } = {}) => cacheNote(await gather(cached(ask(content), { tenant, cache: { tags } })))?.state
+    get: async (content, { tenant, tags } = {}) =>
+      cacheNote(await gather(cached(ask(content), { tenant, cache: { tags } })))?.state
   }
 }
 
 /** A store like a Redis with others' keys in it: it counts its calls, and refuses to list or to empty itself. */
-function storeOf(entries = new Map<string, string>()): Store & { readonly entries: Map<string, string>; calls: number; down: boolean } {
+function storeOf(
+  entries = new Map<string, string>()
+): Store & { readonly entries: Map<string, string>; calls: number; down: boolean } {
   const self = {
     entries,
     calls: 0,
@@ -52,7 +55,8 @@ describe('invalidate', () => {
       ['e', { tenant: 'guest' }],
       ['f', {}]
     ] as const
-    const states = async (): Promise<string> => (await Promise.all(all.map(async ([q, about]) => (await get(q, about)) === 'hit'))).map(Number).join('')
+    const states = async (): Promise<string> =>
+      (await Promise.all(all.map(async ([q, about]) => (await get(q, about)) === 'hit'))).map(Number).join('')
     await states()
     expect(await states()).toBe('111111')
     await cache.invalidate({ tags: ['x'] })
@@ -73,7 +77,9 @@ describe('invalidate', () => {
     await expect(createCache().invalidate({})).rejects.toThrow(/tags: \['document:12'\]/)
     const { get } = replica()
     for (const tags of [[''], 'x', [7], Array.from({ length: 65 }, String)]) {
-      await expect(get('q', { tags: tags as never })).rejects.toThrow(/cache\.tags must be a list of at most 64 non-empty strings/)
+      await expect(get('q', { tags: tags as never })).rejects.toThrow(
+        /cache\.tags must be a list of at most 64 non-empty strings/
+      )
     }
   })
 
@@ -136,7 +142,7 @@ describe('invalidate', () => {
     const one = replica({ store, scope: 's', maxBytes: 0 })
     await one.get('q', { tags: ['x'] })
     await delay(5)
-    for (const key of [...store.entries.keys()]) if (key.startsWith('cache:g:')) store.entries.delete(key)
+    for (const key of store.entries.keys()) if (key.startsWith('cache:g:')) store.entries.delete(key)
     const two = replica({ store, scope: 's', maxBytes: 0 })
     expect(await two.get('q', { tags: ['x'] })).toBe('miss')
     await delay(5)

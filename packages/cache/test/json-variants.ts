@@ -79,7 +79,7 @@ function* wholeVariants(value: Json): Generator<Json> {
     yield value.normalize('NFD')
     if (value !== '' && Number.isFinite(Number(value))) yield Number(value)
   } else if (typeof value === 'number') {
-    yield* [value + 1, -value, value / 3, value * (1 + Number.EPSILON), String(value), value !== 0]
+    yield* [value + 1, -value, value / 3, value * (1 - Number.EPSILON), String(value), value !== 0]
   } else if (typeof value === 'boolean') {
     yield* [!value, String(value), Number(value)]
   } else if (value === null) {

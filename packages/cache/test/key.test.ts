@@ -146,9 +146,15 @@ describe(`keys (fast-check seed ${seed}, ${pairs} pairs)`, () => {
 
   it('stay what they are from release to release: a change of them is a new keyVersion', () => {
     expect(keyOf(request, from)).toMatchInlineSnapshot(`"88cb442ae87feb02ab839ac20e99add5e1f882c1b7c510698e26486a19dd2b81"`)
-    expect(keyOf(request, { ...from, tenant: 'a', secret })).toMatchInlineSnapshot(`"3c5b4196e2b1db435e470b6ca51ebb81edaa4c8cbe8b7f189d815e7ec0baddf0"`)
-    expect(wrapKeyOf({ city: 'Basel' }, from)).toMatchInlineSnapshot(`"9bbbc25492e6cf207a82036bc43f3348de358652727b84daf6946ba8faa8beda"`)
-    expect(httpKeyOf({ path: '/v1/chat/completions' }, from)).toMatchInlineSnapshot(`"08e38d7b677232ef0c31392af3595c654490dc9412b49a5a9a499ad4127b1b69"`)
+    expect(keyOf(request, { ...from, tenant: 'a', secret })).toMatchInlineSnapshot(
+      `"3c5b4196e2b1db435e470b6ca51ebb81edaa4c8cbe8b7f189d815e7ec0baddf0"`
+    )
+    expect(wrapKeyOf({ city: 'Basel' }, from)).toMatchInlineSnapshot(
+      `"9bbbc25492e6cf207a82036bc43f3348de358652727b84daf6946ba8faa8beda"`
+    )
+    expect(httpKeyOf({ path: '/v1/chat/completions' }, from)).toMatchInlineSnapshot(
+      `"08e38d7b677232ef0c31392af3595c654490dc9412b49a5a9a499ad4127b1b69"`
+    )
     expect(groupOf('tag', 'prices', undefined)).toMatchInlineSnapshot(`"f4cbbac3502b42246b144f98de536200"`)
     expect(scopeOf('sk-1', secret)).toMatchInlineSnapshot(`"3b53c3501e109f5a53d012d41a43fe7df39c35769547e9768772bf976e550bee"`)
   })
@@ -310,13 +316,13 @@ describe.skipIf(!existsSync(real))('keys of real traffic', () => {
   })
 
   it('differ for all paraphrases and all questions', () => {
-    const pairs: { origin: string; similar: string }[] = JSON.parse(read('traces/gptcache_mock_pairs.json'))
+    const paraphrases: { origin: string; similar: string }[] = JSON.parse(read('traces/gptcache_mock_pairs.json'))
     const questions = read('traces/mt_bench_questions.jsonl')
       .trim()
       .split('\n')
       .flatMap((line) => JSON.parse(line).turns as string[])
-    const prompts = new Set([...pairs.flatMap(({ origin, similar }) => [origin, similar]), ...questions])
-    for (const { origin, similar } of pairs) {
+    const prompts = new Set([...paraphrases.flatMap(({ origin, similar }) => [origin, similar]), ...questions])
+    for (const { origin, similar } of paraphrases) {
       expect(keyOf(askedOf(origin), from) === keyOf(askedOf(similar), from)).toBe(origin === similar)
     }
     expect(new Set([...prompts].map((prompt) => keyOf(askedOf(prompt), from))).size).toBe(prompts.size)

@@ -57,6 +57,12 @@ for (const [name, options] of Object.entries(modes)) {
         for (const more of [' ', '\n', '=', 'A', '\0']) expect(sealer.open(place, sealed + more)).toBeUndefined()
       })
 
+      it('takes no half of a surrogate pair for the character that stands for it when text is encoded', () => {
+        const sealed = sealer.seal(place, 'a\ufffdb')
+        const changed = sealed.replace('\ufffd', '\ud800')
+        expect(sealer.open(place, changed)).toBe(changed === sealed ? 'a\ufffdb' : undefined)
+      })
+
       it('opens nothing that another mode sealed', () => {
         for (const [other, theirs] of Object.entries(modes)) {
           const opened = sealer.open(place, make({ ...theirs, compression }).seal(place, prose))

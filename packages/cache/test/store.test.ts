@@ -1,288 +1,263 @@
-import { setTimeout as delay } from 'node:timers/promises'
-import { collect, isMillraceError } from '@millrace/core'
+import { setTimeout as delay, setImmediate as tick } from 'node:timers/promises'
+import { isMillraceError, MillraceError } from '@millrace/core'
+import { probeLeaks } from '@millrace/testkit'
 import { Keyv } from 'keyv'
-import { describe, expect, it, vi } from 'vitest'
-import { type Cache, type CacheOptions, createCache, type Store, withCache } from '../src/index.ts'
-import { answer, ask, cacheNote, gather, script, start } from './scripted.ts'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { type GuardedStore, type GuardOptions, guardStore, type Store } from '../src/store.ts'
+import { until } from './redis-rig.ts'
 
-/** Another process: a cache of its own over the same store. */
-function replica(
-  store: Store,
-  options: CacheOptions = {}
-): { cache: Cache; state: (content?: string) => Promise<unknown>; calls: unknown[] } {
-  const { provider, calls } = script(() => answer('a b'))
-  const cache = createCache({ store, scope: 'shared', ...options })
-  const cached = withCache(cache, { origin: 'test' })(provider)
-  return { cache, calls, state: async (content) => cacheNote(await gather(cached(ask(content), {})))?.state }
+const guards: GuardedStore[] = []
+afterEach(async () => {
+  for (const guard of guards.splice(0)) await guard.drain()
+})
+
+function guarded(store: Store, options: Partial<GuardOptions> = {}): GuardedStore {
+  const guard = guardStore(store, { timeoutMs: 40, ...options })
+  guards.push(guard)
+  return guard
 }
 
-const stores: [string, () => { store: Store; map: Map<string, unknown> }][] = [
-  ['new Keyv() over a Map', () => over((map) => new Keyv({ store: map }))],
-  ['a Keyv with a namespace and no prefix', () => over((map) => new Keyv({ store: map, namespace: 'n', useKeyPrefix: false }))],
-  ['a Map', () => over((map) => map)]
-]
-function over(make: (map: Map<string, unknown>) => Store): { store: Store; map: Map<string, unknown> } {
-  const map = new Map<string, unknown>()
-  return { store: make(map), map }
+const never = (): Promise<never> => new Promise(() => {})
+const rejects = (): Promise<never> => Promise.reject(new Error('down'))
+const throws = (): never => {
+  throw new Error('down')
 }
+const refuses = (word: string) => (): Promise<never> =>
+  Promise.reject(new MillraceError('unavailable', 'refused', { details: { providerCode: word } }))
 
-for (const [name, make] of stores) {
-  describe(`a cache over ${name}`, () => {
-    it('serves another process what one has fetched, and reads it once', async () => {
-      const { store } = make()
-      const one = replica(store)
-      const two = replica(store)
-      expect(await one.state()).toBe('miss')
-      await one.cache.close()
-      const get = vi.spyOn(store, 'get')
-      expect(await Promise.all([two.state(), two.state(), two.state()])).toEqual(['hit', 'hit', 'hit'])
-      expect(get).toHaveBeenCalledTimes(2) // the generation and the entry
-      expect(await two.state()).toBe('hit')
-      expect(get).toHaveBeenCalledTimes(2)
-      expect(two.calls).toHaveLength(0)
-      expect(two.cache.stats()).toMatchObject({ hits: 4, storeErrors: 0, corrupt: 0, entries: 1 })
-    })
-
-    it('clears its own namespace only, for all processes', async () => {
-      const { store, map } = make()
-      map.set('theirs', 'x')
-      const one = replica(store)
-      const two = replica(store)
-      const other = replica(store, { namespace: 'other' })
-      for (const each of [one, two, other]) await each.state()
-      await delay(5)
-      await one.cache.clear()
-      expect(map.get('theirs')).toBe('x')
-      expect(await one.state()).toBe('miss')
-      const three = replica(store)
-      await delay(5)
-      expect(await three.state()).toBe('hit') // what one fetched after the clear
-      expect(await replica(store, { namespace: 'other' }).state()).toBe('hit')
-    })
-
-    it('holds neither prompt nor scope nor tenant in a key', async () => {
-      const { store, map } = make()
-      const { cache, state } = replica(store, { scope: 'canary-scope' })
-      await state('canary-prompt')
-      await cache.close()
-      expect(map.size).toBeGreaterThan(0)
-      expect(JSON.stringify([...map.keys()])).not.toContain('canary')
-      expect(JSON.stringify([...map])).not.toContain('canary-')
-    })
-  })
-}
-
-describe('entries that are not to be believed', () => {
-  const isEntry = (key: string): boolean => /:[0-9a-f]{64}$/.test(key)
-
-  async function filled(options: CacheOptions = {}): Promise<{ map: Map<string, string>; key: string; text: string }> {
-    const map = new Map<string, string>()
-    const { cache, state } = replica(map, options)
-    await state()
-    await cache.close()
-    const [key, text] = [...map].find(([name]) => isEntry(name)) as [string, string]
-    return { map, key, text }
-  }
-
-  it('treats 10,000 changed, cut, foreign, deep or oversized entries as misses, throws for none and deletes them', async () => {
-    const { map, key, text } = await filled()
-    const { cache, calls } = replica(map, { ttlMs: 1e-9 })
-    const spoiled: unknown[] = [
-      '',
-      'x',
-      '{}',
-      'null',
-      '[1]',
-      '{"value":1}',
-      `millrace0${text.slice(9)}`,
-      1,
-      {},
-      [],
-      true,
-      Buffer.from(text),
-      `${'['.repeat(100_000)}${']'.repeat(100_000)}`,
-      'x'.repeat(9_000_000),
-      text.replace('a b', 'a c'),
-      `${text} `,
-      `${text}\n`
-    ]
-    for (let cut = 0; cut < text.length; cut++) spoiled.push(text.slice(0, cut), text.slice(cut + 1))
-    for (let at = 0; spoiled.length < 10_000; at = (at + 7) % text.length) {
-      const code = text.charCodeAt(at) ^ (1 + (spoiled.length % 31))
-      spoiled.push(text.slice(0, at) + String.fromCharCode(code) + text.slice(at + 1))
-    }
-    const { provider } = script(() => answer('fresh'))
-    const cached = withCache(cache, { origin: 'test' })(provider)
-    let served = 0
-    for (const each of spoiled) {
-      map.set(key, each as string)
-      if ((await collect(cached(ask(), { cache: { noStore: true } }))).text !== 'fresh') served++
-    }
-    expect(served).toBe(0)
-    expect(calls).toHaveLength(0)
-    expect(cache.stats()).toMatchObject({ corrupt: spoiled.length, hits: 0 })
-    expect(map.has(key)).toBe(false)
+describe.each([
+  ['a Map', () => new Map<string, string>()],
+  ['a Keyv', () => new Keyv()],
+  ['a Keyv over a Map, without prefix', () => new Keyv({ store: new Map(), useKeyPrefix: false })]
+] as [string, () => Store][])('a guard around %s', (_, make) => {
+  it('reads what was written, one or many, and what was removed is gone', async () => {
+    const guard = guarded(make())
+    expect(await guard.read('a')).toBeUndefined()
+    guard.write('a', 'text', 60_000)
+    await guard.drain()
+    expect(await guard.put('b', 'other')).toBe(true)
+    expect(await guard.read('a')).toBe('text')
+    expect(await guard.readMany(['a', 'none', 'b'])).toEqual(['text', undefined, 'other'])
+    expect(await guard.readMany([])).toEqual([])
+    expect(await guard.remove('a')).toBe(true)
+    expect(await guard.remove('a')).toBe(true)
+    expect(await guard.read('a')).toBeUndefined()
+    expect(guard).toMatchObject({ errors: 0, skipped: 0, writesRefused: 0, available: true })
+    expect(guard.command).toBeUndefined()
+    guard.distrust()
   })
 
-  it('does not believe an entry that lies under the key of another', async () => {
-    const { map, text } = await filled()
-    const { state, cache } = replica(map)
-    await state('another question')
-    await cache.close()
-    for (const key of map.keys()) if (isEntry(key)) map.set(key, text)
-    expect(await replica(map as Store).state('another question')).toBe('miss')
-  })
-
-  it('with a secret, does not believe an entry that was sealed without it, or with another', async () => {
-    const { map, key } = await filled({ secret: 'one secret of the team' })
-    const plain = await filled()
-    expect(await replica(map as Store, { secret: 'one secret of the team' }).state()).toBe('hit')
-    map.set(key, plain.text)
-    const reader = replica(map, { secret: 'one secret of the team' })
-    expect(await reader.state()).toBe('miss')
-    expect(reader.cache.stats().corrupt).toBe(1)
-    expect(await replica(map as Store, { secret: 'another secret of a team' }).state()).toBe('miss')
-  })
-
-  it('serves no entry beyond its lifetime from a store that ignores lifetimes, nor one from the future', async () => {
-    const { map } = await filled({ ttlMs: 60_000 })
-    const wall = Date.now()
-    const date = vi.spyOn(Date, 'now')
-    try {
-      for (const [ahead, state] of [
-        [59_000, 'hit'],
-        [60_100, 'miss'],
-        [-30_000, 'hit'],
-        [-3_600_000, 'miss']
-      ] as const) {
-        date.mockReturnValue(wall + ahead)
-        expect(await replica(new Map(map) as Store).state()).toBe(state)
-      }
-    } finally {
-      date.mockRestore()
-    }
+  it('gives the empty text for what nobody of us wrote', async () => {
+    const store = make()
+    for (const [key, value] of Object.entries({ n: 1, o: {}, l: [], t: true })) await store.set(key, value as never)
+    const guard = guarded(store)
+    for (const key of ['n', 'o', 'l', 't']) expect(await guard.read(key)).toBe('')
+    expect(await guard.readMany(['n', 'o'])).toEqual(['', ''])
+    expect(guard.errors).toBe(0)
   })
 })
 
 describe('a store that fails', () => {
-  const never = (): Promise<never> => new Promise(() => {})
-  const rejects = (): Promise<never> => Promise.reject(new Error('down'))
-  const throws = (): never => {
-    throw new Error('down')
-  }
   for (const [name, fail] of [
     ['hangs', never],
     ['rejects', rejects],
-    ['throws', throws]
+    ['throws', throws],
+    ['is loading', refuses('LOADING')]
   ] as const) {
-    it(`that ${name} fails no call, and is left alone after three failures`, async () => {
-      const errors: unknown[] = []
+    it(`that ${name} is left alone after three failures, in all its methods`, async () => {
       const get = vi.fn<() => unknown>(fail)
-      const { cache, state } = replica(
-        { get, set: fail, delete: fail },
-        { storeTimeoutMs: 20, onStoreError: (error) => errors.push(error) }
-      )
-      for (let call = 0; call < 30; call++) expect(await state(`question ${call}`)).toBe('miss')
-      expect(get.mock.calls.length).toBeLessThanOrEqual(4)
-      expect(cache.stats()).toMatchObject({ misses: 30, stored: 30, storeErrors: errors.length })
-      expect(cache.stats().storeSkipped).toBeGreaterThan(25)
-      expect(errors.length).toBeGreaterThan(2)
-      await cache.close()
+      const set = vi.fn<() => unknown>(fail)
+      const errors: unknown[] = []
+      const guard = guarded({ get, set, delete: fail, getMany: fail, command: fail }, { onError: (error) => errors.push(error) })
+      for (let call = 0; call < 3; call++) {
+        expect(guard.available).toBe(true)
+        expect(await guard.read('k')).toBeUndefined()
+      }
+      expect(guard.available).toBe(false)
+      expect(await guard.readMany(['k'])).toBeUndefined()
+      expect(await guard.put('k', 'v')).toBe(false)
+      expect(await guard.remove('k')).toBe(false)
+      expect(await guard.command?.(['PING'])).toBeUndefined()
+      guard.write('k', 'v', 1000)
+      expect([get.mock.calls.length, set.mock.calls.length]).toEqual([3, 0])
+      expect(guard).toMatchObject({ errors: 3, skipped: 5, writesRefused: 0 })
+      expect(errors).toHaveLength(3)
+      expect(errors.every((error) => isMillraceError(error, 'timeout'))).toBe(name === 'hangs')
     })
   }
 
-  it('is waited for no longer than storeTimeoutMs, and not at all while it is left alone', async () => {
-    const { cache, state } = replica({ get: never, set: never, delete: never }, { storeTimeoutMs: 60 })
+  it('costs five calls of 200 in a row one deadline each, and the others nothing', async () => {
+    const guard = guarded({ get: never, set: never, delete: never }, { timeoutMs: 50 })
     const bareAt = performance.now()
-    await delay(60)
-    const bare = performance.now() - bareAt
+    await delay(50)
+    const bareMs = performance.now() - bareAt
     const takes: number[] = []
-    for (let call = 0; call < 10; call++) {
+    for (let call = 0; call < 200; call++) {
       const at = performance.now()
-      await state(`question ${call}`)
+      expect(await guard.read(`k${call}`)).toBeUndefined()
       takes.push(performance.now() - at)
+      await tick()
     }
-    expect(Math.max(...takes)).toBeLessThan(bare + 40)
-    expect(takes.filter((ms) => ms > 30).length).toBeLessThanOrEqual(3)
-    await cache.close()
+    expect(Math.max(...takes)).toBeLessThan(bareMs + 40)
+    expect(takes.filter((ms) => ms > 25).length).toBeLessThanOrEqual(5)
+    expect(takes.toSorted((a, b) => a - b)[180]).toBeLessThan(1)
   })
 
-  it('is used again after its return', async () => {
-    let now = 0
+  it('is used again within half a second of its return, without a call that asks for it', async () => {
     let down = true
-    const map = new Map<string, string>()
+    const map = new Map<string, unknown>([['k', 'v']])
     const gate = (): void => {
       if (down) throw new Error('down')
     }
-    const store: Store = {
+    const guard = guarded({
       get: (key) => (gate(), map.get(key)),
       set: (key, value) => (gate(), map.set(key, value)),
       delete: (key) => (gate(), map.delete(key))
-    }
-    const { cache, state } = replica(store, { now: () => now })
-    for (let call = 0; call < 5; call++) await state(`question ${call}`)
+    })
+    for (let call = 0; call < 5; call++) await guard.read('k')
+    await delay(300)
+    expect(guard.available).toBe(false)
     down = false
-    await state('too early')
-    expect(map.size).toBe(0)
-    now = 1001
-    await state('the probe goes out')
-    await delay(5)
-    await state('kept')
-    await delay(5)
-    expect(await replica(store).state('kept')).toBe('hit')
-    expect(cache.stats().storeErrors).toBeLessThan(10)
+    const at = performance.now()
+    await until(() => guard.available)
+    expect(performance.now() - at).toBeLessThan(1500)
+    expect(await guard.read('k')).toBe('v')
+    await until(async () => guard.put('k', 'w'))
+    expect([...map.keys()]).toEqual(['k']) // the questions leave nothing there
   })
 
-  it('counts a write that Keyv answers with false, and a listener that throws', async () => {
-    const { cache, state } = replica(
-      { get: () => 'aaaaaaaaaaaaaaaa', set: async () => false, delete: () => true },
+  it('goes on being read while only its writes hang', async () => {
+    const set = vi.fn<() => unknown>(never)
+    const guard = guarded({ get: () => 'v', set, delete: never })
+    for (let call = 0; call < 10; call++) {
+      expect(await guard.read('k')).toBe('v')
+      expect(await guard.put('k', 'w')).toBe(false)
+    }
+    expect(set).toHaveBeenCalledTimes(3)
+    expect(guard.available).toBe(true)
+  })
+
+  it('that refuses writes in time is asked on, and each refusal is counted', async () => {
+    const guard = guarded({ get: () => 'v', set: refuses('OOM'), delete: refuses('READONLY') })
+    for (let call = 0; call < 10; call++) expect(await guard.put('k', 'w')).toBe(false)
+    expect(await guard.remove('k')).toBe(false)
+    guard.write('k', 'w', 1000)
+    await guard.drain()
+    expect(await guard.read('k')).toBe('v')
+    expect(guard).toMatchObject({ errors: 12, writesRefused: 12, skipped: 0, available: true })
+  })
+
+  it('that answers false to a write has refused it', async () => {
+    const errors: unknown[] = []
+    const guard = guarded(
+      { get: () => undefined, set: async () => false, delete: () => false },
+      { onError: (error) => errors.push(error) }
+    )
+    expect(await guard.put('k', 'v')).toBe(false)
+    expect(await guard.remove('k')).toBe(true) // false is Keyv's word for a key that was not there
+    expect(guard).toMatchObject({ errors: 1, writesRefused: 1 })
+    expect(isMillraceError(errors[0], 'unavailable')).toBe(true)
+  })
+
+  it('may have a listener that throws: it is counted too', async () => {
+    const guard = guarded(
+      { get: rejects, set: rejects, delete: rejects },
       {
-        onStoreError: () => {
+        onError: () => {
           throw new Error('listener')
         }
       }
     )
-    expect(await state()).toBe('miss')
-    await cache.close()
-    expect(cache.stats()).toMatchObject({ storeErrors: 2, corrupt: 1 }) // the write and the listener; the text it read was foreign
+    expect(await guard.read('k')).toBeUndefined()
+    expect(guard.errors).toBe(2)
   })
 
-  it('bounds the writes under way', async () => {
+  it('that holds what its Keyv cannot parse fails for that value alone', async () => {
+    const map = new Map<string, unknown>()
+    const keyv = new Keyv({ store: map, throwOnErrors: true, useKeyPrefix: false })
+    await keyv.set('good', 'text')
+    for (const key of ['a', 'b', 'c', 'd']) map.set(key, '{"value":')
+    const guard = guarded(keyv)
+    for (const key of ['a', 'b', 'c', 'd']) expect(await guard.read(key)).toBe('')
+    expect(guard.available).toBe(true)
+    const many = guarded({
+      get: (key) => keyv.get(key),
+      set: throws,
+      delete: throws,
+      getMany: (keys) => Promise.all(keys.map((key) => keyv.get(key)))
+    })
+    expect(await many.readMany(['a', 'good', 'none'])).toEqual(['', 'text', undefined])
+    expect(guard.errors).toBe(4)
+  })
+
+  it('that answers getMany with something else has not answered', async () => {
+    for (const answer of [['v'], 'v', { 0: 'v', length: 2 }, ['v', 'v', 'v']]) {
+      const guard = guarded({ get: () => 'v', set: () => true, delete: () => true, getMany: () => answer })
+      expect(await guard.readMany(['a', 'b'])).toBeUndefined()
+      expect(guard.errors).toBe(1)
+    }
+  })
+
+  it('is neither told of a late answer nor brought down by it', async () => {
+    let answer: (error: Error) => void = () => {}
+    const guard = guarded({
+      get: () => new Promise((_, reject) => (answer = reject)),
+      set: throws,
+      delete: throws
+    })
+    expect(await guard.read('k')).toBeUndefined()
+    answer(new Error('late'))
+    await tick()
+    expect(guard.errors).toBe(1)
+  })
+})
+
+describe('writes under way', () => {
+  it('are bounded in number, and the others skipped', async () => {
     const set = vi.fn<() => unknown>(never)
-    const { cache, state } = replica({ get: () => 'aaaaaaaaaaaaaaaa', set, delete: () => true }, { storeTimeoutMs: 300 })
-    await Promise.all(Array.from({ length: 200 }, (_, call) => state(`question ${call}`)))
-    expect(set.mock.calls.length).toBe(64)
-    expect(cache.stats().storeSkipped).toBeGreaterThanOrEqual(136)
-    await cache.close()
+    const guard = guarded({ get: () => 'v', set, delete: () => true })
+    for (let call = 0; call < 200; call++) guard.write(`k${call}`, 'text', 1000)
+    expect(set).toHaveBeenCalledTimes(64)
+    expect(guard.skipped).toBe(136)
+    await Promise.all([guard.drain(), guard.drain()])
+    expect(guard.errors).toBe(64)
   })
 
-  it('makes clear() reject, with memory cleared all the same', async () => {
-    const { cache, state } = replica({ get: rejects, set: rejects, delete: rejects })
-    await state()
-    expect(cache.stats().entries).toBe(1)
-    await expect(cache.clear()).rejects.toSatisfy((error) => isMillraceError(error, 'unavailable'))
-    expect(cache.stats().entries).toBe(0)
-    const liar = replica({ get: () => undefined, set: () => true, delete: () => true })
-    await expect(liar.cache.clear()).rejects.toSatisfy((error) => isMillraceError(error, 'unavailable'))
+  it('are bounded in characters, and take their room back', async () => {
+    const set = vi.fn<() => unknown>(() => delay(1))
+    const guard = guarded({ get: () => 'v', set, delete: () => true }, { timeoutMs: 5000 })
+    const text = 'x'.repeat(10 * 1024 * 1024)
+    for (let call = 0; call < 5; call++) guard.write('k', text, 1000)
+    expect(set).toHaveBeenCalledTimes(3)
+    await until(() => {
+      guard.write('k', text, 1000)
+      return set.mock.calls.length > 3
+    })
+    await guard.drain()
   })
 
-  it('does not send what a caller changed while the store was asked under the key of what it was', async () => {
-    const { provider } = script((_call, request) => answer(`to ${request.messages.length}`))
-    const map = new Map<string, string>()
-    const cached = withCache(createCache({ store: map, scope: 's' }), { origin: 'test' })(provider)
-    const request = { model: 'm', messages: [{ role: 'user' as const, content: 'x' }] }
-    const pending = gather(cached(request, {}))
-    request.messages.push({ role: 'user', content: 'y' })
-    expect(cacheNote(await pending)).toEqual({ state: 'bypass', reason: 'changed' })
-    expect((await collect(cached(ask('x'), {}))).text).toBe('to 1')
+  it('get whole milliseconds', async () => {
+    const set = vi.fn<() => unknown>(() => true)
+    const guard = guarded({ get: () => 'v', set, delete: () => true })
+    guard.write('k', 'v', 1.2)
+    await guard.put('k', 'v', 0.1)
+    await guard.put('k', 'v')
+    expect(set.mock.calls).toEqual([
+      ['k', 'v', 2],
+      ['k', 'v', 1],
+      ['k', 'v']
+    ])
   })
+})
 
-  it('gets no entry of an answer that is too large, and gives back none', async () => {
-    const map = new Map<string, string>()
-    const { provider } = script(() => [start, { type: 'text', text: 'x'.repeat(3000) }, { type: 'finish', reason: 'stop' }])
-    const cache = createCache({ store: map, scope: 's', maxEntryBytes: 3000 })
-    await collect(withCache(cache, { origin: 'test' })(provider)(ask(), {}))
-    await cache.close()
-    expect([...map.keys()].filter((key) => key.length > 64)).toEqual([])
-  })
+it('A guard leaves nothing behind, over a store that hangs or answers', async () => {
+  const leaks = probeLeaks()
+  for (const get of [never, () => 'v', async () => 'v']) {
+    const guard = guardStore({ get, set: get, delete: get }, { timeoutMs: 20 })
+    for (let call = 0; call < 5; call++) await guard.read('k')
+    guard.write('k', 'v', 1000)
+    await guard.drain()
+    expect(guard.errors).toBe(get === never ? 3 : 0)
+  }
+  await leaks.check()
 })

@@ -10,9 +10,9 @@ export interface SharedLog {
    * The items from number `offset` on, in batches as they come, until the log has ended. A log that is not there yet is
    * waited for.
    *
-   * @throws {MillraceError} `network` when the store stays away, or the writer is gone (`isAlive`); `protocol` with
-   * `reason: 'too-large'` when the writer went over the log's bound, `reason: 'incomplete'` when part of it is missing;
-   * `signal.reason`
+   * @throws {MillraceError} `network` when the store stays away, the writer is gone (`isAlive`), or there is no such log for as
+   * long as a dead one is kept; `protocol` with `reason: 'too-large'` when the writer went over the log's bound,
+   * `'incomplete'` when part of it is missing, `'unexpected'` when it holds something else; `closed`; `signal.reason`
    */
   follow(id: string, options?: SharedFollowOptions): AsyncIterable<readonly string[]>
 }

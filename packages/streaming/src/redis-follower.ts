@@ -146,8 +146,8 @@ export function createFollower(
         at += items.length
         for (const item of items) readyChars += item.length
       }
-      if (state === 'open' && !follower.hungry) host.full(follower)
       settle()
+      if (state === 'open' && !follower.hungry) host.full(follower)
       return at > before
     },
     fail: (error) => over('failed', error)

@@ -1,0 +1,46 @@
+import type { CacheInner } from './cache.ts'
+import type { Held } from './memory.ts'
+import type { Question } from './question.ts'
+import { type SharedFlight, takeOff } from './taking-off.ts'
+
+/** After a refresh that failed, the next one waits so long. */
+const refreshPauseMs = 1000
+/** A refresh that nobody waits for ends by itself. */
+const refreshMs = 600_000
+
+/** One refresh a key at a time, in the background; across processes too, where they share calls. */
+export function refresh<T>(self: CacheInner, question: Question<T>, held: Held): void {
+  const { key } = question
+  if (self.flights.has(key) || self.refreshing.has(key) || self.closing.aborted) return
+  self.refreshing.add(key)
+  question.groups()
+  self.track(
+    fetchAnew(self, question).then((outcome) => {
+      self.refreshing.delete(key)
+      held.retryAt = self.settings.now() + refreshPauseMs
+      if (outcome === 'kept') self.counts.refreshes++
+      else if (outcome !== 'elsewhere') self.counts.refreshErrors++
+    })
+  )
+}
+
+/** Never rejects: the stale answer serves on, and the failure is counted. */
+async function fetchAnew<T>(self: CacheInner, question: Question<T>): Promise<SharedFlight<T>['settled']> {
+  const { tiers, settings, flights } = self
+  const { key, kind, groups } = question
+  const found = tiers.store === undefined ? undefined : await tiers.findStored(kind, key, groups())
+  if (found !== undefined && settings.now() - found.storedAt < found.ttlMs) return 'elsewhere'
+  if (self.closing.aborted) return 'elsewhere'
+  const flight = takeOff(self, question, 'background')
+  const asker = flight.join({ signal: self.closing, timeouts: { totalMs: refreshMs } })
+  void flight.known.then(() => {
+    // Where another process makes the call, there is nothing to join here.
+    if (flight.role === 'leads' && !flights.has(key)) flights.set(key, flight)
+  })
+  try {
+    while ((await asker.items.nextBatch()) !== undefined);
+    return flight.settled
+  } catch {
+    return 'failed'
+  }
+}

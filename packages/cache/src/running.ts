@@ -1,0 +1,134 @@
+import { type ErrorCode, isMillraceError } from '@millrace/core'
+import type { CacheInner } from './cache.ts'
+import type { Held } from './memory.ts'
+import type { Items, KeptReply, Leaving, Question, Reply, RunningReply } from './question.ts'
+import { type Purpose, type SharedFlight, takeOff } from './taking-off.ts'
+
+/** What has been found out of a question so far. */
+export interface Asking<T> {
+  readonly leaving: Leaving
+  /** On `performance.now`. */
+  readonly startedAt: number
+  /** Asks the same question from the beginning. */
+  readonly again: () => Reply<T> | Promise<Reply<T>>
+  /** What is given where the upstream fails: an answer past its time. */
+  readonly stale?: Held | undefined
+  readonly purpose?: Purpose | undefined
+}
+
+/** Answers by a call under way, or by a new one. */
+export function run<T>(self: CacheInner, question: Question<T>, asking: Asking<T>): RunningReply<T> | Promise<Reply<T>> {
+  const { key, asked, callId } = question
+  const { leaving, startedAt, stale, purpose = 'waited for' } = asking
+  const running = asked.refresh === true ? undefined : (self.flights.get(key) as SharedFlight<T> | undefined)
+  const joins = running?.joinable === true
+  const flight = joins ? running : takeOff(self, question, purpose)
+  if (!joins) self.flights.set(key, flight)
+  const asker = flight.join(question)
+  const reply: RunningReply<T> = {
+    get state() {
+      if (joins) return 'joined'
+      return flight.role === 'leads' ? 'miss' : flight.role === 'found' ? 'hit' : 'joined'
+    },
+    items: asker.items,
+    pays: () => flight.role === 'leads' && asker.pays()
+  }
+  const elapsedMs = performance.now() - startedAt
+  if (joins || stale !== undefined) {
+    leaving.leave = () => void asker.items.return?.()
+    const isForeign = joins && flight.by !== question.by()
+    return begin(self, question, asking, { reply, joins, isForeign, elapsedMs })
+  }
+  if (self.sharing === undefined) self.announce('miss', { callId, elapsedMs })
+  else void flight.known.then(() => self.announce(reply.state, { callId, elapsedMs: performance.now() - startedAt }))
+  return reply
+}
+
+/** A kept answer, counted. */
+export function told<T>(self: CacheInner, { callId }: Question<T>, reply: KeptReply, startedAt: number): KeptReply {
+  self.announce(reply.state, { callId, elapsedMs: performance.now() - startedAt, ageMs: reply.ageMs })
+  return reply
+}
+
+interface Begun<T> {
+  readonly reply: RunningReply<T>
+  readonly joins: boolean
+  /** Joined a call that is sent with another credential. */
+  readonly isForeign: boolean
+  readonly elapsedMs: number
+}
+
+/** Waits for the first content, while a failure can still be answered otherwise. */
+async function begin<T>(
+  self: CacheInner,
+  question: Question<T>,
+  { startedAt, stale, again }: Asking<T>,
+  { reply, joins, isForeign, elapsedMs }: Begun<T>
+): Promise<Reply<T>> {
+  const { callId, signal, isContent, isFailure } = question
+  const first: T[] = []
+  let failure: { readonly error: unknown } | undefined
+  try {
+    while (!first.some(isContent)) {
+      const batch = await reply.items.nextBatch()
+      if (batch === undefined) break
+      first.push(...batch)
+    }
+  } catch (error) {
+    failure = { error }
+  }
+  const isOut = failure === undefined ? isFailure !== undefined && first.some(isFailure) : isOutage(failure.error)
+  if (isOut && stale !== undefined && signal?.aborted !== true) {
+    void reply.items.return?.()
+    const ageMs = self.settings.now() - stale.storedAt
+    return told(self, question, { state: 'stale', value: stale.value, ageMs, refusal: false }, startedAt)
+  }
+  if (failure !== undefined && signal?.aborted !== true && !self.closing.aborted) {
+    // Whose call this was has closed, or was refused for what is not ours: we are still here, and ask for ourselves.
+    if (isForeign || (joins && isMillraceError(failure.error, 'closed'))) return again()
+  }
+  const { state } = reply
+  self.announce(state, { callId, elapsedMs })
+  if (failure !== undefined) throw failure.error
+  return { state, items: withFirst(first, reply.items), pays: reply.pays }
+}
+
+/** What an older answer is better than. A refused key or a wrong request is told. */
+function isOutage(error: unknown): boolean {
+  return isMillraceError(error) && outages.has(error.code)
+}
+
+const outages: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'network',
+  'timeout',
+  'rate-limited',
+  'quota-exceeded',
+  'overloaded',
+  'unavailable',
+  'circuit-open',
+  'queue-full',
+  'protocol'
+])
+
+/** The items with those in front that were read already. */
+function withFirst<T>(first: readonly T[], rest: Items<T>): Items<T> {
+  let waiting = first
+  return {
+    async next() {
+      const value = waiting[0]
+      if (value === undefined) return rest.next()
+      waiting = waiting.slice(1)
+      return { done: false, value }
+    },
+    async nextBatch() {
+      if (waiting.length === 0) return rest.nextBatch()
+      const batch = waiting
+      waiting = []
+      return batch
+    },
+    get ended() {
+      return waiting.length === 0 && rest.ended
+    },
+    return: () => rest.return?.() ?? Promise.resolve({ done: true, value: undefined })
+  }
+}

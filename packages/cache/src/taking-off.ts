@@ -1,0 +1,145 @@
+import { hasEnded, nextBatch } from '@millrace/core'
+import type { CacheInner } from './cache.ts'
+import { createFlight, type Flight, type Run, type Source } from './flight.ts'
+import type { LedLease } from './leases.ts'
+import { maxAgeOf, type Question } from './question.ts'
+import { type Role, shareCall } from './shared-call.ts'
+import type { Beginning, KeepRule } from './tiers.ts'
+
+/** A flight, and what is known of the call it shares with other processes, if it does. */
+export interface SharedFlight<T> extends Flight<T> {
+  readonly by: string
+  readonly role: Role
+  readonly known: Promise<void>
+  /** How it ended. */
+  readonly settled: 'kept' | 'failed' | 'elsewhere' | undefined
+}
+
+/** `without the store`: what comes of it is kept in memory alone, and shared within this process. */
+export type Purpose = 'waited for' | 'background' | 'without the store'
+
+export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Purpose): SharedFlight<T> {
+  const { key, kind, asked, start, encode, decode, isContent, itemsOf } = question
+  const { tiers, settings, counts } = self
+  const groups = question.groups()
+  const by = question.by()
+  const isBackground = purpose === 'background'
+  let settled: SharedFlight<T>['settled']
+  let begun: Beginning | undefined
+  const alone = purpose === 'without the store'
+  const opening = alone ? { epoch: tiers.groups.epoch, stamps: undefined } : tiers.begin(groups)
+
+  const call =
+    alone || self.sharing === undefined || asked.noStore === true || asked.refresh === true
+      ? undefined
+      : shareCall<T>(self.sharing, {
+          key,
+          by,
+          start: (signal) => start(signal, isBackground),
+          encode,
+          decode,
+          isContent,
+          following: !isBackground,
+          onFollowed: () => flight.hurry(),
+          async stored() {
+            const held = await tiers.findStored(kind, key, groups)
+            if (held === undefined || settings.now() - held.storedAt >= Math.min(held.ttlMs, maxAgeOf(question))) return undefined
+            return itemsOf(held.value)
+          }
+        })
+
+  function open(signal: AbortSignal): Source<T> {
+    if (call !== undefined) return call.source(signal)
+    const items = start(signal, isBackground)[Symbol.asyncIterator]()
+    return {
+      nextBatch: () => nextBatch(items),
+      get ended() {
+        return hasEnded(items)
+      },
+      return: async () => items.return?.()
+    }
+  }
+
+  const flight = createFlight<T>({
+    start(signal) {
+      if (!(opening instanceof Promise)) {
+        begun = opening
+        return open(signal)
+      }
+      // What is forgotten while the call runs must not be kept: how things stand is known before it begins.
+      return late(async () => {
+        begun = await opening
+        signal.throwIfAborted()
+        return open(signal)
+      })
+    },
+    weigh: question.weigh,
+    freeze: question.freeze,
+    maxBytes: settings.maxEntryBytes,
+    isLast: question.isLast,
+    now: settings.now,
+    hasHeirs: call && (async () => (await call.lease?.isWatched()) ?? false),
+    onEnd(items, error) {
+      if (self.flights.get(key) === shared) self.flights.delete(key)
+      const role = call?.role ?? 'leads'
+      if (role === 'idle' || role === 'found') {
+        settled = 'elsewhere'
+        return
+      }
+      let commit: ((lease: LedLease) => Promise<void>) | undefined
+      const kept = keep(items, error, role, (entryKey, text, ttlMs) => {
+        commit = (lease) => lease.commit(entryKey, text, ttlMs)
+      })
+      settled = kept ? 'kept' : 'failed'
+      counts[kept ? 'stored' : 'notStored']++
+      if (call !== undefined) self.track(call.end(error, commit))
+    }
+  })
+
+  function keep(items: Run<T> | undefined, error: unknown, role: Role, commit: NonNullable<KeepRule['commit']>): boolean {
+    if (begun === undefined || asked.noStore === true || self.closing.aborted) return false
+    const worth = items === undefined && error === undefined ? undefined : question.worth(items, error)
+    if (worth === undefined) return false
+    if (worth.refusal === true) {
+      return settings.negativeTtlMs > 0 && tiers.keepRefusal(key, by, worth.value, { ...begun, groups }, settings.negativeTtlMs)
+    }
+    const ttlMs = asked.ttlMs ?? settings.ttlMs
+    const storing = role === 'leads'
+    const rule = { ...begun, groups, ttlMs, storing, commit: call?.lease === undefined ? undefined : commit }
+    return ttlMs > 0 && tiers.keep(kind, key, worth.value, rule)
+  }
+
+  const shared: SharedFlight<T> = {
+    get joinable() {
+      return flight.joinable
+    },
+    join: flight.join,
+    hurry: flight.hurry,
+    by,
+    get role() {
+      return call === undefined ? 'leads' : (call.role ?? 'idle')
+    },
+    known: call?.known ?? Promise.resolve(),
+    get settled() {
+      return settled
+    }
+  }
+  return shared
+}
+
+/** A source that is opened by the first read. */
+function late<T>(open: () => Promise<Source<T>>): Source<T> {
+  let opening: Promise<Source<T>> | undefined
+  let source: Source<T> | undefined
+  return {
+    async nextBatch() {
+      opening ??= open()
+      source = await opening
+      return source.nextBatch()
+    },
+    get ended() {
+      return source?.ended
+    },
+    return: async () => source?.return?.()
+  }
+}
