@@ -129,9 +129,9 @@ describe.skipIf(skip !== undefined)('one call for askers in several processes', 
   })
 
   it('goes on for those elsewhere when nobody waits here any more, and ends with the last of all', async () => {
-    const upstream = await provider({ tokensPerSecond: 40 })
+    const upstream = await provider({ tokensPerSecond: 50, reply: () => 'word '.repeat(250) })
     const [leader, other] = (await members(2, upstream.url)) as [Member, Member]
-    const left = leader.order({ question: 'inherited', askers: 1, stream: true, leaveAfterMs: 600 })
+    const left = leader.order({ question: 'inherited', askers: 1, stream: true, leaveAfterMs: 2500 })
     while (upstream.stats().tokensOut === 0) await delay(5)
     const stays = other.order({ question: 'inherited', askers: 1, stream: true })
     expect((await left).errors).toEqual(['left'])

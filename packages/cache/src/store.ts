@@ -76,8 +76,8 @@ const unreadable: unique symbol = Symbol('unreadable')
  * asked in the background whether the store is back, which is seen at most 0.4 s after it is.
  *
  * Two, for reads and for writes: a store may answer reads and let all writes hang (Redis under `CLIENT PAUSE 1000 WRITE`),
- * and its reads must not call the writes back. A read that fails counts for both. What a store refuses in time, such as a
- * write when it is out of memory, is an error and no reason to leave it alone.
+ * and its answers to reads must not bring the writes back. A read that fails counts for both. What a store refuses in time,
+ * such as a write when it is out of memory, is an error and no reason to leave it alone.
  */
 export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): GuardedStore {
   const limits = createTimeLimits(timeoutMs)
@@ -192,7 +192,9 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
       writeChars += text.length
       void put(key, text, ttlMs).then(() => {
         writeChars -= text.length
-        if (--writes === 0) idle?.resolve()
+        if (--writes > 0) return
+        idle?.resolve()
+        idle = undefined
       })
     },
     put,

@@ -180,7 +180,7 @@ function sorted(value: Json): Json {
   if (typeof value !== 'object' || value === null) return value
   return Object.fromEntries(
     Object.entries(value as JsonObject)
-      .toSorted()
+      .toSorted(([one], [other]) => (one < other ? -1 : 1))
       .map(([name, item]) => [name, sorted(item as Json)])
   )
 }

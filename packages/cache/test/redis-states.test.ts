@@ -276,7 +276,7 @@ describe.skipIf(skip)('a guarded store over a Redis', () => {
       const reaches = state.reads === 'value' || state.writes === 'taken'
       const slow = takes.filter((ms) => ms > timeoutMs / 2)
       const timeouts = errors.filter((error) => isMillraceError(error, 'timeout'))
-      expect(Math.max(...takes)).toBeLessThan(2 * bareMs + 40)
+      expect(Math.max(...takes)).toBeLessThan(2 * bareMs + 150) // a lookup and a write that is waited for
       // Calls that reach Redis take what this machine gives them; the others are over at once.
       if (!reaches) expect(slow.length).toBeLessThanOrEqual(5)
       if (state.atOnce) expect(timeouts.length).toBeLessThanOrEqual(2) // a busy machine may hold up one or two

@@ -98,7 +98,7 @@ describe('a store that fails', () => {
       takes.push(performance.now() - at)
       await tick()
     }
-    expect(Math.max(...takes)).toBeLessThan(bareMs + 40)
+    expect(Math.max(...takes)).toBeLessThan(bareMs + 100)
     expect(takes.filter((ms) => ms > 25).length).toBeLessThanOrEqual(5)
     expect(takes.toSorted((a, b) => a - b)[180]).toBeLessThan(1)
   })
