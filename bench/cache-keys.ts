@@ -9,10 +9,10 @@ type Quotes = Parameters<typeof longRequests>[0]
 export const keySubjects: Readonly<Record<string, () => Promise<Work>>> = {
   'md5 of JSON.stringify': () => md5('plain'),
   'md5 of JSON.stringify again': () => md5('plain'),
-  'md5 of JSON.stringify, two-byte text': () => md5('typographic'),
+  'md5 of JSON.stringify of two-byte text': () => md5('typographic'),
   'JSON.stringify': () => keyed('plain', JSON.stringify),
   keyOf: () => ourKey('plain'),
-  'keyOf, two-byte text': () => ourKey('typographic'),
+  'keyOf of two-byte text': () => ourKey('typographic'),
 
   async 'withCache and collect'() {
     const { createCache, withCache } = await import('@millrace/cache')

@@ -55,7 +55,7 @@ export const memorySubjects: Readonly<Record<string, () => Promise<Work>>> = {
     return lookUp({ all: names, get: (name) => cache.wrap(name, miss), textOf: bodyText }, batch)
   },
 
-  'BentoCache, not serialising': () => bentoCache({ serialize: false }),
+  'BentoCache not serialising': () => bentoCache({ serialize: false }),
   BentoCache: () => bentoCache({}),
 
   async 'LangChain InMemoryCache'() {

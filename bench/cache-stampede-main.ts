@@ -59,7 +59,7 @@ const subjects: Readonly<Record<string, () => Promise<Ask>>> = {
     return (name) => cache.getOrSet(name, upstream, { throwErrors: true })
   },
 
-  async 'Keyv get, then set'() {
+  async 'Keyv get and set'() {
     const { Keyv } = await import('keyv')
     const { default: KeyvRedis } = await import('@keyv/redis')
     const cache = new Keyv({ ttl: ttlMs, useKeyPrefix: false, ...(url !== undefined && { store: new KeyvRedis(url) }) })
@@ -72,7 +72,7 @@ const subjects: Readonly<Record<string, () => Promise<Ask>>> = {
     }
   },
 
-  async 'LangChain lookup, then update'() {
+  async 'LangChain lookup and update'() {
     const cache = await openLangChain()
     return async (name) => {
       const found = await cache.lookup(name, model)

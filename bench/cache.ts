@@ -21,7 +21,7 @@ await compare({
     { subject: 'Map', base: lru },
     { subject: 'cache.peek', base: lru, goals: [{ measure: 'cpu', atMost: 1.5 }] },
     { subject: 'cache.wrap', base: lru },
-    { subject: 'BentoCache, not serialising', base: lru },
+    { subject: 'BentoCache not serialising', base: lru },
     { subject: 'BentoCache', base: lru },
     { subject: 'LangChain InMemoryCache', base: lru },
     { subject: 'cacheable', base: lru },
@@ -40,7 +40,7 @@ await compare({
     { subject: `${md5} again`, base: md5 },
     { subject: 'JSON.stringify', base: md5 },
     { subject: 'keyOf', base: md5 },
-    { subject: 'keyOf, two-byte text', base: `${md5}, two-byte text` },
+    { subject: 'keyOf of two-byte text', base: `${md5} of two-byte text` },
     { subject: 'withCache and collect', base: md5, goals: [{ measure: 'cpu', atMost: 0.5 }] },
     { subject: 'adapter.complete', base: md5 }
   ],
@@ -59,8 +59,8 @@ await stampede({
     'withCache and collect',
     'BentoCache getOrSet',
     'cacheable getOrSet',
-    'Keyv get, then set',
-    'LangChain lookup, then update'
+    'Keyv get and set',
+    'LangChain lookup and update'
   ],
   ours: ['cache.wrap', 'withCache and collect']
 })
@@ -101,8 +101,8 @@ else {
       'withCache and collect',
       'BentoCache getOrSet',
       'cacheable getOrSet',
-      'Keyv get, then set',
-      'LangChain lookup, then update'
+      'Keyv get and set',
+      'LangChain lookup and update'
     ],
     ours: ['cache.wrap', 'withCache and collect']
   })

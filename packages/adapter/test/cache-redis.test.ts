@@ -69,27 +69,27 @@ async function untilStored(stats: () => CacheStats, count: number): Promise<void
 const question = { model: 'm', messages: [{ role: 'user' as const, content: 'canary-prompt' }] }
 
 describe.skipIf(skip !== undefined)('a cache over Redis', () => {
-  it.each<CacheOptions>([{ secret: 'canary-secret-of-the-team' }, { scope: 'canary-scope', secret: 'canary-secret-of-the-team' }])(
-    'makes two calls for two tenants, and shows neither prompt nor key of them (%#)',
-    async (options) => {
-      const server = await provider('an answer')
-      const one = await replica(server, 'canary-key-one', options)
-      const again = await replica(server, 'canary-key-one', options)
-      const states: unknown[] = []
-      for (const tenant of ['canary-acme', 'canary-umbrella']) {
-        states.push((await one.adapter.complete(question, { tenant, cache: { tags: ['canary-tag'] } })).notes.cache?.state)
-      }
-      await untilStored(one.stats, 2)
-      for (const tenant of ['canary-acme', 'canary-umbrella']) {
-        states.push((await again.adapter.stream(question, { tenant }).completion()).notes.cache?.state)
-      }
-      expect(states).toEqual(['miss', 'miss', 'hit', 'hit'])
-      expect(server.stats().requests).toBe(2)
-      const lies = await dump()
-      expect(lies).toContain('an answer')
-      expect(lies).not.toContain('canary')
+  it.each<CacheOptions>([
+    { secret: 'canary-secret-of-the-team' },
+    { scope: 'canary-scope', secret: 'canary-secret-of-the-team' }
+  ])('makes two calls for two tenants, and shows neither prompt nor key of them (%#)', async (options) => {
+    const server = await provider('an answer')
+    const one = await replica(server, 'canary-key-one', options)
+    const again = await replica(server, 'canary-key-one', options)
+    const states: unknown[] = []
+    for (const tenant of ['canary-acme', 'canary-umbrella']) {
+      states.push((await one.adapter.complete(question, { tenant, cache: { tags: ['canary-tag'] } })).notes.cache?.state)
     }
-  )
+    await untilStored(one.stats, 2)
+    for (const tenant of ['canary-acme', 'canary-umbrella']) {
+      states.push((await again.adapter.stream(question, { tenant }).completion()).notes.cache?.state)
+    }
+    expect(states).toEqual(['miss', 'miss', 'hit', 'hit'])
+    expect(server.stats().requests).toBe(2)
+    const lies = await dump()
+    expect(lies).toContain('an answer')
+    expect(lies).not.toContain('canary')
+  })
 
   it('serves two keys apart by default, and never from a store of another secret', async () => {
     const server = await provider('apart')
