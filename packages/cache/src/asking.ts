@@ -30,18 +30,29 @@ export function ask<T>(self: CacheInner, question: Question<T>, leaving: Leaving
   return run(self, question, { leaving, startedAt, again, stale: fallback(self, question, held) })
 }
 
-async function askStore<T>(self: CacheInner, question: Question<T>, asking: Asking<T>): Promise<Reply<T>> {
+function askStore<T>(self: CacheInner, question: Question<T>, asking: Asking<T>): Promise<Reply<T>> {
   const { tiers } = self
-  const { key, kind, signal, groups } = question
+  const { door, key, signal, groups } = question
   const errors = tiers.store?.errors
-  // Another asker's answer may come into memory meanwhile.
-  const held = (await tiers.find(kind, key, groups())) ?? tiers.peek(key)
-  signal?.throwIfAborted()
-  const kept = held === undefined ? undefined : serve(self, question, held)
-  if (kept !== undefined) return told(self, question, kept, asking.startedAt)
-  // A store that was too slow for this call, or for one beside it, is not waited for a second time.
-  const purpose = tiers.store?.errors === errors ? 'waited for' : 'without the store'
-  return run(self, question, { ...asking, stale: fallback(self, question, held), purpose })
+  function answer(found: Held | undefined): Reply<T> | Promise<Reply<T>> {
+    signal?.throwIfAborted()
+    // Another asker's answer may have come into memory meanwhile.
+    const held = found ?? tiers.peek(key)
+    const kept = held === undefined ? undefined : serve(self, question, held)
+    if (kept !== undefined) return told(self, question, kept, asking.startedAt)
+    // A store that was too slow for this call, or for one beside it, is not waited for a second time.
+    const purpose = tiers.store?.errors === errors ? 'waited for' : 'without the store'
+    return run(self, question, { ...asking, stale: fallback(self, question, held), purpose })
+  }
+  return new Promise((resolve, reject) => {
+    tiers.find(door.kind, key, groups(), (found) => {
+      try {
+        resolve(answer(found))
+      } catch (error) {
+        reject(error)
+      }
+    })
+  })
 }
 
 /** A hit, or a stale answer that is being refreshed; undefined where the caller must wait for a new one. */

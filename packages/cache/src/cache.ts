@@ -196,6 +196,10 @@ export function createCache(options: CacheOptions = {}): Cache {
       ? undefined
       : createLeases({ store: tiers.store, namespace, prefix, leaseMs })
 
+  // Most calls are of few scopes, and an HMAC costs as much as the rest of a hit.
+  const scopeOfCredential = remembered((credential) => scopeOf(credential, settings.scopeSecret))
+  const groupOfScope = remembered((scope) => groupOf('scope', scope, secret))
+
   const self: CacheInner = {
     // Not as a field: what prints an object does not call getters, and it holds the secret.
     get settings() {
@@ -208,14 +212,14 @@ export function createCache(options: CacheOptions = {}): Cache {
     counts,
     closing: closing.signal,
     scopeOf(call, credential) {
-      if (settings.scope === undefined) return scopeOf(credential, settings.scopeSecret)
+      if (settings.scope === undefined) return scopeOfCredential(credential)
       const scope = typeof settings.scope === 'function' ? settings.scope(call) : settings.scope
       if (typeof scope !== 'string' || scope === '') throw new TypeError('scope(options) must give a non-empty string')
       return scope
     },
     byOf: (scope, credential) => scopeOf(credential, secret ?? scope).slice(0, 4),
     groupsOf(scope, tenant, tags) {
-      const groups = [everything, groupOf('scope', scope, secret)]
+      const groups = [everything, groupOfScope(scope)]
       if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
       if (tags !== undefined) for (const tag of new Set(tags)) groups.push(groupOf('tag', tag, secret))
       return groups
@@ -291,6 +295,20 @@ export function createCache(options: CacheOptions = {}): Cache {
     [inner]: self
   }
   return cache
+}
+
+/** Remembers the last hundred results. */
+function remembered(compute: (text: string) => string): (text: string) => string {
+  const known = new Map<string, string>()
+  return (text) => {
+    let result = known.get(text)
+    if (result === undefined) {
+      if (known.size >= 100) known.clear()
+      result = compute(text)
+      known.set(text, result)
+    }
+    return result
+  }
 }
 
 const countOf = {

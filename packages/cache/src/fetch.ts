@@ -14,7 +14,7 @@ import {
 import { keptResponse, marked, runningResponse, watchAbandoned } from './fetch-response.ts'
 import { createFailures, openUpstream } from './fetch-upstream.ts'
 import { httpKeyOf } from './key.ts'
-import type { Question, Reply } from './question.ts'
+import type { Door, Question, Reply } from './question.ts'
 import { type Api, type HttpAnswer, judge } from './wire-answer.ts'
 import { decodeItem, encodeItem, type HttpItem, isFailure, isHead, isLast, itemsOf, weighItem, worthOf } from './wire-item.ts'
 
@@ -145,11 +145,24 @@ async function placeOf(self: CacheInner, call: FetchCall): Promise<Place | undef
   }
 }
 
+const http: Door<HttpItem> = {
+  kind: 'http',
+  worth: (run, _error, pace) => (run === undefined ? undefined : worthOf(run, pace)),
+  itemsOf,
+  weigh: weighItem,
+  freeze: Object.freeze,
+  isLast,
+  isContent: (item) => !isHead(item) || item.status !== 200,
+  isFailure,
+  encode: encodeItem,
+  decode: decodeItem
+}
+
 function questionOf(self: CacheInner, call: FetchCall, place: Place, start: Question<HttpItem>['start']): Question<HttpItem> {
   const { asked, signal, totalMs } = call
   let groups: readonly string[] | undefined
   return {
-    kind: 'http',
+    door: http,
     key: place.key,
     by: () => place.by,
     groups: () => (groups ??= self.groupsOf(place.scope, asked.tenant, asked.tags)),
@@ -157,16 +170,7 @@ function questionOf(self: CacheInner, call: FetchCall, place: Place, start: Ques
     callId: asked.callId,
     signal,
     timeouts: totalMs === undefined ? undefined : { totalMs },
-    start,
-    worth: (run) => (run === undefined ? undefined : worthOf(run, self.settings.pace)),
-    itemsOf,
-    weigh: weighItem,
-    freeze: Object.freeze,
-    isLast,
-    isContent: (item) => !isHead(item) || item.status !== 200,
-    isFailure,
-    encode: encodeItem,
-    decode: decodeItem
+    start
   }
 }
 

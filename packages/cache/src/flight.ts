@@ -1,4 +1,5 @@
 import { createLog, type LogReader, linkAbort, onAbort, startDeadline, type Timeouts } from '@millrace/core'
+import type { Door } from './question.ts'
 
 /** All that is ready of an upstream at once; undefined at its end. */
 export interface Source<T> {
@@ -18,13 +19,9 @@ export interface Run<T> {
 export interface FlightOptions<T> {
   /** Starts the upstream call, under the flight's own signal. */
   readonly start: (signal: AbortSignal) => Source<T>
-  readonly weigh: (item: T) => number
-  /** Makes an item safe to be shared. */
-  readonly freeze: (item: T) => void
+  readonly door: Pick<Door<T>, 'weigh' | 'freeze' | 'isLast'>
   /** Bound of what is held for late askers. A longer answer is neither joinable any more nor given to `onEnd`. */
   readonly maxBytes: number
-  /** After this item the upstream only has its bookkeeping to do, which is read to its end also when nobody waits. */
-  readonly isLast: (item: T) => boolean
   /** Milliseconds on a clock that never jumps. */
   readonly now: () => number
   /** Called once, before any asker hears of the end; without a run when it failed (with the error) or was given up. */
@@ -61,9 +58,9 @@ const heirsMs = 1000
  * falls behind a faster one by more than half of `maxBytes` gets `protocol` with `reason: 'too-large'`.
  */
 export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
-  const { start, weigh, freeze, maxBytes, isLast, now, onEnd, hasHeirs } = options
+  const { start, door, maxBytes, now, onEnd, hasHeirs } = options
   const upstream = linkAbort(undefined)
-  const log = createLog<T>({ sizeOf: weigh, maxSize: maxBytes })
+  const log = createLog<T>({ sizeOf: door.weigh, maxSize: maxBytes })
   const askers = new Set<object>()
   const startedAt = now()
   const atMs: number[] = []
@@ -103,9 +100,9 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
     const wasFinished = finished
     const at = now() - startedAt
     for (const item of batch) {
-      weight += weigh(item)
-      finished ||= isLast(item)
-      freeze(item)
+      weight += door.weigh(item)
+      finished ||= door.isLast(item)
+      door.freeze(item)
       log.append(item)
       atMs.push(at)
     }

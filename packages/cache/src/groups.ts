@@ -19,10 +19,13 @@ export interface Groups {
   hold(groups: readonly string[], epoch: number): boolean
   /** The words of new entries, made where there are none yet; undefined when the store does not say. */
   stamp(groups: readonly string[]): Promise<Stamps | undefined>
-  /** Looks whether another process has forgotten any of the groups; `hold` knows afterwards. False: the store did not say. */
-  look(groups: readonly string[]): Promise<boolean>
-  /** The epoch at which an entry's words were those of its groups; undefined when they are not. Never rejects. */
-  confirm(stamps: Stamps): Promise<number | undefined>
+  /**
+   * Looks whether another process has forgotten any of the groups; `hold` knows afterwards. Undefined when that was looked
+   * at lately; else a promise that never rejects: false, the store did not say.
+   */
+  look(groups: readonly string[]): Promise<boolean> | undefined
+  /** Whether an entry's words are those of its groups, as far as they were looked at. */
+  confirm(stamps: Stamps): boolean
   /** @throws {MillraceError} `unavailable` when the store did not take it; here they are forgotten all the same */
   forget(groups: readonly string[]): Promise<void>
 }
@@ -81,15 +84,19 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
     known.set(group, { word, readAt })
   }
 
-  function unread(groups: readonly string[]): string[] {
+  function unread(groups: readonly string[]): readonly string[] {
     const oldest = now() - unreadMs
-    return groups.filter((group) => !((known.get(group)?.readAt ?? Number.NEGATIVE_INFINITY) > oldest))
+    const isUnread = (group: string): boolean => !((known.get(group)?.readAt ?? Number.NEGATIVE_INFINITY) > oldest)
+    return groups.some(isUnread) ? groups.filter(isUnread) : none
   }
 
-  /** Reads what is not known or was read too long ago. False: the store did not say. */
-  async function read(groups: readonly string[]): Promise<boolean> {
+  function look(groups: readonly string[]): Promise<boolean> | undefined {
     const asked = unread(groups)
-    if (asked.length === 0) return true
+    return asked.length === 0 ? undefined : read(asked)
+  }
+
+  /** False: the store did not say. */
+  async function read(asked: readonly string[]): Promise<boolean> {
     const readAt = now()
     const since = epoch
     const words = await store?.readMany(asked.map(keyOf))
@@ -122,9 +129,9 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
       return epoch
     },
     hold: (groups, since) => since === epoch || (since >= floor && groups.every((group) => (forgotten.get(group) ?? 0) <= since)),
-    look: read,
+    look,
     async stamp(groups) {
-      if (!(await read(groups))) return undefined
+      if ((await look(groups)) === false) return undefined
       const missing = groups.filter((group) => wordOf(group) === undefined)
       if (missing.length > 0) await Promise.all(missing.map(make))
       const stamps: Record<string, string> = {}
@@ -135,10 +142,9 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
       }
       return stamps
     },
-    async confirm(stamps) {
-      const groups = Object.keys(stamps)
-      const said = await read(groups)
-      return said && groups.every((group) => wordOf(group) === stamps[group]) ? epoch : undefined
+    confirm(stamps) {
+      for (const group in stamps) if (wordOf(group) !== stamps[group]) return false
+      return true
     },
     async forget(groups) {
       const before = groups.map(wordOf)
@@ -156,3 +162,5 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
     }
   }
 }
+
+const none: readonly string[] = []

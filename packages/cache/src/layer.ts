@@ -24,7 +24,7 @@ import type { Run } from './flight.ts'
 import { keyOf } from './key.ts'
 import { checkCall } from './options.ts'
 import { copyOf, deepFreeze, weigh } from './plain.ts'
-import type { Items, Leaving, Question, Reply, Worth } from './question.ts'
+import type { Door, Items, Leaving, Reply, Worth } from './question.ts'
 import { replay } from './replay.ts'
 
 export interface WithCacheOptions {
@@ -80,50 +80,76 @@ interface Call {
   readonly options: CallOptions
 }
 
-/** Opened by the first read. Leaving reaches what it waits for even while a read is pending. */
-class CachedStream extends ChunkBatches {
+/**
+ * Opened by the first read. Leaving reaches what it waits for even while a read is pending. It adds no promise of its own to
+ * an answer that is in memory.
+ */
+class CachedStream implements ChunkIterator {
   readonly #call: Call
   readonly #leaving: Leaving = {}
+  #opening: Promise<ChunkIterator> | undefined
   #stream: ChunkIterator | undefined
   #left = false
 
   constructor(call: Call) {
-    super()
     this.#call = call
   }
 
-  protected pull(): Promise<readonly Chunk[] | undefined> {
-    if (this.#left || this.over) return Promise.resolve(undefined)
-    return this.#stream === undefined ? this.#open() : this.#read(this.#stream)
+  get ended(): boolean {
+    return this.#left || this.#stream?.ended === true
   }
 
-  async #open(): Promise<readonly Chunk[] | undefined> {
-    const stream = await lookUp(this.#call, this.#leaving)
-    this.#leaving.leave = undefined
-    if (!this.#left) {
-      this.#stream = stream
-      return this.#read(stream)
+  next(): Promise<IteratorResult<Chunk, undefined>> {
+    if (this.#left) return Promise.resolve(done)
+    if (this.#stream !== undefined) return this.#stream.next()
+    const opened = this.#open()
+    return opened instanceof Promise ? opened.then((stream) => (this.#left ? done : stream.next())) : opened.next()
+  }
+
+  nextBatch(): Promise<readonly Chunk[] | undefined> {
+    if (this.#left) return Promise.resolve(undefined)
+    if (this.#stream !== undefined) return this.#stream.nextBatch()
+    const opened = this.#open()
+    return opened instanceof Promise ? opened.then((stream) => (this.#left ? undefined : stream.nextBatch())) : opened.nextBatch()
+  }
+
+  #open(): Awaitable<ChunkIterator> {
+    if (this.#opening !== undefined) return this.#opening
+    try {
+      const { self, options } = this.#call
+      const opened = lookUp(this.#call, this.#leaving)
+      if (!(opened instanceof Promise)) {
+        this.#stream = 'state' in opened ? streamOf(self, opened, options.signal) : opened
+        return this.#stream
+      }
+      this.#opening = opened.then((reply) => {
+        this.#leaving.leave = undefined
+        const stream = streamOf(self, reply, options.signal)
+        this.#stream = stream
+        if (this.#left) void stream.return?.()
+        return stream
+      })
+    } catch (error) {
+      this.#opening = Promise.reject(error)
     }
-    await stream.return?.()
-    return undefined
-  }
-
-  async #read(stream: ChunkIterator): Promise<readonly Chunk[] | undefined> {
-    const batch = await stream.nextBatch()
-    this.over = batch === undefined || stream.ended
-    return batch
+    return this.#opening
   }
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
     this.#left = true
-    this.clear()
     this.#leaving.leave?.()
     await this.#stream?.return?.()
-    return { done: true, value: undefined }
+    return done
   }
 }
 
-function lookUp({ self, origin, credential, next, request, options }: Call, leaving: Leaving): Awaitable<ChunkIterator> {
+const done: IteratorResult<Chunk, undefined> = { done: true, value: undefined }
+
+/** A reply of the cache, or the stream of a call that goes past it. */
+function lookUp(
+  { self, origin, credential, next, request, options }: Call,
+  leaving: Leaving
+): Awaitable<Reply<Chunk>> | ChunkIterator {
   const { signal, callId, tenant, timeouts, cache: asked = {} } = options
   signal?.throwIfAborted()
   checkCall(asked)
@@ -153,33 +179,40 @@ function lookUp({ self, origin, credential, next, request, options }: Call, leav
   // The caller may change its request while we wait: what is sent must be what the key was made of.
   let asIs: ChatRequest | undefined
   let groups: readonly string[] | undefined
-  const question: Question<Chunk> = {
-    kind: 'chat',
-    key,
-    by: () => self.byOf(scope, secret),
-    groups() {
-      asIs ??= copyOf(request)
-      groups ??= self.groupsOf(scope, tenant, asked.tags)
-      return groups
+  return ask(
+    self,
+    {
+      door: chat,
+      key,
+      asked,
+      callId,
+      signal,
+      timeouts,
+      by: () => self.byOf(scope, secret),
+      groups() {
+        asIs ??= copyOf(request)
+        groups ??= self.groupsOf(scope, tenant, asked.tags)
+        return groups
+      },
+      start: (upstream, background) => next(asIs ?? request, upstreamOptions(options, upstream, background))
     },
-    asked,
-    callId,
-    signal,
-    timeouts,
-    start: (upstream, background) => next(asIs ?? request, upstreamOptions(options, upstream, background)),
-    worth: (run, error) => worthOf(run, error, self.settings.pace),
-    itemsOf: (value) => (value as Answer).chunks,
-    weigh,
-    freeze: deepFreeze,
-    isLast: ({ type }) => type === 'finish',
-    isContent,
-    encode: (chunk) => (isJson(chunk) ? (chunk as unknown as JsonObject) : undefined),
-    decode(json) {
-      return isChunk(json) && isJson(json) ? deepFreeze<Chunk>(json) : undefined
-    }
+    leaving
+  )
+}
+
+const chat: Door<Chunk> = {
+  kind: 'chat',
+  worth: worthOf,
+  itemsOf: (value) => (value as Answer).chunks,
+  weigh,
+  freeze: deepFreeze,
+  isLast: ({ type }) => type === 'finish',
+  isContent,
+  isFailure: () => false,
+  encode: (chunk) => (isJson(chunk) ? (chunk as unknown as JsonObject) : undefined),
+  decode(json) {
+    return isChunk(json) && isJson(json) ? deepFreeze<Chunk>(json) : undefined
   }
-  const reply = ask(self, question, leaving)
-  return reply instanceof Promise ? reply.then((late) => streamOf(self, late, signal)) : streamOf(self, reply, signal)
 }
 
 type Awaitable<T> = T | Promise<T>

@@ -3,39 +3,44 @@ import type { Kind } from './entry.ts'
 import type { Run } from './flight.ts'
 import type { CacheCallOptions } from './options.ts'
 
-/** What is asked of the cache, by whichever door: a kind of answer that comes in items. */
-export interface Question<T> {
+/** What a door hands out: a kind of answer that comes in items. */
+export interface Door<T> {
   readonly kind: Kind
+  /**
+   * What is kept of a whole run: plain JSON; undefined when it must not be. `refusal`: it is a deterministic 400, 404, 413
+   * or 422, for the negative cache. `error` is what the run ended with.
+   */
+  worth(run: Run<T> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined
+  /** The items of what was kept. */
+  itemsOf(value: unknown): readonly T[]
+  weigh(item: T): number
+  /** Makes an item safe to be shared by all who ask. */
+  freeze(item: T): void
+  /** After it only bookkeeping follows. */
+  isLast(item: T): boolean
+  /** Whether the answer has begun with this item: before it, a failure can still be answered otherwise. */
+  isContent(item: T): boolean
+  /** Whether this item tells of a failure that an answer past its time is better than. */
+  isFailure(item: T): boolean
+  /** Items as JSON, for askers in other processes; undefined for what cannot be told. */
+  encode(item: T): Json | undefined
+  decode(json: Json): T | undefined
+}
+
+/** What is asked of the cache. */
+export interface Question<T> {
+  readonly door: Door<T>
   readonly key: string
-  /** Whose credential it is sent with, as `byOf` tells: another one's failure is not shared. */
-  readonly by: () => string
-  /** The groups that what is kept belongs to. Called in the same turn when memory does not have the answer. */
-  readonly groups: () => readonly string[]
   readonly asked: CacheCallOptions
   readonly callId: string | undefined
   readonly signal: AbortSignal | undefined
   readonly timeouts: Timeouts | undefined
+  /** Whose credential it is sent with, as `byOf` tells: another one's failure is not shared. */
+  readonly by: () => string
+  /** The groups that what is kept belongs to. Called in the same turn when memory does not have the answer. */
+  readonly groups: () => readonly string[]
   /** The upstream call, under a signal that belongs to all who ask. `background`: nobody waits for it. */
   readonly start: (signal: AbortSignal, background: boolean) => AsyncIterable<T>
-  /**
-   * What is kept of a whole run: plain JSON; undefined when it must not be. `refusal`: it is a deterministic 400,
-   * 404, 413 or 422, for the negative cache. `error` is what the run ended with.
-   */
-  readonly worth: (run: Run<T> | undefined, error: unknown) => Worth | undefined
-  /** The items of what was kept. */
-  readonly itemsOf: (value: unknown) => readonly T[]
-  readonly weigh: (item: T) => number
-  /** Makes an item safe to be shared by all who ask. */
-  readonly freeze: (item: T) => void
-  /** After it only bookkeeping follows. */
-  readonly isLast: (item: T) => boolean
-  /** Whether the answer has begun with this item: before it, a failure can still be answered otherwise. */
-  readonly isContent: (item: T) => boolean
-  /** Whether this item tells of a failure that an answer past its time is better than. @default failures are errors */
-  readonly isFailure?: ((item: T) => boolean) | undefined
-  /** Items as JSON, for askers in other processes; undefined for what cannot be told. */
-  readonly encode: (item: T) => Json | undefined
-  readonly decode: (json: Json) => T | undefined
 }
 
 export interface Worth {

@@ -3,7 +3,6 @@ import { setImmediate as tick } from 'node:timers/promises'
 import { checkOptions, MillraceError } from '@millrace/core'
 import { addressOf } from './redis-address.ts'
 import { keepConnected, type RedisClient } from './redis-link.ts'
-import { gatherReads } from './redis-reads.ts'
 import { redisError } from './redis-refusal.ts'
 import type { Store } from './store.ts'
 import { createTimeLimits, late } from './time-limits.ts'
@@ -24,7 +23,6 @@ export interface RedisOptions {
  * call rejects at once. It fits `createCache({ store })`, and is a storage adapter for `new Keyv({ store })`. What
  * `KeyvRedis` with the same namespace has written it reads, and the other way round.
  *
- * Reads that are asked for together, up to 32, are one MGET.
  *
  * All methods reject with a `MillraceError`: `network` when there is no connection (the message says why), `timeout` after
  * `commandTimeoutMs` (the command may have run all the same), `unavailable` when Redis refuses (`details.providerCode` is
@@ -107,7 +105,6 @@ export function createRedis(options: RedisOptions): RedisStore {
   let underWay = 0
   let idle: (() => void) | undefined
 
-  const gathered = gatherReads(run)
   const prefix = `${namespace}::`
   const place = (key: string): string => prefix + key
 
@@ -133,14 +130,11 @@ export function createRedis(options: RedisOptions): RedisStore {
     return run(args, fits)
   }
 
-  function read(key: string): Promise<string | undefined> {
-    try {
-      check()
-    } catch (error) {
-      return Promise.reject(error)
-    }
-    // Not out of an async function: that would take three turns of the microtasks more.
-    return gathered(place(key))
+  /** By MGET, for which a key that holds another type is as good as absent; to GET it would be an error. */
+  async function readMany(keys: readonly string[]): Promise<(string | undefined)[]> {
+    if (keys.length === 0) return []
+    const values = await ask(['MGET', ...keys.map(place)], (reply) => isReply(reply, keys.length))
+    return (values as (string | null)[]).map((value) => value ?? undefined)
   }
 
   async function run(args: readonly string[], fits?: (reply: unknown) => boolean): Promise<unknown> {
@@ -188,8 +182,6 @@ export function createRedis(options: RedisOptions): RedisStore {
   }
 
   async function end(): Promise<void> {
-    // Reads asked for just now are sent in the next tick.
-    await tick()
     // Not the client's own close: over a frozen server it waits for ever and cannot be cut short any more.
     if (underWay > 0) {
       await new Promise<void>((resolve) => {
@@ -201,8 +193,8 @@ export function createRedis(options: RedisOptions): RedisStore {
 
   const self: RedisStore = {
     prefix,
-    get: read,
-    getMany: (keys) => Promise.all(keys.map(read)),
+    get: async (key) => (await readMany([key]))[0],
+    getMany: readMany,
     async set(key, value, ttlMs) {
       await ask(ttlMs === undefined ? ['SET', place(key), value] : ['SET', place(key), value, 'PX', lifetime(ttlMs)], isOK)
       return true
@@ -242,6 +234,10 @@ export function createRedis(options: RedisOptions): RedisStore {
 }
 
 const isOK = (reply: unknown): boolean => reply === 'OK'
+function isReply(reply: unknown, length: number): boolean {
+  return Array.isArray(reply) && reply.length === length && reply.every((value) => value === null || typeof value === 'string')
+}
+
 const isNumber = (reply: unknown): boolean => typeof reply === 'number'
 const isScan = (reply: unknown): boolean => Array.isArray(reply) && typeof reply[0] === 'string' && Array.isArray(reply[1])
 

@@ -27,8 +27,8 @@ export function refresh<T>(self: CacheInner, question: Question<T>, held: Held):
 /** Never rejects: the stale answer serves on, and the failure is counted. */
 async function fetchAnew<T>(self: CacheInner, question: Question<T>): Promise<SharedFlight<T>['settled']> {
   const { tiers, settings, flights } = self
-  const { key, kind, groups } = question
-  const found = tiers.store === undefined ? undefined : await tiers.findStored(kind, key, groups())
+  const { door, key, groups } = question
+  const found = tiers.store === undefined ? undefined : await tiers.findStored(door.kind, key, groups())
   if (found !== undefined && settings.now() - found.storedAt < found.ttlMs) return 'elsewhere'
   if (self.closing.aborted) return 'elsewhere'
   const flight = takeOff(self, question, 'background')

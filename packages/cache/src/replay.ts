@@ -60,12 +60,12 @@ class Replay extends ChunkBatches {
     return { done: true, value: undefined }
   }
 
-  protected async pull(): Promise<readonly Chunk[] | undefined> {
-    if (this.over) return undefined
+  protected pull(): Promise<readonly Chunk[] | undefined> {
+    if (this.over) return Promise.resolve(undefined)
     this.#chunks ??= this.#annotated()
     if (this.#times === undefined) {
       this.over = true
-      return this.#chunks
+      return Promise.resolve(this.#chunks)
     }
     return this.#dueOf(this.#chunks, this.#times)
   }

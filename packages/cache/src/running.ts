@@ -65,11 +65,11 @@ async function begin<T>(
   { startedAt, stale, again }: Asking<T>,
   { reply, joins, isForeign, elapsedMs }: Begun<T>
 ): Promise<Reply<T>> {
-  const { callId, signal, isContent, isFailure } = question
+  const { callId, signal, door } = question
   const first: T[] = []
   let failure: { readonly error: unknown } | undefined
   try {
-    while (!first.some(isContent)) {
+    while (!first.some(door.isContent)) {
       const batch = await reply.items.nextBatch()
       if (batch === undefined) break
       first.push(...batch)
@@ -77,7 +77,7 @@ async function begin<T>(
   } catch (error) {
     failure = { error }
   }
-  const isOut = failure === undefined ? isFailure !== undefined && first.some(isFailure) : isOutage(failure.error)
+  const isOut = failure === undefined ? first.some(door.isFailure) : isOutage(failure.error)
   if (isOut && stale !== undefined && signal?.aborted !== true) {
     void reply.items.return?.()
     const ageMs = self.settings.now() - stale.storedAt

@@ -11,6 +11,7 @@ import {
 } from '@millrace/core'
 import type { Source } from './flight.ts'
 import type { Leases, LedLease } from './leases.ts'
+import type { Door } from './question.ts'
 import type { Sealer } from './sealer.ts'
 
 /** What one call across processes goes over. */
@@ -27,11 +28,7 @@ export interface SharedCallOptions<T> {
   /** Whose credential the call is sent with. */
   readonly by: string
   readonly start: (signal: AbortSignal) => AsyncIterable<T>
-  /** Undefined for what cannot be told to another process. */
-  readonly encode: (item: T) => Json | undefined
-  /** Undefined for what is no item. */
-  readonly decode: (json: Json) => T | undefined
-  readonly isContent: (item: T) => boolean
+  readonly door: Pick<Door<T>, 'encode' | 'decode' | 'isContent'>
   /** The items of an answer that another process has stored since we looked. */
   readonly stored: () => Promise<readonly T[] | undefined>
   /** Somebody in another process follows the call we make. */
@@ -73,7 +70,7 @@ const maxTakeovers = 5
  */
 export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): SharedCall<T> {
   const { leases, log, sealer, namespace, leaseMs } = sharing
-  const { key, by, start, encode, decode, isContent } = call
+  const { door, key, by, start } = call
   const { promise: known, resolve: tell } = Promise.withResolvers<void>()
   let role: Role | undefined
   let lease: LedLease | undefined
@@ -118,7 +115,7 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
       let begun = false
       try {
         for await (const items of follow(taken.token, signal)) {
-          begun ||= items.some(isContent)
+          begun ||= items.some(door.isContent)
           yield items
         }
         return
@@ -146,7 +143,7 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
 
   function share(batch: readonly T[]): void {
     if (say === undefined) return
-    const items = batch.map(encode)
+    const items = batch.map(door.encode)
     if (items.every((item) => item !== undefined)) return say({ items })
     say({ gone: true })
     say = undefined
@@ -171,7 +168,7 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
           if (isJsonObject(message.error)) throw new Shared('', { cause: revive(message.error) })
           if (!Array.isArray(message.items)) throw incomplete()
           for (const each of message.items as readonly Json[]) {
-            const item = decode(each)
+            const item = door.decode(each)
             if (item === undefined) throw incomplete()
             items.push(item)
           }

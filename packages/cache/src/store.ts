@@ -31,6 +31,8 @@ export interface GuardedStore {
    * or cannot be read at all: nobody wrote it through this guard, and it is best removed.
    */
   read(key: string): Promise<string | undefined>
+  /** The same without a promise of its own, for lookups come by the thousand. `said` is false when the store did not say. */
+  ask(key: string, done: ReadDone): void
   /** The same for many keys at once, under one deadline; `undefined` when the store did not say. */
   readMany(keys: readonly string[]): Promise<readonly (string | undefined)[] | undefined>
   /** Hands the text over and does not wait. Skipped while 64 writes or 32 Mi characters are under way. */
@@ -57,6 +59,12 @@ export interface GuardedStore {
   /** Writes that the store answered with a refusal or with `false`, among the errors. */
   readonly writesRefused: number
 }
+
+/** Must not throw. */
+export type ReadDone = (text: string | undefined, said: boolean) => void
+
+/** Reads asked as one: enough to spread what a question costs, few enough that a large value holds up few others. */
+const maxKeys = 32
 
 /** Writes under way: beyond this the store is too slow for us, and the next ones are skipped. */
 const maxWrites = 64
@@ -85,6 +93,8 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     read: createBreaker(() => call('read', () => store.get(probeKey))),
     write: createBreaker(() => call('write', () => store.delete(probeKey)))
   }
+  let keys: string[] = []
+  let dones: ReadDone[] = []
   let writes = 0
   let writeChars = 0
   let idle: PromiseWithResolvers<void> | undefined
@@ -139,22 +149,62 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     }
   }
 
-  function read(key: string): Promise<string | undefined> {
-    if (!mayCall('read')) return Promise.resolve(undefined)
-    return call('read', () => store.get(key)).then(textOf)
+  function ask(key: string, done: ReadDone): void {
+    if (!mayCall('read')) return done(undefined, false)
+    // Until `setImmediate` would gather more where each asker has an event of its own, but cost a lone one 3 us.
+    if (keys.length === 0) process.nextTick(flush)
+    keys.push(key)
+    dones.push(done)
+    if (keys.length === maxKeys) flush()
   }
 
-  async function readMany(keys: readonly string[]): Promise<readonly (string | undefined)[] | undefined> {
-    if (!mayCall('read')) return undefined
-    const values = await call('read', () => store.getMany?.([...keys]) ?? Promise.all(keys.map((key) => store.get(key))))
-    if (Array.isArray(values) && values.length === keys.length) return values.map(textOf)
-    if (values === noAnswer) return undefined
-    // One of them cannot be read. Which one, each tells by itself.
-    if (values === unreadable) return Promise.all(keys.map(read))
-    tell(
-      new MillraceError('protocol', 'getMany of the store answered with something else', { details: { reason: 'unexpected' } })
-    )
-    return undefined
+  function flush(): void {
+    if (keys.length === 0) return // the last ones were as many as go together
+    const [asked, waiting] = [keys, dones]
+    keys = []
+    dones = []
+    if (store.getMany !== undefined && asked.length > 1) askMany(store.getMany.bind(store), asked, waiting)
+    else asked.forEach((key, at) => askOne(key, waiting[at] as ReadDone))
+  }
+
+  function askOne(key: string, done: ReadDone): void {
+    void call('read', () => store.get(key)).then((answer) => done(textOf(answer), answer !== noAnswer))
+  }
+
+  function askMany(getMany: (keys: string[]) => unknown, asked: readonly string[], waiting: readonly ReadDone[]): void {
+    void call('read', () => getMany([...asked])).then((values) => {
+      // One of them cannot be read. Which one, each tells by itself.
+      if (values === unreadable) return asked.forEach((key, at) => askOne(key, waiting[at] as ReadDone))
+      const fits = Array.isArray(values) && values.length === asked.length
+      if (!fits && values !== noAnswer) {
+        tell(
+          new MillraceError('protocol', 'getMany of the store answered with something else', {
+            details: { reason: 'unexpected' }
+          })
+        )
+      }
+      for (let at = 0; at < waiting.length; at++) waiting[at]?.(fits ? textOf(values[at]) : undefined, fits)
+    })
+  }
+
+  function read(key: string): Promise<string | undefined> {
+    return new Promise((resolve) => ask(key, resolve))
+  }
+
+  function readMany(many: readonly string[]): Promise<readonly (string | undefined)[] | undefined> {
+    return new Promise((resolve) => {
+      if (many.length === 0) return resolve([])
+      const texts: (string | undefined)[] = []
+      let missing = many.length
+      let allSaid = true
+      many.forEach((key, at) =>
+        ask(key, (text, said) => {
+          texts[at] = text
+          allSaid &&= said
+          if (--missing === 0) resolve(allSaid ? texts : undefined)
+        })
+      )
+    })
   }
 
   async function put(key: string, text: string, ttlMs?: number): Promise<boolean> {
@@ -182,6 +232,7 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
 
   return {
     read,
+    ask,
     readMany,
     write(key, text, ttlMs) {
       if (writes >= maxWrites || writeChars + text.length > maxWriteChars) {

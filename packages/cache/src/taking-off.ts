@@ -19,7 +19,7 @@ export interface SharedFlight<T> extends Flight<T> {
 export type Purpose = 'waited for' | 'background' | 'without the store'
 
 export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Purpose): SharedFlight<T> {
-  const { key, kind, asked, start, encode, decode, isContent, itemsOf } = question
+  const { door, key, asked, start } = question
   const { tiers, settings, counts } = self
   const groups = question.groups()
   const by = question.by()
@@ -36,15 +36,13 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
           key,
           by,
           start: (signal) => start(signal, isBackground),
-          encode,
-          decode,
-          isContent,
+          door,
           following: !isBackground,
           onFollowed: () => flight.hurry(),
           async stored() {
-            const held = await tiers.findStored(kind, key, groups)
+            const held = await tiers.findStored(door.kind, key, groups)
             if (held === undefined || settings.now() - held.storedAt >= Math.min(held.ttlMs, maxAgeOf(question))) return undefined
-            return itemsOf(held.value)
+            return door.itemsOf(held.value)
           }
         })
 
@@ -73,10 +71,8 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
         return open(signal)
       })
     },
-    weigh: question.weigh,
-    freeze: question.freeze,
+    door,
     maxBytes: settings.maxEntryBytes,
-    isLast: question.isLast,
     now: settings.now,
     hasHeirs: call && (async () => (await call.lease?.isWatched()) ?? false),
     onEnd(items, error) {
@@ -98,7 +94,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
 
   function keep(items: Run<T> | undefined, error: unknown, role: Role, commit: NonNullable<KeepRule['commit']>): boolean {
     if (begun === undefined || asked.noStore === true || self.closing.aborted) return false
-    const worth = items === undefined && error === undefined ? undefined : question.worth(items, error)
+    const worth = items === undefined && error === undefined ? undefined : door.worth(items, error, settings.pace)
     if (worth === undefined) return false
     if (worth.refusal === true) {
       return settings.negativeTtlMs > 0 && tiers.keepRefusal(key, by, worth.value, { ...begun, groups }, settings.negativeTtlMs)
@@ -106,7 +102,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
     const ttlMs = asked.ttlMs ?? settings.ttlMs
     const storing = role === 'leads'
     const rule = { ...begun, groups, ttlMs, storing, commit: call?.lease === undefined ? undefined : commit }
-    return ttlMs > 0 && tiers.keep(kind, key, worth.value, rule)
+    return ttlMs > 0 && tiers.keep(door.kind, key, worth.value, rule)
   }
 
   const shared: SharedFlight<T> = {

@@ -10,9 +10,9 @@ import { type GuardedStore, guardStore } from './store.ts'
 export interface Tiers {
   /** In memory, of groups that still hold, and looked after lately: no wait. */
   peek(key: string): Held | undefined
-  /** In memory or in the store. Equal lookups at the same time are one. Never rejects. */
-  find(kind: Kind, key: string, groups: readonly string[]): Promise<Held | undefined>
-  /** The same past memory: what another process has stored meanwhile. Never rejects. */
+  /** In memory or in the store. Equal lookups at the same time are one. */
+  find(kind: Kind, key: string, groups: readonly string[], done: Done): void
+  /** In the store alone: what another process has stored meanwhile. Never rejects. */
   findStored(kind: Kind, key: string, groups: readonly string[]): Promise<Held | undefined>
   /** What an answer that is fetched from now on is kept under. */
   begin(groups: readonly string[]): Beginning | Promise<Beginning>
@@ -28,6 +28,9 @@ export interface Tiers {
   /** Entries in the store that could not be believed. */
   readonly corrupt: number
 }
+
+/** Must not throw. */
+type Done = (found: Held | undefined) => void
 
 /** How things stood when a call began: what was forgotten since must not be kept. */
 export interface Beginning {
@@ -50,7 +53,7 @@ export interface KeepRule extends Beginning {
 export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   const { namespace, maxEntryBytes, storeTimeoutMs, now, onStoreError } = settings
   const memory = createMemory(settings)
-  const lookups = new Map<string, Promise<Held | undefined>>()
+  const lookups = new Map<string, Done[]>()
   const staleMs = Math.max(settings.staleWhileRevalidateMs, settings.staleIfErrorMs)
   let corrupt = 0
 
@@ -77,49 +80,61 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
     return undefined
   }
 
-  async function read(kind: Kind, key: string, asked: readonly string[]): Promise<Held | undefined> {
+  /** Callbacks in place of promises: there may be thousands of these at a time. */
+  function read(kind: Kind, key: string, asked: readonly string[], done: Done): void {
     const mine = held(key)
+    if (mine === undefined) return readStore(kind, key, asked, done)
     // Past its time: another process may have fetched a new one.
-    if (mine === undefined || now() - mine.storedAt >= mine.ttlMs) return (await readStore(kind, key, asked)) ?? held(key)
-    // Another process may have forgotten it. A store that does not say has nothing against it.
+    if (now() - mine.storedAt >= mine.ttlMs) return readStore(kind, key, asked, (found) => done(found ?? held(key)))
+    // Or have forgotten it. A store that does not say has nothing against it.
     const { epoch } = groups
-    await groups.look(mine.groups)
-    if (!groups.hold(mine.groups, epoch)) return readStore(kind, key, asked)
-    mine.checkedAt = now()
-    return mine
+    const confirmed = (): void => {
+      if (!groups.hold(mine.groups, epoch)) return readStore(kind, key, asked, done)
+      mine.checkedAt = now()
+      done(mine)
+    }
+    const looking = groups.look(mine.groups)
+    if (looking === undefined) confirmed()
+    else void looking.then(confirmed)
   }
 
-  async function readStore(kind: Kind, key: string, asked: readonly string[]): Promise<Held | undefined> {
-    const from = store as GuardedStore
-    const [text] = await Promise.all([from.read(entryKey(key)), groups.look(asked)])
-    if (text === undefined) return undefined
+  function readStore(kind: Kind, key: string, asked: readonly string[], done: Done): void {
+    const looking = groups.look(asked)
+    store?.ask(entryKey(key), (text) => {
+      if (text === undefined) done(undefined)
+      else if (looking === undefined) open(kind, key, text, done)
+      else void looking.then(() => open(kind, key, text, done))
+    })
+  }
+
+  function open(kind: Kind, key: string, text: string, done: Done): void {
     const entry = readEntry(sealer, kind, key, text)
     if (entry === undefined) {
       corrupt++
-      void from.remove(entryKey(key))
-      return undefined
+      store?.distrust()
+      void store?.remove(entryKey(key))
+      return done(undefined)
     }
-    const epoch = await groups.confirm(entry.stamps)
-    return epoch === undefined ? undefined : take(key, entry, epoch)
+    const looking = groups.look(Object.keys(entry.stamps))
+    if (looking === undefined) done(take(key, entry))
+    else void looking.then((said) => done(said ? take(key, entry) : undefined))
   }
 
-  function take(key: string, entry: Entry, epoch: number): Held | undefined {
-    const ageMs = Date.now() - entry.storedAt
+  function take(key: string, entry: Entry): Held | undefined {
+    const ageMs = Math.max(0, Date.now() - entry.storedAt)
     // The store's own expiry is what counts where it has one; this also serves those that have none.
-    if (ageMs >= entry.keepMs) return undefined
+    if (ageMs >= entry.keepMs || !groups.confirm(entry.stamps)) return undefined
     const at = now()
-    const storedAt = at - Math.max(0, ageMs)
     const found: Held = {
       value: deepFreeze(entry.value),
-      storedAt,
+      storedAt: at - ageMs,
       ttlMs: entry.ttlMs,
-      keepUntil: storedAt + entry.keepMs,
+      keepUntil: at - ageMs + entry.keepMs,
       groups: Object.keys(entry.stamps),
-      epoch,
+      epoch: groups.epoch,
       checkedAt: at,
       retryAt: 0
     }
-    if (!groups.hold(found.groups, epoch)) return undefined
     memory.set(key, found)
     return found
   }
@@ -129,15 +144,20 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       const found = held(key)
       return found === undefined || store === undefined || now() - found.checkedAt < unreadMs ? found : undefined
     },
-    find(kind, key, asked) {
-      let lookup = lookups.get(key)
-      if (lookup === undefined) {
-        lookup = read(kind, key, asked).finally(() => lookups.delete(key))
-        lookups.set(key, lookup)
+    find(kind, key, asked, done) {
+      const waiting = lookups.get(key)
+      if (waiting !== undefined) {
+        waiting.push(done)
+        return
       }
-      return lookup
+      const all = [done]
+      lookups.set(key, all)
+      read(kind, key, asked, (found) => {
+        lookups.delete(key)
+        for (const each of all) each(found)
+      })
     },
-    findStored: readStore,
+    findStored: (kind, key, asked) => new Promise((resolve) => readStore(kind, key, asked, resolve)),
     begin(of) {
       const { epoch } = groups
       if (store === undefined) return { epoch, stamps: undefined }

@@ -5,11 +5,29 @@ import type { CacheInner } from './cache.ts'
 import { wrapKeyOf } from './key.ts'
 import { checkCall, type WrapOptions } from './options.ts'
 import { deepFreeze } from './plain.ts'
-import type { Leaving, Question } from './question.ts'
+import type { Door, Leaving, Question } from './question.ts'
 
 /** A computed value on its way to all who asked for it. */
 interface Computed {
   readonly value: unknown
+}
+
+const computed: Door<Computed> = {
+  kind: 'wrap',
+  worth(run) {
+    const value = run?.items[0]?.value
+    return isJson(value) ? { value } : undefined
+  },
+  itemsOf: (value) => [{ value }],
+  weigh: () => 1,
+  freeze({ value }) {
+    if (isJson(value)) deepFreeze(value)
+  },
+  isLast: () => true,
+  isContent: () => true,
+  isFailure: () => false,
+  encode: ({ value }) => (isJson(value) ? (value as Json) : undefined),
+  decode: (value) => ({ value: deepFreeze(value) })
 }
 
 /** The door for any work: see `Cache.wrap`. */
@@ -29,30 +47,17 @@ export async function wrapWith<T>(
     return abortable(compute(signal ?? new AbortController().signal), signal)
   }
   const question: Question<Computed> = {
-    kind: 'wrap',
+    door: computed,
     key,
-    by: () => '',
-    groups: () => self.groupsOf(scope, tenant, asked.tags),
     asked,
     callId: undefined,
     signal,
     timeouts: undefined,
+    by: () => '',
+    groups: () => self.groupsOf(scope, tenant, asked.tags),
     async *start(upstream) {
       yield { value: await compute(upstream) }
-    },
-    worth(run) {
-      const value = run?.items[0]?.value
-      return isJson(value) ? { value } : undefined
-    },
-    itemsOf: (value) => [{ value }],
-    weigh: () => 1,
-    freeze({ value }) {
-      if (isJson(value)) deepFreeze(value)
-    },
-    isLast: () => true,
-    isContent: () => true,
-    encode: ({ value }) => (isJson(value) ? (value as Json) : undefined),
-    decode: (value) => ({ value: deepFreeze(value) })
+    }
   }
   const leaving: Leaving = {}
   const reply = await ask(self, question, leaving)

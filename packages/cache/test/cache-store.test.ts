@@ -3,6 +3,7 @@ import { collect, isMillraceError } from '@millrace/core'
 import { Keyv } from 'keyv'
 import { describe, expect, it, vi } from 'vitest'
 import { type Cache, type CacheOptions, createCache, type Store, withCache } from '../src/index.ts'
+import { until } from './redis-rig.ts'
 import { answer, ask, cacheNote, gather, script, start } from './scripted.ts'
 
 /** Another process: a cache of its own over the same store. */
@@ -29,16 +30,18 @@ function over(make: (map: Map<string, unknown>) => Store): { store: Store; map: 
 for (const [name, make] of stores) {
   describe(`a cache over ${name}`, () => {
     it('serves another process what one has fetched, and reads it once', async () => {
-      const { store } = make()
+      const { store, map } = make()
       const one = replica(store)
       const two = replica(store)
       expect(await one.state()).toBe('miss')
       await one.cache.close()
-      const get = vi.spyOn(store, 'get')
+      const get = vi.spyOn(map, 'get')
       expect(await Promise.all([two.state(), two.state(), two.state()])).toEqual(['hit', 'hit', 'hit'])
-      expect(get).toHaveBeenCalledTimes(2) // the generation and the entry
+      const read = get.mock.calls.map(([key]) => key)
+      expect(read.filter((key) => key.includes('cache:e:'))).toHaveLength(1)
+      expect(read.filter((key) => key.includes('cache:g:'))).toHaveLength(2) // the words of all, and of the scope
       expect(await two.state()).toBe('hit')
-      expect(get).toHaveBeenCalledTimes(2)
+      expect(get).toHaveBeenCalledTimes(3)
       expect(two.calls).toHaveLength(0)
       expect(two.cache.stats()).toMatchObject({ hits: 4, storeErrors: 0, corrupt: 0, entries: 1 })
     })
@@ -58,16 +61,6 @@ for (const [name, make] of stores) {
       await delay(5)
       expect(await three.state()).toBe('hit') // what one fetched after the clear
       expect(await replica(store, { namespace: 'other' }).state()).toBe('hit')
-    })
-
-    it('holds neither prompt nor scope nor tenant in a key', async () => {
-      const { store, map } = make()
-      const { cache, state } = replica(store, { scope: 'canary-scope' })
-      await state('canary-prompt')
-      await cache.close()
-      expect(map.size).toBeGreaterThan(0)
-      expect(JSON.stringify([...map.keys()])).not.toContain('canary')
-      expect(JSON.stringify([...map])).not.toContain('canary-')
     })
   })
 }
@@ -175,40 +168,58 @@ describe('a store that fails', () => {
     ['rejects', rejects],
     ['throws', throws]
   ] as const) {
-    it(`that ${name} fails no call, and is left alone after three failures`, async () => {
+    it(`that ${name} fails no call, and is asked by three of them at most`, async () => {
       const errors: unknown[] = []
-      const get = vi.fn<() => unknown>(fail)
-      const { cache, state } = replica(
-        { get, set: fail, delete: fail },
-        { storeTimeoutMs: 20, onStoreError: (error) => errors.push(error) }
-      )
-      for (let call = 0; call < 30; call++) expect(await state(`question ${call}`)).toBe('miss')
-      expect(get.mock.calls.length).toBeLessThanOrEqual(4)
-      expect(cache.stats()).toMatchObject({ misses: 30, stored: 30, storeErrors: errors.length })
-      expect(cache.stats().storeSkipped).toBeGreaterThan(25)
-      expect(errors.length).toBeGreaterThan(2)
+      const asked: string[] = []
+      const method =
+        (name: string) =>
+        (about: unknown): unknown => {
+          if (about !== 'millrace:probe') asked.push(name) // that one is asked in the background
+          return fail()
+        }
+      const store = { get: method('get'), getMany: method('getMany'), set: method('set'), delete: method('delete') }
+      const { cache, state } = replica(store, { storeTimeoutMs: 20, onStoreError: (error) => errors.push(error) })
+      let callsThatAsked = 0
+      for (let call = 0; call < 30; call++) {
+        const before = asked.length
+        expect(await state(`question ${call}`)).toBe('miss')
+        if (asked.length > before) callsThatAsked++
+      }
+      expect(callsThatAsked).toBeLessThanOrEqual(3)
+      expect(asked).not.toContain('set') // the word it would be kept under is not known
+      expect(cache.stats()).toMatchObject({ misses: 30, stored: 30, notStored: 0, storeErrors: errors.length, corrupt: 0 })
+      expect(await state('question 0')).toBe('hit') // what came meanwhile is in memory
       await cache.close()
     })
   }
 
-  it('is waited for no longer than storeTimeoutMs, and not at all while it is left alone', async () => {
-    const { cache, state } = replica({ get: never, set: never, delete: never }, { storeTimeoutMs: 60 })
-    const bareAt = performance.now()
-    await delay(60)
-    const bare = performance.now() - bareAt
-    const takes: number[] = []
-    for (let call = 0; call < 10; call++) {
-      const at = performance.now()
-      await state(`question ${call}`)
-      takes.push(performance.now() - at)
+  it('is waited for once a call, and then no more', async () => {
+    const storeTimeoutMs = 200
+    const stores: Store[] = [
+      { get: never, set: never, delete: never },
+      { get: never, getMany: never, set: never, delete: never },
+      { get: () => undefined, getMany: (keys) => keys.map(() => undefined), set: never, delete: never }
+    ]
+    for (const store of stores) {
+      const { cache, state } = replica(store, { storeTimeoutMs })
+      const takes: number[] = []
+      const late: Promise<number>[] = []
+      for (let call = 0; call < 10; call++) {
+        const at = performance.now()
+        // From the same moment on, under the same load.
+        const bare = delay(storeTimeoutMs).then(() => performance.now() - at)
+        expect(await state(`question ${call}`)).toBe('miss')
+        const ms = performance.now() - at
+        takes.push(ms)
+        late.push(bare.then((bareMs) => ms - bareMs))
+      }
+      expect(Math.max(...(await Promise.all(late)))).toBeLessThan(100)
+      expect(takes.filter((ms) => ms > storeTimeoutMs / 2).length).toBeLessThanOrEqual(3)
+      await cache.close()
     }
-    expect(Math.max(...takes)).toBeLessThan(bare + 40)
-    expect(takes.filter((ms) => ms > 30).length).toBeLessThanOrEqual(3)
-    await cache.close()
   })
 
-  it('is used again after its return', async () => {
-    let now = 0
+  it('is used again within two seconds of its return', async () => {
     let down = true
     const map = new Map<string, string>()
     const gate = (): void => {
@@ -219,21 +230,42 @@ describe('a store that fails', () => {
       set: (key, value) => (gate(), map.set(key, value)),
       delete: (key) => (gate(), map.delete(key))
     }
-    const { cache, state } = replica(store, { now: () => now })
+    const { cache, state } = replica(store)
     for (let call = 0; call < 5; call++) await state(`question ${call}`)
     down = false
     await state('too early')
     expect(map.size).toBe(0)
-    now = 1001
-    await state('the probe goes out')
-    await delay(5)
-    await state('kept')
-    await delay(5)
-    expect(await replica(store).state('kept')).toBe('hit')
+    const at = performance.now()
+    await until(async () => {
+      const question = `${Math.random()}`
+      await state(question)
+      await delay(5)
+      return (await replica(store).state(question)) === 'hit'
+    })
+    expect(performance.now() - at).toBeLessThan(2000)
+    expect(await replica(store).state('too early')).toBe('miss') // what was answered without the store stays in memory
+    expect(await state('too early')).toBe('hit')
     expect(cache.stats().storeErrors).toBeLessThan(10)
+    await cache.close()
   })
 
-  it('counts a write that Keyv answers with false, and a listener that throws', async () => {
+  it('costs nothing but the answer of one call when it fails once', async () => {
+    const map = new Map<string, string>()
+    let failures = 1
+    const store: Store = {
+      get: (key) => (failures-- > 0 ? rejects() : map.get(key)),
+      set: (key, value) => map.set(key, value),
+      delete: (key) => map.delete(key)
+    }
+    const { cache, state } = replica(store)
+    expect([await state('a'), await state('b')]).toEqual(['miss', 'miss'])
+    await cache.close()
+    const other = replica(store)
+    expect([await other.state('a'), await other.state('b')]).toEqual(['miss', 'hit'])
+    expect(cache.stats()).toMatchObject({ stored: 2, storeErrors: 1, storeSkipped: 0 })
+  })
+
+  it('is counted when it answers a write with false, and so is a listener that throws', async () => {
     const { cache, state } = replica(
       { get: () => 'aaaaaaaaaaaaaaaa', set: async () => false, delete: () => true },
       {
@@ -244,45 +276,70 @@ describe('a store that fails', () => {
     )
     expect(await state()).toBe('miss')
     await cache.close()
-    expect(cache.stats()).toMatchObject({ storeErrors: 2, corrupt: 1 }) // the write and the listener; the text it read was foreign
+    // The write and the listener; the text it read was foreign.
+    expect(cache.stats()).toMatchObject({ storeErrors: 2, writesRefused: 1, corrupt: 1 })
   })
 
-  it('bounds the writes under way', async () => {
-    const set = vi.fn<() => unknown>(never)
-    const { cache, state } = replica({ get: () => 'aaaaaaaaaaaaaaaa', set, delete: () => true }, { storeTimeoutMs: 300 })
-    await Promise.all(Array.from({ length: 200 }, (_, call) => state(`question ${call}`)))
-    expect(set.mock.calls.length).toBe(64)
-    expect(cache.stats().storeSkipped).toBeGreaterThanOrEqual(136)
-    await cache.close()
-  })
-
-  it('makes clear() reject, with memory cleared all the same', async () => {
-    const { cache, state } = replica({ get: rejects, set: rejects, delete: rejects })
-    await state()
-    expect(cache.stats().entries).toBe(1)
-    await expect(cache.clear()).rejects.toSatisfy((error) => isMillraceError(error, 'unavailable'))
-    expect(cache.stats().entries).toBe(0)
-    const liar = replica({ get: () => undefined, set: () => true, delete: () => true })
-    await expect(liar.cache.clear()).rejects.toSatisfy((error) => isMillraceError(error, 'unavailable'))
-  })
-
-  it('does not send what a caller changed while the store was asked under the key of what it was', async () => {
-    const { provider } = script((_call, request) => answer(`to ${request.messages.length}`))
+  it('makes clear() and invalidate() reject when it still has what it says it deleted, whoever wrote that', async () => {
     const map = new Map<string, string>()
-    const cached = withCache(createCache({ store: map, scope: 's' }), { origin: 'test' })(provider)
+    const wrote = replica(map as Store)
+    await wrote.state()
+    await wrote.cache.close()
+    // As a Keyv does over an adapter whose delete fails: it tells a listener, and answers false.
+    const store: Store = { get: (key) => map.get(key), set: (key, value) => map.set(key, value), delete: async () => false }
+    const user = replica(store)
+    expect(await user.state()).toBe('hit')
+    const stranger = replica(store) // has read nothing yet, as the process of a webhook
+    for (const { cache } of [user, stranger]) {
+      expect(isMillraceError(await failure(cache.clear()), 'unavailable')).toBe(true)
+      expect(isMillraceError(await failure(cache.invalidate({ scope: 'shared' })), 'unavailable')).toBe(true)
+      expect(cache.stats().entries).toBe(0)
+    }
+    await stranger.cache.invalidate({ tags: ['never used'] }) // there was nothing to delete
+  })
+
+  it('is asked and written for what the caller asked, even when it changes its request meanwhile', async () => {
+    const { provider, calls } = script((_call, request) => answer(`to ${request.messages.length}`))
+    const map = new Map<string, string>()
+    const store: Store = {
+      get: async (key) => {
+        await delay(5)
+        return map.get(key)
+      },
+      set: async (key, value) => {
+        await delay(5)
+        map.set(key, value)
+      },
+      delete: (key) => map.delete(key)
+    }
+    const cache = createCache({ store, scope: 's', storeTimeoutMs: 5000 })
+    const cached = withCache(cache, { origin: 'test' })(provider)
     const request = { model: 'm', messages: [{ role: 'user' as const, content: 'x' }] }
-    const pending = gather(cached(request, {}))
+    const pending = collect(cached(request, {}))
     request.messages.push({ role: 'user', content: 'y' })
-    expect(cacheNote(await pending)).toEqual({ state: 'bypass', reason: 'changed' })
-    expect((await collect(cached(ask('x'), {}))).text).toBe('to 1')
+    expect((await pending).text).toBe('to 1')
+    await cache.close()
+    const other = withCache(createCache({ store, scope: 's', storeTimeoutMs: 5000 }), { origin: 'test' })(provider)
+    expect((await collect(other(ask('x'), {}))).text).toBe('to 1')
+    expect(calls).toHaveLength(1)
+    expect((await collect(other(request, {}))).text).toBe('to 2')
   })
 
-  it('gets no entry of an answer that is too large, and gives back none', async () => {
+  it('gets no entry of an answer that is too large', async () => {
     const map = new Map<string, string>()
-    const { provider } = script(() => [start, { type: 'text', text: 'x'.repeat(3000) }, { type: 'finish', reason: 'stop' }])
     const cache = createCache({ store: map, scope: 's', maxEntryBytes: 3000 })
-    await collect(withCache(cache, { origin: 'test' })(provider)(ask(), {}))
+    for (const length of [500, 3000]) {
+      const { provider } = script(() => [start, { type: 'text', text: 'x'.repeat(length) }, { type: 'finish', reason: 'stop' }])
+      await collect(withCache(cache, { origin: 'test' })(provider)(ask(`${length}`), {}))
+    }
     await cache.close()
-    expect([...map.keys()].filter((key) => key.length > 64)).toEqual([])
+    expect([...map.keys()].filter((key) => key.startsWith('cache:e:'))).toHaveLength(1)
   })
 })
+
+async function failure(work: Promise<unknown>): Promise<unknown> {
+  return work.then(
+    () => undefined,
+    (error: unknown) => error
+  )
+}

@@ -16,6 +16,8 @@ export interface RedisRig {
   /** A door that is open. */
   opened(url: string, options?: Partial<RedisOptions>): Promise<RedisStore>
   owns<T extends { close(): Promise<unknown> }>(it: T): T
+  /** Errors that nobody caught, from now on. */
+  unhandled(): readonly unknown[]
   close(): Promise<void>
 }
 
@@ -37,6 +39,13 @@ export function redisRig(): RedisRig {
     owns(it) {
       owned.push(it)
       return it
+    },
+    unhandled() {
+      const errors: unknown[] = []
+      const note = (error: unknown): void => void errors.push(error)
+      process.on('unhandledRejection', note).on('uncaughtException', note)
+      rig.owns({ close: async () => void process.off('unhandledRejection', note).off('uncaughtException', note) })
+      return errors
     },
     async close() {
       for (const each of owned.splice(0).toReversed()) await each.close()
