@@ -137,4 +137,19 @@ describe.skipIf(skip !== undefined)('a cache over Redis', () => {
     }
     expect(endless).toEqual(['millrace::cache:fence'])
   })
+
+  it('keeps what a process computes in its very first turn, and before it closes', async () => {
+    const compute = async (): Promise<unknown> => {
+      const redisStore = createRedis({ url: redis?.url as string, commandTimeoutMs: 5000 })
+      const log = createRedisLog({ command: redisStore.command })
+      const cache = createCache({ store: redisStore, log, scope: 'short-lived', ...slowMachine })
+      const value = await cache.wrap('answer', async () => Math.random())
+      await cache.close()
+      await log.close()
+      await redisStore.close()
+      return value
+    }
+    const first = await compute()
+    expect(await compute()).toBe(first)
+  })
 })

@@ -1,3 +1,4 @@
+import { onAbort } from '@millrace/core'
 import type { CacheInner } from './cache.ts'
 import type { Held } from './memory.ts'
 import { type KeptReply, type Leaving, maxAgeOf, type Question, type Reply } from './question.ts'
@@ -41,11 +42,14 @@ function askStore<T>(self: CacheInner, question: Question<T>, asking: Asking<T>)
     const kept = held === undefined ? undefined : serve(self, question, held)
     if (kept !== undefined) return told(self, question, kept, asking.startedAt)
     // A store that was too slow for this call, or for one beside it, is not waited for a second time.
-    const purpose = tiers.store?.errors === errors ? 'waited for' : 'without the store'
+    const isQuick = tiers.store?.errors === errors && performance.now() - asking.startedAt < self.settings.storeTimeoutMs / 2
+    const purpose = isQuick ? 'waited for' : 'without the store'
     return run(self, question, { ...asking, stale: fallback(self, question, held), purpose })
   }
   return new Promise((resolve, reject) => {
+    const off = onAbort(signal, reject)
     tiers.find(door.kind, key, groups(), (found) => {
+      off()
       try {
         resolve(answer(found))
       } catch (error) {
@@ -63,7 +67,7 @@ function serve<T>(self: CacheInner, question: Question<T>, held: Held): KeptRepl
   if (ageMs > maxAgeOf(question)) return undefined
   if (ageMs < held.ttlMs) return { state: 'hit', value: held.value, ageMs, refusal: false }
   if (ageMs >= held.ttlMs + staleWhileRevalidateMs) return undefined
-  if (at >= held.retryAt) refresh(self, question, held)
+  refresh(self, question)
   return { state: 'stale', value: held.value, ageMs, refusal: false }
 }
 

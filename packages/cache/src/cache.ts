@@ -1,9 +1,10 @@
 import {
   type CacheLookup,
   type CallOptions,
+  type ChatRequest,
   channels,
+  checkOptions,
   inputTokens,
-  type Json,
   linkAbort,
   MillraceError,
   outputTokens,
@@ -12,14 +13,16 @@ import {
 import { createCachedFetch, type FetchOptions } from './fetch.ts'
 import { groupOf, scopeOf } from './key.ts'
 import { createLeases } from './leases.ts'
-import { type CacheOptions, type CacheSettings, settle, type WrapOptions } from './options.ts'
+import { areTags, type CacheableFetch, type CacheOptions, type CacheSettings, settle, type WrapOptions } from './options.ts'
 import { createSealer } from './sealer.ts'
 import type { Sharing } from './shared-call.ts'
 import type { SharedFlight } from './taking-off.ts'
 import { createTiers, type Tiers } from './tiers.ts'
-import { wrapWith } from './wrap.ts'
+import { type Key, wrapWith } from './wrap.ts'
 
-/** What a cache did since it was created. Every lookup is exactly one of hits, stale, joined, misses and bypassed. */
+/** What a cache did since it was created. Every call that
+ * came to an answer or a failure of its own is exactly one of hits, stale, joined, misses and bypassed; one that was given up
+ * before may be none. */
 export interface CacheStats {
   /** Answered from a tier, within the answer's lifetime. */
   readonly hits: number
@@ -55,8 +58,10 @@ export interface CacheStats {
   readonly hitRate: number | null
   /** Tokens, in and out, of the answers that were served without an upstream call. */
   readonly tokensSaved: number
-  /** What they had cost, by `price`; null without one. Answers whose price is not known are left out. */
+  /** What they had cost, by `price`; null without one. */
   readonly moneySaved: number | null
+  /** Those of them whose price is not known: `price` gave no number, or threw. */
+  readonly unpriced: number
 }
 
 /** What `cache.invalidate` forgets: everything that belongs to any of these. */
@@ -71,8 +76,9 @@ export interface Invalidation {
 /** A cache for whole answers and for any JSON value. Make one with `createCache`. */
 export interface Cache extends AsyncDisposable {
   /**
-   * The value under this key: from a tier, from a computation under way, or computed now. The value comes back frozen.
-   * What is not plain JSON (a Date, a Map, undefined) is handed to all who asked at the same time, and not kept.
+   * The value under this key: from a tier, from a computation under way, or computed now. What comes back is a frozen copy,
+   * shared by all who ask. What is not plain JSON (a Date, a Float32Array, undefined) is handed to all who asked at the same
+   * time as it is, and not kept.
    *
    * @throws what `compute` throws, shared by all who asked at the same time and not kept; `signal.reason`;
    * `TypeError` when the key is not plain JSON
@@ -80,7 +86,7 @@ export interface Cache extends AsyncDisposable {
    * @example
    * const vector = await cache.wrap({ model, text }, (signal) => embed(model, text, { signal }))
    */
-  wrap<T>(key: Json, compute: (signal: AbortSignal) => Promise<T>, options?: WrapOptions): Promise<T>
+  wrap<T>(key: Key, compute: (signal: AbortSignal) => Promise<T>, options?: WrapOptions): Promise<T>
   /**
    * A `fetch` that answers equal requests to a model from the cache, for any SDK: chat, Responses, Messages, embeddings.
    * What it does not know goes through untouched. See `FetchOptions`.
@@ -124,8 +130,8 @@ export interface CacheInner {
   readonly settings: CacheSettings
   readonly tiers: Tiers
   readonly flights: Map<string, SharedFlight<unknown>>
-  /** Keys that are being fetched anew in the background. */
-  readonly refreshing: Set<string>
+  /** Until when a key is not to be fetched anew in the background: `Infinity` while it is. */
+  readonly refreshing: Map<string, number>
   readonly sharing: Sharing | undefined
   readonly counts: Counts
   /** Aborted by `close`. */
@@ -137,6 +143,8 @@ export interface CacheInner {
    * which nothing can be guessed; a mix-up shares a failure that is not one's own.
    */
   byOf(scope: string, credential: string): string
+  /** As the option says. @throws what it throws, or `TypeError` for what is neither true, false nor undefined */
+  isEligible(request: ChatRequest | CacheableFetch): boolean | undefined
   groupsOf(scope: string, tenant: string | undefined, tags: readonly string[] | undefined): readonly string[]
   announce(state: CacheLookup['state'], lookup: { callId: string | undefined; elapsedMs: number; ageMs?: number }): void
   /** Counts what an answer without an upstream call saved, and gives its usage as not billed. */
@@ -156,7 +164,11 @@ interface Counts {
   refreshes: number
   refreshErrors: number
   tokensSaved: number
+  unpriced: number
 }
+
+/** What is under way at its end gets so long to be kept. */
+const closeMs = 2000
 
 /**
  * Creates a cache: memory always, and a store behind it if you give one. No failure of the store ever fails a call.
@@ -185,7 +197,8 @@ export function createCache(options: CacheOptions = {}): Cache {
     notStored: 0,
     refreshes: 0,
     refreshErrors: 0,
-    tokensSaved: 0
+    tokensSaved: 0,
+    unpriced: 0
   }
   let moneySaved = 0
   let over: Promise<void> | undefined
@@ -207,7 +220,7 @@ export function createCache(options: CacheOptions = {}): Cache {
     },
     tiers,
     flights: new Map(),
-    refreshing: new Set(),
+    refreshing: new Map(),
     sharing: leases && log && { leases, log, sealer, namespace, leaseMs },
     counts,
     closing: closing.signal,
@@ -218,6 +231,11 @@ export function createCache(options: CacheOptions = {}): Cache {
       return scope
     },
     byOf: (scope, credential) => scopeOf(credential, secret ?? scope).slice(0, 4),
+    isEligible(request) {
+      const answer: unknown = settings.eligible?.(request)
+      if (answer === undefined || typeof answer === 'boolean') return answer
+      throw new TypeError('eligible(request) must give true, false or undefined, at once')
+    },
     groupsOf(scope, tenant, tags) {
       const groups = [everything, groupOfScope(scope)]
       if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
@@ -231,7 +249,9 @@ export function createCache(options: CacheOptions = {}): Cache {
     },
     saved(usage, model) {
       counts.tokensSaved += inputTokens(usage) + outputTokens(usage)
-      moneySaved += price?.(usage, model) ?? 0
+      const cost = costOf(usage, model)
+      if (cost === undefined) counts.unpriced++
+      else moneySaved += cost
       return { ...usage, billed: false }
     },
     track(work) {
@@ -240,23 +260,31 @@ export function createCache(options: CacheOptions = {}): Cache {
     }
   }
 
-  /** What is under way began before: it ends for those who wait, and nobody joins it any more. */
-  async function forget(groups: readonly string[]): Promise<void> {
-    self.flights.clear()
-    await tiers.groups.forget(groups)
+  /** A price that throws, or is no number, is not known: it must not fail a hit. */
+  function costOf(usage: Usage, model: string): number | undefined {
+    try {
+      const cost: unknown = price?.(usage, model)
+      return typeof cost === 'number' && Number.isFinite(cost) ? cost : undefined
+    } catch {
+      return undefined // counted as `unpriced`
+    }
   }
 
   async function close(): Promise<void> {
     closing.abort(new MillraceError('closed', 'the cache was closed', { details: {} }))
-    while (tracked.size > 0) await Promise.all(tracked)
-    await leases?.close()
+    // Bounded: an upstream may have said its last word and never end.
+    const { promise: expiry, resolve: expire } = Promise.withResolvers<'expired'>()
+    const timer = setTimeout(expire, closeMs, 'expired')
+    let outcome: unknown
+    while (tracked.size > 0 && outcome !== 'expired') outcome = await Promise.race([Promise.all(tracked), expiry])
+    clearTimeout(timer)
     await tiers.close()
   }
 
   const cache: Cache = {
     wrap: (name, compute, wrapOptions = {}) => wrapWith(self, name, compute, wrapOptions),
     fetch: (fetch, fetchOptions) => createCachedFetch(self, fetch, fetchOptions),
-    peek: (key) => tiers.peek(key)?.value,
+    peek: (key) => tiers.peekFresh(key)?.value,
     stats() {
       const { hits, stale, joined, misses } = counts
       const asked = hits + stale + joined + misses
@@ -270,10 +298,14 @@ export function createCache(options: CacheOptions = {}): Cache {
         entries: tiers.memory.entries,
         bytes: tiers.memory.bytes,
         hitRate: asked === 0 ? null : (hits + stale + joined) / asked,
-        moneySaved: price === undefined ? null : moneySaved
+        moneySaved: price === undefined ? null : moneySaved,
+        unpriced: price === undefined ? 0 : counts.unpriced
       }
     },
-    async invalidate({ tags, scope, tenant }) {
+    async invalidate(what) {
+      checkOptions<Invalidation>('invalidate', what, { tags: 1, scope: 1, tenant: 1 })
+      const { tags, scope, tenant } = what
+      if (tags !== undefined && !areTags(tags)) throw new TypeError('tags must be a list of non-empty strings')
       const groups: string[] = []
       if (scope !== undefined) groups.push(groupOf('scope', scope, secret))
       if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
@@ -281,11 +313,11 @@ export function createCache(options: CacheOptions = {}): Cache {
       if (groups.length === 0) {
         throw new TypeError("invalidate needs to know what: tags, a scope or a tenant, such as { tags: ['document:12'] }")
       }
-      await forget(groups)
+      await tiers.groups.forget(groups)
     },
     async clear() {
       tiers.memory.clear()
-      await forget([everything])
+      await tiers.groups.forget([everything])
     },
     close() {
       over ??= close()

@@ -144,7 +144,7 @@ const withoutShape = dropIgnored({ stream: 'ignored', stream_options: 'ignored' 
  * Path, query, body and headers, less what is known to make no difference, and less credentials, which make the scope.
  * `undefined` where it cannot be told whether a stream is asked for.
  */
-export function keyedOf({ url, headers, body }: WirePost): Keyed | undefined {
+export function keyedOf({ url, headers, body }: WirePost, ignored: readonly string[] = []): Keyed | undefined {
   const { stream = null, stream_options = null } = body
   if (stream !== null && typeof stream !== 'boolean') return undefined
   const credentials: (readonly [string, string])[] = []
@@ -155,6 +155,7 @@ export function keyedOf({ url, headers, body }: WirePost): Keyed | undefined {
   if (url.username !== '' || url.password !== '') credentials.push(['', `${url.username}:${url.password}`])
   const kept: [string, string][] = []
   for (const name of Object.keys(headers)) {
+    if (ignored.includes(name)) continue
     if (isCredential(name)) credentials.push([name, headers[name] as string])
     else if (!isNoise(name)) kept.push([name, headers[name] as string])
   }

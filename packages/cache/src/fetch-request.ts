@@ -16,19 +16,33 @@ export interface FetchOptions {
   /**
    * What a call may say, by what is asked. For one call alone its headers say the same, and count more:
    * `x-millrace-cache` (`bypass`, `refresh` or `no-store`), `x-millrace-cache-ttl-ms`, `x-millrace-cache-max-age-ms`,
-   * `x-millrace-cache-tags` (separated by commas), `x-millrace-tenant`. Those are taken out; others go on.
+   * `x-millrace-cache-tags` (separated by commas), `x-millrace-tenant`. Those are taken out; others go on. A wrong one is
+   * answered with a 400 that says so, for clients take what `fetch` throws for a lost connection.
    * @default nothing is said
    */
   readonly options?: ((url: string, init: RequestInit | undefined) => FetchCallOptions | undefined) | undefined
+  /**
+   * Headers of requests that make no difference to the answer, in lower case, beside those known to (such as `traceparent`,
+   * `x-request-id`, `user-agent`, `x-stainless-*`). Every other one is part of the key.
+   * @default []
+   */
+  readonly ignoreHeaders?: readonly string[] | undefined
 }
 
 /** @throws {TypeError} for a wrong option */
 export function checkFetchOptions(options: FetchOptions): void {
-  checkOptions<FetchOptions>('cache.fetch', options, { options: 1 })
+  checkOptions<FetchOptions>('cache.fetch', options, { options: 1, ignoreHeaders: 1 })
   if (options.options !== undefined && typeof options.options !== 'function') {
     throw new TypeError('options must be a function: (url, init) => ({ ttlMs: 60_000 })')
   }
+  const { ignoreHeaders = [] } = options
+  if (!Array.isArray(ignoreHeaders) || !ignoreHeaders.every((name) => typeof name === 'string' && /^[a-z0-9-]+$/.test(name))) {
+    throw new TypeError("ignoreHeaders must be a list of header names in lower case, such as ['x-my-trace']")
+  }
 }
+
+/** A header of ours that makes no sense. */
+export class WrongHeader extends TypeError {}
 
 /** A `fetch` call, read as far as it can be without taking anything from it. */
 export interface FetchCall {
@@ -85,8 +99,13 @@ export const totalHeader = 'x-millrace-total-ms'
 const [cachePrefix, tenantHeader] = ['x-millrace-cache', 'x-millrace-tenant'] as const
 
 function isOurs(name: string): boolean {
-  return name.startsWith(cachePrefix) || name === tenantHeader
+  return name.startsWith(cachePrefix) || name === tenantHeader || mistaken.has(name)
 }
+
+/** What others would call them. */
+const mistaken: ReadonlySet<string> = new Set(
+  ['ttl-ms', 'ttl', 'max-age-ms', 'max-age', 'tags', 'bypass', 'refresh', 'no-store'].map((name) => `x-millrace-${name}`)
+)
 
 function askedBy(
   headers: Readonly<Record<string, string>>,
@@ -106,7 +125,12 @@ function askedBy(
     })
   }
   const asked: FetchCallOptions = Object.assign({}, options, ...ours.map((name) => read(name, headers[name] as string)))
-  checkCall(asked)
+  const { tenant: _tenant, callId: _callId, ...cache } = asked
+  try {
+    checkCall(cache)
+  } catch (error) {
+    throw ours.length === 0 ? error : new WrongHeader((error as Error).message)
+  }
   return asked
 }
 
@@ -116,7 +140,7 @@ function read(name: string, value: string): FetchCallOptions {
       if (value === 'bypass') return { bypass: true }
       if (value === 'refresh') return { refresh: true }
       if (value === 'no-store') return { noStore: true }
-      throw new TypeError(`${cachePrefix} must be bypass, refresh or no-store`)
+      throw new WrongHeader(`${cachePrefix} must be bypass, refresh or no-store`)
     case 'x-millrace-cache-ttl-ms':
       return { ttlMs: milliseconds(name, value) }
     case 'x-millrace-cache-max-age-ms':
@@ -126,7 +150,7 @@ function read(name: string, value: string): FetchCallOptions {
     case tenantHeader:
       return { tenant: value }
     default:
-      throw new TypeError(
+      throw new WrongHeader(
         `no header is called ${name}: there are ${cachePrefix} with -ttl-ms, -max-age-ms and -tags, and ${tenantHeader}`
       )
   }
@@ -134,7 +158,7 @@ function read(name: string, value: string): FetchCallOptions {
 
 function milliseconds(name: string, value: string): number {
   if (/^\d+(?:\.\d+)?$/.test(value)) return Number(value)
-  throw new TypeError(`${name} must be a number of milliseconds from 0 up, such as 60000`)
+  throw new WrongHeader(`${name} must be a number of milliseconds from 0 up, such as 60000`)
 }
 
 /** A call that may be cached: a POST of a JSON object, with what sends it again. */

@@ -7,9 +7,10 @@ import { bytesOf, type HttpItem, type HttpTail, isTail } from './wire-item.ts'
 type State = CacheLookup['state']
 
 /** Says on a response how the cache came by it. It stays what it is: nothing of it is read or copied but its headers. */
-export function marked(response: Response, state: State): Response {
+export function marked(response: Response, state: State, reason?: string): Response {
   const headers = new Headers(response.headers)
   headers.set(stateHeader, state)
+  if (reason !== undefined) headers.set('x-millrace-cache-reason', reason)
   return Object.defineProperty(response, 'headers', { value: headers, enumerable: true, configurable: true })
 }
 
@@ -139,4 +140,13 @@ function streamOf({ first, items, onTail, asGiven }: RunningOptions, onEnd: () =
     },
     { highWaterMark: 0 }
   )
+}
+
+/** What a wrong header is answered with, in the form that clients of OpenAI and Anthropic read. */
+export function refusal(message: string): Response {
+  const body = JSON.stringify({ type: 'error', error: { type: 'invalid_request_error', message, code: 'x-millrace-cache' } })
+  return new Response(body, {
+    status: 400,
+    headers: { 'content-type': 'application/json', [stateHeader]: 'bypass', 'x-should-retry': 'false' }
+  })
 }

@@ -9,11 +9,13 @@ import {
   type FetchPost,
   readCall,
   readPost,
-  totalHeader
+  totalHeader,
+  WrongHeader
 } from './fetch-request.ts'
-import { keptResponse, marked, runningResponse, watchAbandoned } from './fetch-response.ts'
+import { keptResponse, marked, refusal, runningResponse, watchAbandoned } from './fetch-response.ts'
 import { createFailures, openUpstream } from './fetch-upstream.ts'
 import { httpKeyOf } from './key.ts'
+import { isOutage } from './outage.ts'
 import type { Door, Question, Reply } from './question.ts'
 import { type Api, type HttpAnswer, judge } from './wire-answer.ts'
 import { decodeItem, encodeItem, type HttpItem, isFailure, isHead, isLast, itemsOf, weighItem, worthOf } from './wire-item.ts'
@@ -45,14 +47,20 @@ export function createCachedFetch(self: CacheInner, next: Fetch, options: FetchO
   const failures = createFailures()
 
   return async (input, init) => {
-    const call = readCall(input, init, options.options)
+    let call: FetchCall
+    try {
+      call = readCall(input, init, options.options)
+    } catch (error) {
+      if (error instanceof WrongHeader) return refusal(error.message)
+      throw error
+    }
     const { signal, asked, url } = call
     signal?.throwIfAborted()
-    const passBy = async (): Promise<Response> => marked(await next(...call.passed), 'bypass')
-    const place = await placeOf(self, call)
-    if (place === undefined) {
+    const passBy = async (reason: string): Promise<Response> => marked(await next(...call.passed), 'bypass', reason)
+    const place = await placeOf(self, call, options.ignoreHeaders)
+    if (typeof place === 'string') {
       self.announce('bypass', { callId: asked.callId, elapsedMs: 0 })
-      return passBy()
+      return passBy(place)
     }
 
     const { by } = place
@@ -91,7 +99,7 @@ export function createCachedFetch(self: CacheInner, next: Fetch, options: FetchO
     if (!isHead(head)) throw new TypeError('fetch failed', { cause: new Error('an answer without a head') })
     if (head.status >= 400 && head.by !== by) {
       await items.return?.()
-      return passBy()
+      return passBy('other-credential')
     }
     return runningResponse(
       {
@@ -122,26 +130,33 @@ interface Place {
   readonly by: string
 }
 
-/** Undefined for what passes by. */
-async function placeOf(self: CacheInner, call: FetchCall): Promise<Place | undefined> {
+/**
+ * `path`: no model is asked there. `body`: no JSON object, or one that parsers may read differently. `not-eligible`: several
+ * choices, or state or tools at the provider.
+ */
+type Bypass = 'asked' | 'closed' | 'path' | 'body' | 'not-eligible' | 'no-key'
+
+/** Or why the call passes by. */
+async function placeOf(self: CacheInner, call: FetchCall, ignored: readonly string[] | undefined): Promise<Place | Bypass> {
   const { settings, closing } = self
   const { asked, signal } = call
-  if (closing.aborted || asked.bypass === true) return undefined
+  if (closing.aborted) return 'closed'
+  if (asked.bypass === true) return 'asked'
   const api = apiOf(call.url)
-  if (api === undefined && settings.eligible === undefined) return undefined
+  if (api === undefined && settings.eligible === undefined) return 'path'
   const post = await readPost(call)
-  if (post === undefined || !isUnambiguous(post.text, post.body)) return undefined
-  const keyed = keyedOf(post)
-  if (keyed === undefined) return undefined
+  if (post === undefined || !isUnambiguous(post.text, post.body)) return 'body'
+  const keyed = keyedOf(post, ignored)
+  if (keyed === undefined) return 'body'
   const { origin, material, credential, url } = keyed
   const { tenant, callId: _, ...cache } = asked
-  if (!(settings.eligible?.({ url, body: post.body }) ?? (api !== undefined && isCacheable(api, post.body)))) return undefined
   try {
+    if (!(self.isEligible({ url, body: post.body }) ?? (api !== undefined && isCacheable(api, post.body)))) return 'not-eligible'
     const scope = self.scopeOf({ signal, tenant, cache }, credential)
     const key = httpKeyOf(material, { origin, scope, tenant, secret: settings.secret })
     return { api: api ?? 'other', post, key, scope, by: self.byOf(scope, credential) }
   } catch {
-    return undefined // no key can be made: counted as bypassed
+    return 'no-key'
   }
 }
 
@@ -154,6 +169,7 @@ const http: Door<HttpItem> = {
   isLast,
   isContent: (item) => !isHead(item) || item.status !== 200,
   isFailure,
+  isOutage,
   encode: encodeItem,
   decode: decodeItem
 }

@@ -24,6 +24,8 @@ export interface FlightOptions<T> {
   readonly maxBytes: number
   /** Milliseconds on a clock that never jumps. */
   readonly now: () => number
+  /** Called once, when the last item is here and its bookkeeping follows. */
+  readonly onFinish: () => void
   /** Called once, before any asker hears of the end; without a run when it failed (with the error) or was given up. */
   readonly onEnd: (run: Run<T> | undefined, error: unknown) => void
   /** Asked when the last asker has left, and each second after: whether somebody elsewhere still waits. @default nobody */
@@ -51,6 +53,7 @@ export interface Asker<T> {
 }
 
 const heirsMs = 1000
+const finishMs = 1000
 
 /**
  * Reads the upstream only when an asker has read everything there is, so one slow reader alone slows it down, as without
@@ -58,7 +61,7 @@ const heirsMs = 1000
  * falls behind a faster one by more than half of `maxBytes` gets `protocol` with `reason: 'too-large'`.
  */
 export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
-  const { start, door, maxBytes, now, onEnd, hasHeirs } = options
+  const { start, door, maxBytes, now, onFinish, onEnd, hasHeirs } = options
   const upstream = linkAbort(undefined)
   const log = createLog<T>({ sizeOf: door.weigh, maxSize: maxBytes })
   const askers = new Set<object>()
@@ -73,6 +76,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
   /** Nobody waits here, and it has been asked whether somebody does elsewhere. */
   let inherited = false
   let heirTimer: NodeJS.Timeout | undefined
+  let finishTimer: NodeJS.Timeout | undefined
 
   function pull(): void {
     if (reading || log.state !== 'open') return
@@ -90,6 +94,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
       took(batch)
     } catch (error) {
       failed(error) // not an item: an error for the askers, instead of silence
+      stop(error)
     }
   }
 
@@ -104,17 +109,27 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
       finished ||= door.isLast(item)
       door.freeze(item)
       log.append(item)
-      atMs.push(at)
+      if (log.whole) atMs.push(at)
     }
     if (source?.ended === true) return ended()
     // Read on to the true end by ourselves: many readers stop at the last item, and the answer is complete all the same.
-    if (finished && !wasFinished) pull()
-    else if (askers.size === 0 && !inherited) desert()
+    if (finished && !wasFinished) {
+      onFinish()
+      // Who has said its last word and stays open is not waited for.
+      finishTimer = setTimeout(cutShort, finishMs).unref()
+      pull()
+    } else if (askers.size === 0 && !inherited) desert()
     else if (hurried && (askers.size === 0 || weight < maxBytes / 2)) pull()
   }
 
+  function cutShort(): void {
+    if (log.state !== 'open') return
+    ended()
+    stop(new DOMException('the answer is over', 'AbortError'))
+  }
+
   function ended(): void {
-    clearTimeout(heirTimer)
+    clearTimers()
     // First kept, then told: who asks again after the last item gets a hit.
     onEnd(log.whole ? { items: log.items, atMs } : undefined, undefined)
     log.end()
@@ -123,7 +138,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
   function failed(error: unknown): void {
     reading = false
     if (log.state !== 'open') return // the echo of our own abort
-    clearTimeout(heirTimer)
+    clearTimers()
     onEnd(undefined, error)
     log.fail(error)
   }
@@ -151,13 +166,22 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
 
   function abandon(): void {
     if (log.state !== 'open') return
-    clearTimeout(heirTimer)
+    clearTimers()
     const reason = new DOMException('nobody waits for this answer any more', 'AbortError')
     onEnd(undefined, reason)
     log.fail(reason)
+    stop(reason)
+  }
+
+  function stop(reason: unknown): void {
     upstream.abort(reason)
     // Whatever the upstream makes of its end, nobody is left to hear it.
     source?.return?.().then(undefined, () => {})
+  }
+
+  function clearTimers(): void {
+    clearTimeout(heirTimer)
+    clearTimeout(finishTimer)
   }
 
   function hurry(): void {
@@ -172,9 +196,10 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
     hurry,
     join({ signal, timeouts }) {
       const asker = {}
-      askers.add(asker)
       const linked = linkAbort(signal)
+      // It may refuse its limit: then nobody has joined.
       const deadline = startDeadline('total', timeouts?.totalMs, (error) => linked.abort(error))
+      askers.add(asker)
       function onLeave(): void {
         linked[Symbol.dispose]()
         deadline[Symbol.dispose]()

@@ -118,8 +118,10 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
       const done = await store.command(['SET', prefix + keyOf(group), fresh, 'NX', 'GET', 'PX', `${2 * maxTtlMs}`])
       if (done === undefined) return
       const there = typeof done.reply === 'string' && wordPattern.test(done.reply) ? done.reply : undefined
-      learn(group, there ?? (done.reply === null ? fresh : undefined), readAt)
-    } else if (await store?.put(keyOf(group), fresh, 2 * maxTtlMs)) learn(group, fresh, readAt)
+      if (there !== undefined || done.reply === null) return learn(group, there ?? fresh, readAt)
+    }
+    // No word lies there, or the store has no commands: the last one who writes wins.
+    if (await store?.put(keyOf(group), fresh, 2 * maxTtlMs)) learn(group, fresh, readAt)
   }
 
   const wordOf = (group: string): string | undefined => known.get(group)?.word
@@ -156,9 +158,13 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
       // Nothing that was read while they were removed counts.
       forgetHere(groups)
       if (after?.every((word, at) => word === undefined || word !== before[at])) return
-      throw new MillraceError('unavailable', 'the store did not take it: the groups are forgotten here only; call it again', {
-        details: {}
-      })
+      throw new MillraceError(
+        'unavailable',
+        'invalidated in this process only: the store did not take it; call it again once it is back',
+        {
+          details: {}
+        }
+      )
     }
   }
 }

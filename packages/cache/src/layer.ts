@@ -22,8 +22,9 @@ import { ask } from './asking.ts'
 import { type Cache, type CacheInner, inner } from './cache.ts'
 import type { Run } from './flight.ts'
 import { keyOf } from './key.ts'
-import { checkCall } from './options.ts'
-import { copyOf, deepFreeze, weigh } from './plain.ts'
+import { type CacheCallOptions, checkCall } from './options.ts'
+import { isOutage } from './outage.ts'
+import { compact, copyOf, deepFreeze, weigh } from './plain.ts'
 import type { Door, Items, Leaving, Reply, Worth } from './question.ts'
 import { replay } from './replay.ts'
 
@@ -150,9 +151,9 @@ function lookUp(
   { self, origin, credential, next, request, options }: Call,
   leaving: Leaving
 ): Awaitable<Reply<Chunk>> | ChunkIterator {
-  const { signal, callId, tenant, timeouts, cache: asked = {} } = options
+  const { signal, callId, tenant, timeouts, cache: asked = none } = options
   signal?.throwIfAborted()
-  checkCall(asked)
+  if (asked !== none) checkCall(asked)
   const bypass = (reason: string): ChunkIterator => {
     self.announce('bypass', { callId, elapsedMs: 0 })
     const source = next(request, options)[Symbol.asyncIterator]()
@@ -209,11 +210,14 @@ const chat: Door<Chunk> = {
   isLast: ({ type }) => type === 'finish',
   isContent,
   isFailure: () => false,
+  isOutage,
   encode: (chunk) => (isJson(chunk) ? (chunk as unknown as JsonObject) : undefined),
   decode(json) {
     return isChunk(json) && isJson(json) ? deepFreeze<Chunk>(json) : undefined
   }
 }
+
+const none: CacheCallOptions = {}
 
 type Awaitable<T> = T | Promise<T>
 
@@ -308,8 +312,8 @@ function upstreamOptions(options: CallOptions, signal: AbortSignal, background: 
   return background ? { ...lasting, callId: undefined, idempotencyKey: undefined, deadline: undefined } : lasting
 }
 
-function isEligible({ settings }: CacheInner, request: ChatRequest): boolean {
-  const asked = settings.eligible?.(request)
+function isEligible(self: CacheInner, request: ChatRequest): boolean {
+  const asked = self.isEligible(request)
   if (asked !== undefined) return asked
   const n = request.extra?.n
   return !(typeof n === 'number' && n > 1)
@@ -329,12 +333,12 @@ const deterministic: ReadonlySet<unknown> = new Set([400, 404, 413, 422])
 function worthOf(run: Run<Chunk> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined {
   if (run !== undefined) {
     const value = condense(run.items, pace === 'recorded' ? run.atMs : undefined)
-    return isAnswer(value) && isJson(value) ? { value } : undefined
+    return isAnswer(value) && isJson(value) ? { value: compact(value) } : undefined
   }
   if (!isMillraceError(error) || !deterministic.has((error.details as { status?: number }).status)) return undefined
   const { code, message, details, context } = error
   const value: Refusal = { code, message, details, context }
-  return isJson(value) ? { value, refusal: true } : undefined
+  return isJson(value) ? { value: compact(value), refusal: true } : undefined
 }
 
 function revive({ code, message, details, context }: Refusal): MillraceError {

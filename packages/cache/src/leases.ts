@@ -8,14 +8,19 @@ import type { GuardedStore } from './store.ts'
  * under one primary. A failover of Redis that loses the lease may make two.
  */
 export interface Leases {
-  /** Undefined when the store does not say: then each process is on its own. `onFollowed`: somebody else waits for what we lead. */
-  take(key: string, onFollowed: () => void): Promise<Lease | undefined>
+  /** Undefined when the store does not say: then each process is on its own. */
+  take(key: string, options: TakeOptions): Promise<Lease | undefined>
   /** Whether the process that had this token still leads. A store that does not say is believed to hold it. */
   holds(key: string, token: string): Promise<boolean>
   /** Says that somebody in this process follows the leader, good for some seconds. Never rejects. */
   watch(key: string): Promise<void>
-  /** Ends all that are led, and no timer is left. Never rejects. */
-  close(): Promise<void>
+}
+
+export interface TakeOptions {
+  /** Somebody in another process waits for what we lead. */
+  readonly onFollowed: () => void
+  /** The token of a leader whose call is outdated: it is deposed. */
+  readonly instead?: string | undefined
 }
 
 /** A lease that was taken, by us or by another process. */
@@ -43,7 +48,7 @@ export interface LeasesOptions {
 
 const takeScript = `
 local held = redis.call('GET', KEYS[1])
-if held then return {0, held} end
+if held and held ~= ARGV[3] then return {0, held} end
 local token = redis.call('INCR', KEYS[2]) .. '-' .. ARGV[2]
 redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
 return {1, token}`
@@ -139,9 +144,9 @@ export function createLeases({ store, namespace, prefix, leaseMs }: LeasesOption
   }
 
   return {
-    async take(key, onFollowed) {
+    async take(key, { onFollowed, instead = '' }) {
       const random = randomBytes(8).toString('hex')
-      const reply = await command('EVAL', takeScript, '2', leaseKey(key), fenceKey, `${leaseMs}`, random)
+      const reply = await command('EVAL', takeScript, '2', leaseKey(key), fenceKey, `${leaseMs}`, random, instead)
       if (!Array.isArray(reply) || typeof reply[1] !== 'string') return undefined
       const token = reply[1]
       return reply[0] === 1 ? { token, led: lead(key, token, onFollowed) } : { token }
@@ -152,12 +157,6 @@ export function createLeases({ store, namespace, prefix, leaseMs }: LeasesOption
     },
     async watch(key) {
       await command('SET', watchKey(key), '1', 'PX', `${leaseMs}`)
-    },
-    async close() {
-      clearTimeout(timer)
-      const ends = [...running].map(({ key, token }) => command('EVAL', releaseScript, '1', leaseKey(key), token))
-      running.clear()
-      await Promise.all(ends)
     }
   }
 }

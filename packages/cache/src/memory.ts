@@ -14,7 +14,6 @@ export interface Held {
   readonly groups: readonly string[]
   epoch: number
   checkedAt: number
-  retryAt: number
 }
 
 export interface MemoryOptions {

@@ -210,14 +210,26 @@ export function settle(options: CacheOptions): CacheSettings {
  * @throws {TypeError} with the name of the option
  */
 export function checkCall(asked: CacheCallOptions): void {
+  checkOptions<CacheCallOptions>('options.cache', asked, callNames)
   const { ttlMs, maxAgeMs, tags } = asked
   if (ttlMs !== undefined && !(typeof ttlMs === 'number' && ttlMs >= 0)) throw wrongCall('ttlMs', 'a number from 0 up')
   if (maxAgeMs !== undefined && !(typeof maxAgeMs === 'number' && maxAgeMs >= 0))
     throw wrongCall('maxAgeMs', 'a number from 0 up')
   if (tags === undefined) return
-  if (!Array.isArray(tags) || tags.length > maxTags || !tags.every((tag) => typeof tag === 'string' && tag !== '')) {
-    throw wrongCall('tags', `a list of at most ${maxTags} non-empty strings`)
-  }
+  if (!areTags(tags) || tags.length > maxTags) throw wrongCall('tags', `a list of at most ${maxTags} non-empty strings`)
+}
+
+export function areTags(tags: unknown): tags is readonly string[] {
+  return Array.isArray(tags) && tags.every((tag) => typeof tag === 'string' && tag !== '')
+}
+
+const callNames: Readonly<Record<keyof CacheCallOptions, 1>> = {
+  ttlMs: 1,
+  maxAgeMs: 1,
+  noStore: 1,
+  bypass: 1,
+  refresh: 1,
+  tags: 1
 }
 
 /** Each is looked up when an entry is read. */
@@ -257,11 +269,17 @@ function oneOf<T extends string>(name: string, allowed: readonly T[], value: T):
 
 function positive(name: string, value: number): number {
   if (typeof value === 'number' && value > 0 && Number.isFinite(value)) return value
-  throw new TypeError(`${name} must be a finite number above 0, not ${value}`)
+  throw new TypeError(`${name} must be a finite number above 0, not ${shown(value)}`)
+}
+
+/** A text that looks like a number, as the environment gives them, is told from one. */
+function shown(value: unknown): string {
+  return typeof value === 'string' ? `the text ${JSON.stringify(value.slice(0, 40))}: write Number(...)` : String(value)
 }
 
 function fromZero(name: string, value: number): number {
-  return value === 0 ? 0 : positive(name, value)
+  if (typeof value === 'number' && value >= 0 && Number.isFinite(value)) return value
+  throw new TypeError(`${name} must be a finite number from 0 up, not ${shown(value)}`)
 }
 
 function lifetime(name: string, value: number): number {

@@ -7,7 +7,7 @@ import type { CacheCallOptions } from './options.ts'
 export interface Door<T> {
   readonly kind: Kind
   /**
-   * What is kept of a whole run: plain JSON; undefined when it must not be. `refusal`: it is a deterministic 400, 404, 413
+   * What is kept of a whole run, compact; undefined when it must not be. `refusal`: it is a deterministic 400, 404, 413
    * or 422, for the negative cache. `error` is what the run ended with.
    */
   worth(run: Run<T> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined
@@ -22,6 +22,8 @@ export interface Door<T> {
   isContent(item: T): boolean
   /** Whether this item tells of a failure that an answer past its time is better than. */
   isFailure(item: T): boolean
+  /** Whether an error is one that an answer past its time is better than. */
+  isOutage(error: unknown): boolean
   /** Items as JSON, for askers in other processes; undefined for what cannot be told. */
   encode(item: T): Json | undefined
   decode(json: Json): T | undefined

@@ -11,6 +11,8 @@ export type RedisClient = ReturnType<typeof createClient>
 export interface RedisLink {
   /** The client of a connection that is up and has answered; `undefined` while there is none. */
   readonly client: RedisClient | undefined
+  /** Settled once the first attempt is over, whatever came of it; undefined from then on. */
+  readonly starting: Promise<void> | undefined
   /** Why there is none, as far as the last attempt told. */
   readonly trouble: MillraceError | undefined
   /** Gives this client up for another one. */
@@ -94,9 +96,14 @@ export function keepConnected(address: RedisAddress, connectTimeoutMs: number): 
     retry = setTimeout(connect, pauseMs).unref()
   }
 
-  void connect()
+  let starting: Promise<void> | undefined = connect().finally(() => {
+    starting = undefined
+  })
 
   return {
+    get starting() {
+      return starting
+    },
     get client() {
       return current?.ready === true && current.client.isReady ? current.client : undefined
     },

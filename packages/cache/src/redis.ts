@@ -20,7 +20,7 @@ export interface RedisOptions {
 
 /**
  * A Redis that never makes its user wait for it: it connects in the background, and while there is no connection every
- * call rejects at once. It fits `createCache({ store })`, and is a storage adapter for `new Keyv({ store })`. What
+ * call rejects at once; only the very first ones wait for the first attempt. It fits `createCache({ store })`, and is a storage adapter for `new Keyv({ store })`. What
  * `KeyvRedis` with the same namespace has written it reads, and the other way round.
  *
  *
@@ -126,6 +126,8 @@ export function createRedis(options: RedisOptions): RedisStore {
   }
 
   async function ask(args: readonly string[], fits?: (reply: unknown) => boolean): Promise<unknown> {
+    // The first calls of a process wait for its first connection, as long as for an answer: else they would never share.
+    if (link.starting !== undefined && closing === undefined) await limits.within(link.starting).catch(ignored)
     check()
     return run(args, fits)
   }
@@ -232,6 +234,9 @@ export function createRedis(options: RedisOptions): RedisStore {
   }
   return self
 }
+
+/** Late or not: whether there is a connection is looked at next. */
+const ignored = (): void => {}
 
 const isOK = (reply: unknown): boolean => reply === 'OK'
 function isReply(reply: unknown, length: number): boolean {

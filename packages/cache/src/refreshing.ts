@@ -1,5 +1,4 @@
 import type { CacheInner } from './cache.ts'
-import type { Held } from './memory.ts'
 import type { Question } from './question.ts'
 import { type SharedFlight, takeOff } from './taking-off.ts'
 
@@ -9,20 +8,31 @@ const refreshPauseMs = 1000
 const refreshMs = 600_000
 
 /** One refresh a key at a time, in the background; across processes too, where they share calls. */
-export function refresh<T>(self: CacheInner, question: Question<T>, held: Held): void {
-  const { key } = question
-  if (self.flights.has(key) || self.refreshing.has(key) || self.closing.aborted) return
-  self.refreshing.add(key)
+export function refresh<T>(self: CacheInner, question: Question<T>): void {
+  const { key, asked } = question
+  const { refreshing, flights, settings, counts } = self
+  const at = settings.now()
+  // What would not be kept is not fetched.
+  if (asked.noStore === true || asked.ttlMs === 0 || self.closing.aborted) return
+  if (flights.has(key) || at < (refreshing.get(key) ?? 0)) return
+  if (refreshing.size >= maxRemembered) for (const [each, until] of refreshing) if (until <= at) refreshing.delete(each)
+  refreshing.set(key, Number.POSITIVE_INFINITY)
   question.groups()
   self.track(
     fetchAnew(self, question).then((outcome) => {
-      self.refreshing.delete(key)
-      held.retryAt = self.settings.now() + refreshPauseMs
-      if (outcome === 'kept') self.counts.refreshes++
-      else if (outcome !== 'elsewhere') self.counts.refreshErrors++
+      if (outcome === 'kept') {
+        counts.refreshes++
+        refreshing.delete(key)
+        return
+      }
+      if (outcome !== 'elsewhere') counts.refreshErrors++
+      refreshing.set(key, settings.now() + refreshPauseMs)
     })
   )
 }
+
+/** Keys whose last refresh brought nothing; past so many, those whose pause is over are forgotten. */
+const maxRemembered = 1000
 
 /** Never rejects: the stale answer serves on, and the failure is counted. */
 async function fetchAnew<T>(self: CacheInner, question: Question<T>): Promise<SharedFlight<T>['settled']> {

@@ -1,4 +1,4 @@
-import { type ErrorCode, isMillraceError } from '@millrace/core'
+import { isMillraceError } from '@millrace/core'
 import type { CacheInner } from './cache.ts'
 import type { Held } from './memory.ts'
 import type { Items, KeptReply, Leaving, Question, Reply, RunningReply } from './question.ts'
@@ -20,11 +20,14 @@ export interface Asking<T> {
 export function run<T>(self: CacheInner, question: Question<T>, asking: Asking<T>): RunningReply<T> | Promise<Reply<T>> {
   const { key, asked, callId } = question
   const { leaving, startedAt, stale, purpose = 'waited for' } = asking
-  const running = asked.refresh === true ? undefined : (self.flights.get(key) as SharedFlight<T> | undefined)
-  const joins = running?.joinable === true
+  const running = self.flights.get(key) as SharedFlight<T> | undefined
+  const joins = running !== undefined && asked.refresh !== true && mayJoin(self, question, running)
   const flight = joins ? running : takeOff(self, question, purpose)
-  if (!joins) self.flights.set(key, flight)
   const asker = flight.join(question)
+  if (!joins) {
+    if (running !== undefined) running.superseded = true
+    self.flights.set(key, flight)
+  }
   const reply: RunningReply<T> = {
     get state() {
       if (joins) return 'joined'
@@ -40,8 +43,13 @@ export function run<T>(self: CacheInner, question: Question<T>, asking: Asking<T
     return begin(self, question, asking, { reply, joins, isForeign, elapsedMs })
   }
   if (self.sharing === undefined) self.announce('miss', { callId, elapsedMs })
-  else void flight.known.then(() => self.announce(reply.state, { callId, elapsedMs: performance.now() - startedAt }))
+  else void flight.known.then(() => self.announce(reply.state, { callId, elapsedMs }))
   return reply
+}
+
+/** Not where something was forgotten, of its groups or of ours, since it began. */
+function mayJoin<T>({ tiers: { groups } }: CacheInner, question: Question<T>, running: SharedFlight<T>): boolean {
+  return running.joinable && groups.hold(running.groups, running.epoch) && groups.hold(question.groups(), running.epoch)
 }
 
 /** A kept answer, counted. */
@@ -77,8 +85,8 @@ async function begin<T>(
   } catch (error) {
     failure = { error }
   }
-  const isOut = failure === undefined ? first.some(door.isFailure) : isOutage(failure.error)
-  if (isOut && stale !== undefined && signal?.aborted !== true) {
+  const isOut = failure === undefined ? first.some(door.isFailure) : door.isOutage(failure.error)
+  if (isOut && stale !== undefined && signal?.aborted !== true && self.tiers.groups.hold(stale.groups, stale.epoch)) {
     void reply.items.return?.()
     const ageMs = self.settings.now() - stale.storedAt
     return told(self, question, { state: 'stale', value: stale.value, ageMs, refusal: false }, startedAt)
@@ -92,23 +100,6 @@ async function begin<T>(
   if (failure !== undefined) throw failure.error
   return { state, items: withFirst(first, reply.items), pays: reply.pays }
 }
-
-/** What an older answer is better than. A refused key or a wrong request is told. */
-function isOutage(error: unknown): boolean {
-  return isMillraceError(error) && outages.has(error.code)
-}
-
-const outages: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  'network',
-  'timeout',
-  'rate-limited',
-  'quota-exceeded',
-  'overloaded',
-  'unavailable',
-  'circuit-open',
-  'queue-full',
-  'protocol'
-])
 
 /** The items with those in front that were read already. */
 function withFirst<T>(first: readonly T[], rest: Items<T>): Items<T> {

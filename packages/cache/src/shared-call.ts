@@ -10,6 +10,7 @@ import {
   type SharedLog
 } from '@millrace/core'
 import type { Source } from './flight.ts'
+import type { Stamps } from './groups.ts'
 import type { Leases, LedLease } from './leases.ts'
 import type { Door } from './question.ts'
 import type { Sealer } from './sealer.ts'
@@ -41,9 +42,12 @@ export interface SharedCallOptions<T> {
 export type Role = 'leads' | 'follows' | 'found' | 'idle'
 
 export interface SharedCall<T> {
-  readonly source: (signal: AbortSignal) => Source<T>
-  /** Resolves as soon as it is known who makes the call. Never rejects. */
+  /** `stamps`: the words of our groups as they were before the call. */
+  readonly source: (signal: AbortSignal, stamps: Stamps) => Source<T>
+  /** Resolves as soon as it is sure who makes the call: for one who follows, with the first content. Never rejects. */
   readonly known: Promise<void>
+  /** Whether what came is as new as our groups ask for, all of them: it may be kept under their words. */
+  readonly keepable: boolean
   /** What it is now: one that follows may take over. */
   readonly role: Role | undefined
   /** The lease, where this process took it. */
@@ -54,6 +58,7 @@ export interface SharedCall<T> {
 
 /** The text of one entry of the log. */
 type Message =
+  | { readonly stamps: Stamps }
   | { readonly items: readonly Json[] }
   | { readonly end: true }
   | { readonly error: JsonObject; readonly by: string }
@@ -74,6 +79,8 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
   const { promise: known, resolve: tell } = Promise.withResolvers<void>()
   let role: Role | undefined
   let lease: LedLease | undefined
+  let keepable = false
+  let stamps: Stamps = {}
   let say: ((message: Message) => void) | undefined
   let finish: (() => Promise<void>) | undefined
 
@@ -87,45 +94,65 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
 
   function open(led: LedLease, token: string): void {
     lease = led
+    keepable = true
     const writer = log.write(logOf(token))
     let written = 0
     say = (message) => writer.append([sealer.seal(placeOf(token, written++), JSON.stringify(message))])
     finish = () => writer.end()
+    // What it will be kept under: who asks after a group was forgotten must not follow a call from before.
+    say({ stamps })
   }
 
   async function* run(signal: AbortSignal): AsyncGenerator<readonly T[], void, undefined> {
+    let outdated: string | undefined
     for (let takeovers = 0; takeovers < maxTakeovers; takeovers++) {
-      const taken = await leases.take(key, call.onFollowed)
+      const taken = await leases.take(key, { onFollowed: call.onFollowed, instead: outdated })
+      outdated = undefined
       if (taken === undefined) break // the store is away: each process for itself
-      if (taken.led !== undefined) {
-        const found = await call.stored()
+      const { led, token } = taken
+      if (led !== undefined) {
+        const found = signal.aborted ? undefined : await call.stored()
+        // Nobody may be left to let go of it.
+        if (signal.aborted || found !== undefined) void led.release()
+        signal.throwIfAborted()
         if (found !== undefined) {
-          void taken.led.release()
           become('found')
           yield found
           return
         }
-        open(taken.led, taken.token)
+        open(led, token)
         become('leads')
         yield* upstream(signal)
         return
       }
+      signal.throwIfAborted()
       if (!call.following) return become('idle')
-      become('follows')
-      let begun = false
+      // Told when it is sure: it may still take over.
+      role = 'follows'
+      // Not handed over before its first content: what comes of a takeover does not fit behind the head of another answer.
+      let held: readonly T[] | undefined = []
       try {
-        for await (const items of follow(taken.token, signal)) {
-          begun ||= items.some(door.isContent)
-          yield items
+        for await (const items of follow(token, signal)) {
+          if (held !== undefined) {
+            held = [...held, ...items]
+            if (!held.some(door.isContent)) continue
+            tell()
+          }
+          yield held ?? items
+          held = undefined
         }
+        if (held !== undefined && held.length > 0) yield held
         return
       } catch (error) {
         signal.throwIfAborted()
         if (error instanceof Shared) throw error.cause
-        if (begun) throw lostLeader(error)
+        if (held === undefined) throw isMillraceError(error, 'protocol') ? error : lostLeader(error)
+        if (error === older) outdated = token
       }
     }
+    signal.throwIfAborted()
     become('leads')
+    keepable = true
     yield* upstream(signal)
   }
 
@@ -159,6 +186,10 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
         for (const text of texts) {
           const message = parseJson(sealer.open(placeOf(token, read++), text) ?? '')
           if (!isJsonObject(message)) throw incomplete()
+          if (isJsonObject(message.stamps)) {
+            check(message.stamps)
+            continue
+          }
           if (message.end === true) {
             if (items.length > 0) yield items
             return
@@ -181,8 +212,16 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
     }
   }
 
+  /** A call from before one of our groups was forgotten is not ours to follow; one of other groups is not ours to keep. */
+  function check(theirs: JsonObject): void {
+    const groups = Object.keys(stamps)
+    if (groups.some((group) => theirs[group] !== undefined && theirs[group] !== stamps[group])) throw older
+    keepable = groups.every((group) => theirs[group] === stamps[group])
+  }
+
   return {
-    source(signal) {
+    source(signal, words) {
+      stamps = words
       const batches = run(signal)
       return {
         async nextBatch() {
@@ -203,6 +242,9 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
     get lease() {
       return lease
     },
+    get keepable() {
+      return keepable
+    },
     async end(error, commit) {
       if (lease === undefined) return
       say?.(error === undefined ? { end: true } : farewell(error, by))
@@ -212,6 +254,9 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
     }
   }
 }
+
+/** What one follows was begun before a group of ours was forgotten. */
+const older: unique symbol = Symbol('older')
 
 /** A failure that came over the log: of the call itself, not of the way to it. */
 class Shared extends Error {}

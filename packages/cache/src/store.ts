@@ -142,10 +142,14 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
 
   function tell(error: unknown): void {
     errors++
-    try {
-      onError?.(error)
-    } catch {
+    const unheard = (): void => {
       errors++ // a listener that throws must not fail the call either
+    }
+    try {
+      const answer: unknown = onError?.(error)
+      if (isThenable(answer)) answer.then(undefined, unheard)
+    } catch {
+      unheard()
     }
   }
 

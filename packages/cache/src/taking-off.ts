@@ -9,6 +9,11 @@ import type { Beginning, KeepRule } from './tiers.ts'
 /** A flight, and what is known of the call it shares with other processes, if it does. */
 export interface SharedFlight<T> extends Flight<T> {
   readonly by: string
+  /** What its answer belongs to, and since when: who asks after one of these was forgotten must not join. */
+  readonly groups: readonly string[]
+  readonly epoch: number
+  /** A newer call has taken its place: what it brings is not kept. */
+  superseded: boolean
   readonly role: Role
   readonly known: Promise<void>
   /** How it ended. */
@@ -24,10 +29,12 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
   const groups = question.groups()
   const by = question.by()
   const isBackground = purpose === 'background'
+  const over = Promise.withResolvers<void>()
   let settled: SharedFlight<T>['settled']
   let begun: Beginning | undefined
+  const { epoch } = tiers.groups
   const alone = purpose === 'without the store'
-  const opening = alone ? { epoch: tiers.groups.epoch, stamps: undefined } : tiers.begin(groups)
+  const opening = alone ? { epoch, stamps: undefined } : tiers.begin(groups)
 
   const call =
     alone || self.sharing === undefined || asked.noStore === true || asked.refresh === true
@@ -47,7 +54,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
         })
 
   function open(signal: AbortSignal): Source<T> {
-    if (call !== undefined) return call.source(signal)
+    if (call !== undefined && begun?.stamps !== undefined) return call.source(signal, begun.stamps)
     const items = start(signal, isBackground)[Symbol.asyncIterator]()
     return {
       nextBatch: () => nextBatch(items),
@@ -75,9 +82,12 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
     maxBytes: settings.maxEntryBytes,
     now: settings.now,
     hasHeirs: call && (async () => (await call.lease?.isWatched()) ?? false),
+    // All that matters of it is here: `close` waits for the rest.
+    onFinish: () => self.track(over.promise),
     onEnd(items, error) {
+      over.resolve()
       if (self.flights.get(key) === shared) self.flights.delete(key)
-      const role = call?.role ?? 'leads'
+      const { role } = shared
       if (role === 'idle' || role === 'found') {
         settled = 'elsewhere'
         return
@@ -93,7 +103,8 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
   })
 
   function keep(items: Run<T> | undefined, error: unknown, role: Role, commit: NonNullable<KeepRule['commit']>): boolean {
-    if (begun === undefined || asked.noStore === true || self.closing.aborted) return false
+    if (begun === undefined || asked.noStore === true || shared.superseded) return false
+    if (role === 'follows' && call?.keepable !== true) return false
     const worth = items === undefined && error === undefined ? undefined : door.worth(items, error, settings.pace)
     if (worth === undefined) return false
     if (worth.refusal === true) {
@@ -112,10 +123,13 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
     join: flight.join,
     hurry: flight.hurry,
     by,
+    groups,
+    epoch,
+    superseded: false,
     get role() {
-      return call === undefined ? 'leads' : (call.role ?? 'idle')
+      return call === undefined || (begun !== undefined && begun.stamps === undefined) ? 'leads' : (call.role ?? 'idle')
     },
-    known: call?.known ?? Promise.resolve(),
+    known: Promise.resolve(opening).then(({ stamps }) => (stamps === undefined ? undefined : call?.known)),
     get settled() {
       return settled
     }

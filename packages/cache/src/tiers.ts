@@ -2,7 +2,7 @@ import { type Entry, type Kind, readEntry, writeEntry } from './entry.ts'
 import { createGroups, type Groups, type Stamps, unreadMs } from './groups.ts'
 import { createMemory, type Held, type Memory } from './memory.ts'
 import { type CacheSettings, maxTtlMs } from './options.ts'
-import { compact, deepFreeze, hasEscapedNames } from './plain.ts'
+import { deepFreeze, hasEscapedNames } from './plain.ts'
 import type { Sealer } from './sealer.ts'
 import { type GuardedStore, guardStore } from './store.ts'
 
@@ -10,13 +10,15 @@ import { type GuardedStore, guardStore } from './store.ts'
 export interface Tiers {
   /** In memory, of groups that still hold, and looked after lately: no wait. */
   peek(key: string): Held | undefined
+  /** The same, within its lifetime. */
+  peekFresh(key: string): Held | undefined
   /** In memory or in the store. Equal lookups at the same time are one. */
   find(kind: Kind, key: string, groups: readonly string[], done: Done): void
   /** In the store alone: what another process has stored meanwhile. Never rejects. */
   findStored(kind: Kind, key: string, groups: readonly string[]): Promise<Held | undefined>
   /** What an answer that is fetched from now on is kept under. */
   begin(groups: readonly string[]): Beginning | Promise<Beginning>
-  /** False when no tier takes it. `value` must be plain JSON; a copy of it is kept. */
+  /** False when no tier takes it. `value` must be compact (see `plain.ts`). */
   keep(kind: Kind, key: string, value: unknown, rule: KeepRule): boolean
   /** Keeps a refusal, in memory alone, beside the answers, for one credential. */
   keepRefusal(key: string, by: string, value: unknown, rule: RefusalRule, ttlMs: number): boolean
@@ -28,6 +30,9 @@ export interface Tiers {
   /** Entries in the store that could not be believed. */
   readonly corrupt: number
 }
+
+/** A clock of another machine may be ahead of ours by this much. */
+const maxSkewMs = 60_000
 
 /** Must not throw. */
 type Done = (found: Held | undefined) => void
@@ -56,6 +61,7 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   const lookups = new Map<string, Done[]>()
   const staleMs = Math.max(settings.staleWhileRevalidateMs, settings.staleIfErrorMs)
   let corrupt = 0
+  let closed = false
 
   const store =
     settings.store === undefined ? undefined : guardStore(settings.store, { timeoutMs: storeTimeoutMs, onError: onStoreError })
@@ -121,19 +127,21 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   }
 
   function take(key: string, entry: Entry): Held | undefined {
-    const ageMs = Math.max(0, Date.now() - entry.storedAt)
+    const ageMs = Date.now() - entry.storedAt
+    // Of a clock that is ahead of ours: not believed, but perhaps ours is behind, and the others are served by it.
+    if (ageMs < -maxSkewMs) return undefined
     // The store's own expiry is what counts where it has one; this also serves those that have none.
     if (ageMs >= entry.keepMs || !groups.confirm(entry.stamps)) return undefined
     const at = now()
+    const storedAt = at - Math.max(0, ageMs)
     const found: Held = {
       value: deepFreeze(entry.value),
-      storedAt: at - ageMs,
+      storedAt,
       ttlMs: entry.ttlMs,
-      keepUntil: at - ageMs + entry.keepMs,
+      keepUntil: storedAt + entry.keepMs,
       groups: Object.keys(entry.stamps),
       epoch: groups.epoch,
-      checkedAt: at,
-      retryAt: 0
+      checkedAt: at
     }
     memory.set(key, found)
     return found
@@ -143,6 +151,13 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
     peek(key) {
       const found = held(key)
       return found === undefined || store === undefined || now() - found.checkedAt < unreadMs ? found : undefined
+    },
+    peekFresh(key) {
+      const found = held(key)
+      if (found === undefined) return undefined
+      const at = now()
+      if (at - found.storedAt >= found.ttlMs) return undefined
+      return store === undefined || at - found.checkedAt < unreadMs ? found : undefined
     },
     find(kind, key, asked, done) {
       const waiting = lookups.get(key)
@@ -163,9 +178,8 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       if (store === undefined) return { epoch, stamps: undefined }
       return groups.stamp(of).then((stamps) => ({ epoch, stamps }))
     },
-    keep(kind, key, given, { epoch, stamps, groups: of, ttlMs: asked, storing = true, commit }) {
-      if (!groups.hold(of, epoch)) return false
-      const value = compact(given)
+    keep(kind, key, value, { epoch, stamps, groups: of, ttlMs: asked, storing = true, commit }) {
+      if (closed || !groups.hold(of, epoch)) return false
       const ttlMs = Math.min(asked, maxTtlMs)
       const keepMs = ttlMs + staleMs
       const at = now()
@@ -176,8 +190,7 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
         keepUntil: at + keepMs,
         groups: of,
         epoch,
-        checkedAt: at,
-        retryAt: 0
+        checkedAt: at
       }
       const inMemory = memory.set(key, entry)
       if (store === undefined || stamps === undefined || !storing || hasEscapedNames(value)) return inMemory
@@ -187,22 +200,22 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       else commit(entryKey(key), text, Math.ceil(keepMs))
       return true
     },
-    keepRefusal(key, by, given, { epoch, groups: of }, ttlMs) {
-      if (!groups.hold(of, epoch)) return false
+    keepRefusal(key, by, value, { epoch, groups: of }, ttlMs) {
+      if (closed || !groups.hold(of, epoch)) return false
       const at = now()
       return memory.set(refusalOf(key, by), {
-        value: compact(given),
+        value,
         storedAt: at,
         ttlMs,
         keepUntil: at + ttlMs,
         groups: of,
         epoch,
-        checkedAt: at,
-        retryAt: 0
+        checkedAt: at
       })
     },
     peekRefusal: (key, by) => held(refusalOf(key, by)),
     async close() {
+      closed = true
       memory.clear()
       await store?.drain()
     },

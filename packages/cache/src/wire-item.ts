@@ -3,7 +3,7 @@ import { isUsage } from './answer.ts'
 import { isCredential } from './fetch-key.ts'
 import { textOf } from './fetch-request.ts'
 import type { Run } from './flight.ts'
-import { deepFreeze } from './plain.ts'
+import { compact, deepFreeze } from './plain.ts'
 import type { Worth } from './question.ts'
 import { type HttpAnswer, headersToKeep, refusals } from './wire-answer.ts'
 
@@ -66,7 +66,7 @@ export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded
   const headers = headersToKeep(head.headers)
   if (refusals.has(status)) {
     const body = textOf(bytesOf(items.filter(isPiece).join('')))
-    return body === undefined ? undefined : { value: { status, headers, body } satisfies HttpAnswer, refusal: true }
+    return body === undefined ? undefined : { value: compact<HttpAnswer>({ status, headers, body }), refusal: true }
   }
   if (status !== 200 || !isTail(tail)) return undefined
   const { kind: _, ...told } = tail
@@ -74,7 +74,7 @@ export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded
   const isPaced = pace === 'recorded' && headers.some(([, value]) => value.startsWith('text/event-stream'))
   // The first piece is item 1.
   const text = isPaced ? cutText(pieces, atMs.slice(1)) : plainText(pieces)
-  return text === undefined ? undefined : { value: { status, headers, ...text, ...told } }
+  return text === undefined ? undefined : { value: compact({ status, headers, ...text, ...told }) }
 }
 
 function isPiece(item: HttpItem): item is string {

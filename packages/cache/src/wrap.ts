@@ -4,8 +4,12 @@ import { ask } from './asking.ts'
 import type { CacheInner } from './cache.ts'
 import { wrapKeyOf } from './key.ts'
 import { checkCall, type WrapOptions } from './options.ts'
-import { deepFreeze } from './plain.ts'
+import { isOutageOfOthers } from './outage.ts'
+import { compact, deepFreeze } from './plain.ts'
 import type { Door, Leaving, Question } from './question.ts'
+
+/** What an answer is kept under: JSON of any shape, so that an interface fits as well. */
+export type Key = Json | object
 
 /** A computed value on its way to all who asked for it. */
 interface Computed {
@@ -20,12 +24,11 @@ const computed: Door<Computed> = {
   },
   itemsOf: (value) => [{ value }],
   weigh: () => 1,
-  freeze({ value }) {
-    if (isJson(value)) deepFreeze(value)
-  },
+  freeze() {},
   isLast: () => true,
   isContent: () => true,
   isFailure: () => false,
+  isOutage: isOutageOfOthers,
   encode: ({ value }) => (isJson(value) ? (value as Json) : undefined),
   decode: (value) => ({ value: deepFreeze(value) })
 }
@@ -33,7 +36,7 @@ const computed: Door<Computed> = {
 /** The door for any work: see `Cache.wrap`. */
 export async function wrapWith<T>(
   self: CacheInner,
-  name: Json,
+  name: Key,
   compute: (signal: AbortSignal) => Promise<T>,
   { signal, tenant, ...asked }: WrapOptions
 ): Promise<T> {
@@ -41,7 +44,7 @@ export async function wrapWith<T>(
   checkCall(asked)
   if (typeof compute !== 'function') throw new TypeError('wrap takes a function: cache.wrap(key, (signal) => compute())')
   const scope = self.scopeOf({ signal, tenant, cache: asked }, '')
-  const key = wrapKeyOf(name, { scope, tenant, secret: self.settings.secret })
+  const key = wrapKeyOf(name as Json, { scope, tenant, secret: self.settings.secret })
   if (asked.bypass === true || self.closing.aborted) {
     self.announce('bypass', { callId: undefined, elapsedMs: 0 })
     return abortable(compute(signal ?? new AbortController().signal), signal)
@@ -56,7 +59,9 @@ export async function wrapWith<T>(
     by: () => '',
     groups: () => self.groupsOf(scope, tenant, asked.tags),
     async *start(upstream) {
-      yield { value: await compute(upstream) }
+      const value = await compute(upstream)
+      // A copy, so that what the caller computed with stays its own.
+      yield { value: isJson(value) ? compact(value) : value }
     }
   }
   const leaving: Leaving = {}

@@ -52,7 +52,8 @@ describe('createCache', () => {
       bytes: 0,
       hitRate: null,
       tokensSaved: 0,
-      moneySaved: null
+      moneySaved: null,
+      unpriced: 0
     })
   })
 
@@ -204,5 +205,43 @@ describe('wrap', () => {
     const value = await two.wrap({ q: 1 }, async () => ({ v: [] as unknown[] }))
     expect(value).toEqual({ v: [1, '\ud800', null] })
     expect(Object.isFrozen(value.v)).toBe(true)
+  })
+
+  it('hands out frozen copies, and leaves what was computed to its owner', async () => {
+    const cache = createCache()
+    const mine = { list: [1] }
+    const first = await cache.wrap('mine', async () => mine)
+    mine.list.push(2)
+    expect(first).toEqual({ list: [1] })
+    expect(() => first.list.push(3)).toThrow(TypeError)
+    expect(await cache.wrap('mine', async () => mine)).toEqual({ list: [1] })
+  })
+
+  it('takes an interface as a key, and gives an old value where the service is out', async () => {
+    interface Request {
+      readonly model: string
+      readonly n?: number
+    }
+    let now = 0
+    const cache = createCache({ ttlMs: 100, staleIfErrorMs: 1000, now: () => now })
+    const request: Request = { model: 'm' }
+    const outage = Object.assign(new Error('busy'), { status: 503 })
+    const fail = (error: Error) => cache.wrap(request, async () => Promise.reject(error))
+    await cache.wrap(request, async () => 'old')
+    now = 500
+    const refused = Object.assign(new Error('ECONNREFUSED'), { code: 'ECONNREFUSED' })
+    for (const error of [outage, refused, new TypeError('fetch failed')]) expect(await fail(error)).toBe('old')
+    for (const error of [new TypeError('x is undefined'), Object.assign(new Error('no'), { status: 401 })]) {
+      await expect(fail(error)).rejects.toBe(error)
+    }
+  })
+
+  it('tells a number from a text that looks like one, and refuses names that are none', async () => {
+    expect(() => createCache({ ttlMs: '300' as never })).toThrow(/not the text "300": write Number/)
+    expect(() => createCache({ staleIfErrorMs: -1 })).toThrow(/from 0 up/)
+    const cache = createCache()
+    await expect(cache.wrap('k', async () => 1, { ttl: 1 } as never)).rejects.toThrow(/no option "ttl"/)
+    await expect(cache.invalidate({ tags: ['a'], tennant: 'x' } as never)).rejects.toThrow(/tennant/)
+    await expect(cache.invalidate({ tags: 'abc' as never })).rejects.toThrow(/list of non-empty strings/)
   })
 })

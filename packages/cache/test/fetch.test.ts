@@ -324,15 +324,38 @@ describe('what one call may say', () => {
       { 'x-millrace-cache': 'on' },
       { 'x-millrace-cache-ttl-ms': 'soon' },
       { 'x-millrace-cache-max-age-ms': '-1' },
-      { 'x-millrace-cache-for': '1' }
+      { 'x-millrace-cache-for': '1' },
+      { 'x-millrace-tags': 'a' },
+      { 'x-millrace-cache-tags': Array.from({ length: 65 }, String).join() }
     ]) {
-      await expect(all.ask({ headers: headers as unknown as Record<string, string> })).rejects.toThrow(TypeError)
+      // Not thrown: clients would take it for a lost connection, and try again.
+      const refused = await all.ask({ headers: headers as unknown as Record<string, string> })
+      expect([refused.status, refused.headers.get('x-should-retry')]).toEqual([400, 'false'])
+      expect(await refused.json()).toMatchObject({ error: { message: expect.stringMatching(/must be|no header is called/) } })
     }
+    expect(all.served.asked).toHaveLength(0)
+    expect(() => all.cache.fetch(fetch, { ignoreHeaders: ['X-Trace'] })).toThrow(/lower case/)
     expect(() => all.cache.fetch('fetch' as never)).toThrow(/takes a fetch/)
     expect(() => all.cache.fetch(fetch, { option: 1 } as never)).toThrow(/option/)
     expect(() => all.cache.fetch(fetch, { options: 1 } as never)).toThrow(/must be a function/)
     const cached = all.cache.fetch(fetch, { options: () => ({ ttl: 1 }) as never })
     await expect(cached(all.served.origin)).rejects.toThrow(TypeError)
+  })
+
+  test('takes the headers out of the key that it is told to, and no other', async () => {
+    await using all = await rig(plainly)
+    const cached = all.cache.fetch(fetch, { ignoreHeaders: ['x-my-trace'] })
+    const state = async (headers: Record<string, string>): Promise<unknown> => {
+      const response = await cached(`${all.served.origin}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...headers },
+        body: JSON.stringify({ model: 'm', messages: [{ role: 'user', content: 'x' }] })
+      })
+      await response.text()
+      return response.headers.get('x-millrace-cache')
+    }
+    const states = [await state({ 'x-my-trace': '1' }), await state({ 'x-my-trace': '2' }), await state({ 'x-other': '1' })]
+    expect(states).toEqual(['miss', 'hit', 'miss'])
   })
 
   test('leaves the clocks of the transport in, but for the total, which is its own', async () => {

@@ -65,7 +65,6 @@ export const redisStates: readonly RedisState[] = [
   {
     name: 'frozen by SIGSTOP before the door is opened',
     fromStart: true,
-    atOnce: true,
     ...gone,
     async begin({ server }) {
       server.pause()

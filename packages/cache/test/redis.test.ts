@@ -101,10 +101,12 @@ describe.skipIf(skip)('a door to a real Redis', () => {
   it('makes 100 reads that are asked for together four commands, each with its own value', async () => {
     const redis = await rig.opened((await rig.server()).url)
     await Promise.all(Array.from({ length: 50 }, (_, n) => redis.set(`k${n}`, `v${n}`)))
+    const guard = guardStore(redis, { timeoutMs: 5000 })
     const before = await calls(redis, 'mget')
-    const values = await Promise.all(Array.from({ length: 100 }, (_, n) => redis.get(`k${n}`)))
+    const values = await Promise.all(Array.from({ length: 100 }, (_, n) => guard.read(`k${n}`)))
     expect(values).toEqual(Array.from({ length: 100 }, (_, n) => (n < 50 ? `v${n}` : undefined)))
     expect(await calls(redis, 'mget')).toBe(before + 4)
+    await guard.drain()
   })
 
   it('has a key of another type harm no other, and be replaced by a write', async () => {
