@@ -303,6 +303,7 @@ export function createCache(options: CacheOptions = {}): Cache {
       }
     },
     async invalidate(what) {
+      // Without types, nothing at all may come.
       checkOptions<Invalidation>('invalidate', what, { tags: 1, scope: 1, tenant: 1 })
       const { tags, scope, tenant } = what
       if (tags !== undefined && !areTags(tags)) throw new TypeError('tags must be a list of non-empty strings')

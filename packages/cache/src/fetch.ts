@@ -181,6 +181,7 @@ function questionOf(self: CacheInner, call: FetchCall, place: Place, start: Ques
     door: http,
     key: place.key,
     by: () => place.by,
+    whole: place.post.body.stream !== true,
     groups: () => (groups ??= self.groupsOf(place.scope, asked.tenant, asked.tags)),
     asked,
     callId: asked.callId,

@@ -37,7 +37,7 @@ export interface Flight<T> {
   /** Somebody who comes now still gets everything from the start. */
   readonly joinable: boolean
   join(options: JoinOptions): Asker<T>
-  /** Reads on without being asked, as far as half of `maxBytes`, for those who follow elsewhere. */
+  /** Reads on without being asked, as far as `maxBytes`, for those who follow elsewhere. */
   hurry(): void
 }
 
@@ -119,7 +119,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
       finishTimer = setTimeout(cutShort, finishMs).unref()
       pull()
     } else if (askers.size === 0 && !inherited) desert()
-    else if (hurried && (askers.size === 0 || weight < maxBytes / 2)) pull()
+    else if (hurried && (askers.size === 0 || weight < maxBytes)) pull()
   }
 
   function cutShort(): void {

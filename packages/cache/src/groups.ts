@@ -114,14 +114,15 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
   async function make(group: string): Promise<void> {
     const fresh = randomBytes(8).toString('hex')
     const readAt = now()
-    if (store?.command !== undefined && prefix !== undefined) {
-      const done = await store.command(['SET', prefix + keyOf(group), fresh, 'NX', 'GET', 'PX', `${2 * maxTtlMs}`])
-      if (done === undefined) return
-      const there = typeof done.reply === 'string' && wordPattern.test(done.reply) ? done.reply : undefined
-      if (there !== undefined || done.reply === null) return learn(group, there ?? fresh, readAt)
+    if (store?.command === undefined || prefix === undefined) {
+      if (await store?.put(keyOf(group), fresh, 2 * maxTtlMs)) learn(group, fresh, readAt)
+      return
     }
-    // No word lies there, or the store has no commands: the last one who writes wins.
-    if (await store?.put(keyOf(group), fresh, 2 * maxTtlMs)) learn(group, fresh, readAt)
+    const done = await store.command(['SET', prefix + keyOf(group), fresh, 'NX', 'GET', 'PX', `${2 * maxTtlMs}`])
+    const there = typeof done?.reply === 'string' && wordPattern.test(done.reply) ? done.reply : undefined
+    if (there !== undefined || done?.reply === null) learn(group, there ?? fresh, readAt)
+    // What lies there is no word, or no text at all: the next one makes it. Not waited for, it would be a second deadline.
+    else void store.remove(keyOf(group))
   }
 
   const wordOf = (group: string): string | undefined => known.get(group)?.word
@@ -149,15 +150,15 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
       return true
     },
     async forget(groups) {
-      const before = groups.map(wordOf)
       forgetHere(groups)
       if (store === undefined) return
+      const before = await store.readMany(groups.map(keyOf))
       const removed = await Promise.all(groups.map((group) => store.remove(keyOf(group))))
       // Some adapters say yes to what failed: only what can be read back is so.
       const after = removed.every(Boolean) ? await store.readMany(groups.map(keyOf)) : undefined
       // Nothing that was read while they were removed counts.
       forgetHere(groups)
-      if (after?.every((word, at) => word === undefined || word !== before[at])) return
+      if (before !== undefined && after?.every((word, at) => word === undefined || word !== before[at])) return
       throw new MillraceError(
         'unavailable',
         'invalidated in this process only: the store did not take it; call it again once it is back',

@@ -67,8 +67,10 @@ export function withCache(cache: Cache, options: WithCacheOptions): Layer<Provid
     throw new TypeError('credential must be a string, or a function that gives one')
   }
   const self = cache[inner]
+  // An iterator that is dropped without being left would hold its share of a call for ever.
+  const dropped = new FinalizationRegistry<ChunkIterator>((stream) => void stream.return?.())
   return (next) => (request, call) => ({
-    [Symbol.asyncIterator]: () => new CachedStream({ self, origin, credential, next, request, options: call })
+    [Symbol.asyncIterator]: () => new CachedStream({ self, origin, credential, next, request, options: call, dropped })
   })
 }
 
@@ -79,6 +81,7 @@ interface Call {
   readonly next: Provider
   readonly request: ChatRequest
   readonly options: CallOptions
+  readonly dropped: FinalizationRegistry<ChunkIterator>
 }
 
 /**
@@ -120,13 +123,11 @@ class CachedStream implements ChunkIterator {
       const { self, options } = this.#call
       const opened = lookUp(this.#call, this.#leaving)
       if (!(opened instanceof Promise)) {
-        this.#stream = 'state' in opened ? streamOf(self, opened, options.signal) : opened
-        return this.#stream
+        return this.#took('state' in opened ? streamOf(self, opened, options.signal) : opened)
       }
       this.#opening = opened.then((reply) => {
         this.#leaving.leave = undefined
-        const stream = streamOf(self, reply, options.signal)
-        this.#stream = stream
+        const stream = this.#took(streamOf(self, reply, options.signal))
         if (this.#left) void stream.return?.()
         return stream
       })
@@ -134,6 +135,16 @@ class CachedStream implements ChunkIterator {
       this.#opening = Promise.reject(error)
     }
     return this.#opening
+  }
+
+  #took(stream: ChunkIterator): ChunkIterator {
+    this.#stream = stream
+    if (stream instanceof Noted) {
+      const { dropped } = this.#call
+      dropped.register(this, stream, stream)
+      stream.onOver = () => void dropped.unregister(stream)
+    }
+    return stream
   }
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
@@ -189,6 +200,7 @@ function lookUp(
       callId,
       signal,
       timeouts,
+      whole: options.stream === false,
       by: () => self.byOf(scope, secret),
       groups() {
         asIs ??= copyOf(request)
@@ -249,6 +261,8 @@ class Noted extends ChunkBatches {
   readonly #usageOf: (usage: Usage) => Usage
   readonly #onModel: ((model: string) => void) | undefined
   #noted = false
+  /** Nothing is held any more. */
+  onOver: (() => void) | undefined
 
   constructor(items: Items<Chunk>, facts: () => Facts, usageOf: (usage: Usage) => Usage, onModel?: (model: string) => void) {
     super()
@@ -259,8 +273,16 @@ class Noted extends ChunkBatches {
   }
 
   protected async pull(): Promise<readonly Chunk[] | undefined> {
-    const batch = await this.#items.nextBatch()
-    this.over = batch === undefined || this.#items.ended
+    let batch: readonly Chunk[] | undefined
+    try {
+      batch = await this.#items.nextBatch()
+      this.over = batch === undefined || this.#items.ended
+    } catch (error) {
+      this.over = true
+      throw error
+    } finally {
+      if (this.over) this.onOver?.()
+    }
     if (batch === undefined) return undefined
     const out: Chunk[] = []
     for (const chunk of batch) {
@@ -280,6 +302,7 @@ class Noted extends ChunkBatches {
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
     this.clear()
+    this.onOver?.()
     await this.#items.return?.()
     return { done: true, value: undefined }
   }

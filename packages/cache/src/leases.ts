@@ -46,9 +46,10 @@ export interface LeasesOptions {
   readonly leaseMs: number
 }
 
+/** A lease that would never run out is none of ours. */
 const takeScript = `
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[3] then return {0, held} end
+if held and held ~= ARGV[3] and redis.call('PTTL', KEYS[1]) > 0 then return {0, held} end
 local token = redis.call('INCR', KEYS[2]) .. '-' .. ARGV[2]
 redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
 return {1, token}`

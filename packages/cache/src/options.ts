@@ -154,7 +154,7 @@ const names: Readonly<Record<keyof CacheOptions, 1>> = {
 export function settle(options: CacheOptions): CacheSettings {
   checkOptions<CacheOptions>('createCache', options, names)
   const { store, scope, secret, log, namespace = 'cache', now = createClock() } = options
-  const maxBytes = fromZero('maxBytes', options.maxBytes ?? 64 * mebibyte)
+  const maxBytes = options.maxBytes === 0 ? 0 : whole('maxBytes', options.maxBytes ?? 64 * mebibyte)
   if (store !== undefined) checkStore(store)
   if (store !== undefined && scope === undefined && secret === undefined) {
     throw new TypeError(
@@ -188,7 +188,7 @@ export function settle(options: CacheOptions): CacheSettings {
       'maxEntryBytes',
       options.maxEntryBytes ?? Math.min(8 * mebibyte, maxBytes || Number.POSITIVE_INFINITY)
     ),
-    storeTimeoutMs: positive('storeTimeoutMs', options.storeTimeoutMs ?? 50),
+    storeTimeoutMs: duration('storeTimeoutMs', options.storeTimeoutMs ?? 50, 0),
     scope,
     secret,
     scopeSecret: secret ?? randomBytes(32).toString('base64'),
@@ -197,7 +197,7 @@ export function settle(options: CacheOptions): CacheSettings {
     eligible: options.eligible,
     pace: oneOf('pace', ['fast', 'recorded'], options.pace ?? 'fast'),
     log,
-    leaseMs: positive('leaseMs', options.leaseMs ?? 3000),
+    leaseMs: whole('leaseMs', duration('leaseMs', options.leaseMs ?? 3000, 100)),
     price: options.price,
     onStoreError: options.onStoreError,
     now
@@ -215,6 +215,9 @@ export function checkCall(asked: CacheCallOptions): void {
   if (ttlMs !== undefined && !(typeof ttlMs === 'number' && ttlMs >= 0)) throw wrongCall('ttlMs', 'a number from 0 up')
   if (maxAgeMs !== undefined && !(typeof maxAgeMs === 'number' && maxAgeMs >= 0))
     throw wrongCall('maxAgeMs', 'a number from 0 up')
+  for (const name of ['noStore', 'bypass', 'refresh'] as const) {
+    if (asked[name] !== undefined && typeof asked[name] !== 'boolean') throw wrongCall(name, 'true or false')
+  }
   if (tags === undefined) return
   if (!areTags(tags) || tags.length > maxTags) throw wrongCall('tags', `a list of at most ${maxTags} non-empty strings`)
 }
@@ -285,6 +288,14 @@ function fromZero(name: string, value: number): number {
 function lifetime(name: string, value: number): number {
   if (fromZero(name, value) <= maxTtlMs) return value
   throw new TypeError(`${name} must be at most ${maxTtlMs} (30 days), not ${value}`)
+}
+
+/** More than an hour is a mistake, or a timer that overflows. */
+function duration(name: string, value: number, least: number): number {
+  if (positive(name, value) >= least && value <= 3_600_000) return value
+  throw new TypeError(
+    `${name} must be ${least === 0 ? 'above 0' : `at least ${least}`} and at most 3600000 (an hour), not ${value}`
+  )
 }
 
 function whole(name: string, value: number): number {

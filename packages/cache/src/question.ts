@@ -37,6 +37,8 @@ export interface Question<T> {
   readonly callId: string | undefined
   readonly signal: AbortSignal | undefined
   readonly timeouts: Timeouts | undefined
+  /** True: nobody reads it before its end, so another process' call is not handed over before that either. */
+  readonly whole: boolean
   /** Whose credential it is sent with, as `byOf` tells: another one's failure is not shared. */
   readonly by: () => string
   /** The groups that what is kept belongs to. Called in the same turn when memory does not have the answer. */

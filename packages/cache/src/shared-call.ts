@@ -34,6 +34,8 @@ export interface SharedCallOptions<T> {
   readonly stored: () => Promise<readonly T[] | undefined>
   /** Somebody in another process follows the call we make. */
   readonly onFollowed: () => void
+  /** Nothing of another process' answer is handed over before its end. */
+  readonly whole: boolean
   /** Where another process leads: false gives an empty run instead of following it. */
   readonly following: boolean
 }
@@ -135,7 +137,7 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
         for await (const items of follow(token, signal)) {
           if (held !== undefined) {
             held = [...held, ...items]
-            if (!held.some(door.isContent)) continue
+            if (call.whole || !held.some(door.isContent)) continue
             tell()
           }
           yield held ?? items

@@ -44,6 +44,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
           by,
           start: (signal) => start(signal, isBackground),
           door,
+          whole: question.whole,
           following: !isBackground,
           onFollowed: () => flight.hurry(),
           async stored() {

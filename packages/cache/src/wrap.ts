@@ -56,6 +56,7 @@ export async function wrapWith<T>(
     callId: undefined,
     signal,
     timeouts: undefined,
+    whole: true,
     by: () => '',
     groups: () => self.groupsOf(scope, tenant, asked.tags),
     async *start(upstream) {
