@@ -44,7 +44,7 @@ async function member(baseURL: string): Promise<Member> {
       const { promise, resolve, reject } = Promise.withResolvers<Outcome>()
       child.once('exit', () => reject(new Error('gone')))
       child.on('message', (message) => (message === 'text' ? hasText() : resolve(message as Outcome)))
-      child.send({ redisUrl: redis?.url, baseURL, ...order } satisfies Partial<Order>)
+      child.send({ redisUrl: redis?.url as string, baseURL, ...order } satisfies Order)
       promise.catch(() => {}) // a member that is killed; whoever waits for it hears of it
       return promise
     }

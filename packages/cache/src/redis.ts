@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto'
-import { setImmediate as tick } from 'node:timers/promises'
 import { checkOptions, MillraceError } from '@millrace/core'
 import { addressOf } from './redis-address.ts'
 import { keepConnected, type RedisClient } from './redis-link.ts'

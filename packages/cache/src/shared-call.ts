@@ -132,11 +132,11 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
       // Told when it is sure: it may still take over.
       role = 'follows'
       // Not handed over before its first content: what comes of a takeover does not fit behind the head of another answer.
-      let held: readonly T[] | undefined = []
+      let held: T[] | undefined = []
       try {
         for await (const items of follow(token, signal)) {
           if (held !== undefined) {
-            held = [...held, ...items]
+            held.push(...items)
             if (call.whole || !held.some(door.isContent)) continue
             tell()
           }

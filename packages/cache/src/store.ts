@@ -32,7 +32,7 @@ export interface GuardedStore {
    */
   read(key: string): Promise<string | undefined>
   /** The same without a promise of its own, for lookups come by the thousand. `said` is false when the store did not say. */
-  ask(key: string, done: ReadDone): void
+  ask(key: string, hear: Hear): void
   /** The same for many keys at once, under one deadline; `undefined` when the store did not say. */
   readMany(keys: readonly string[]): Promise<readonly (string | undefined)[] | undefined>
   /** Hands the text over and does not wait. Skipped while 64 writes or 32 Mi characters are under way. */
@@ -61,7 +61,7 @@ export interface GuardedStore {
 }
 
 /** Must not throw. */
-export type ReadDone = (text: string | undefined, said: boolean) => void
+export type Hear = (text: string | undefined, said: boolean) => void
 
 /** Reads asked as one: enough to spread what a question costs, few enough that a large value holds up few others. */
 const maxKeys = 32
@@ -94,7 +94,7 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     write: createBreaker(() => call('write', () => store.delete(probeKey)))
   }
   let keys: string[] = []
-  let dones: ReadDone[] = []
+  let hearers: Hear[] = []
   let writes = 0
   let writeChars = 0
   let idle: PromiseWithResolvers<void> | undefined
@@ -140,45 +140,45 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
     return answered ? unreadable : noAnswer
   }
 
-  function tell(error: unknown): void {
+  function tell(failure: unknown): void {
     errors++
     const unheard = (): void => {
       errors++ // a listener that throws must not fail the call either
     }
     try {
-      const answer: unknown = onError?.(error)
+      const answer: unknown = onError?.(failure)
       if (isThenable(answer)) answer.then(undefined, unheard)
     } catch {
       unheard()
     }
   }
 
-  function ask(key: string, done: ReadDone): void {
-    if (!mayCall('read')) return done(undefined, false)
+  function ask(key: string, hear: Hear): void {
+    if (!mayCall('read')) return hear(undefined, false)
     // Until `setImmediate` would gather more where each asker has an event of its own, but cost a lone one 3 us.
     if (keys.length === 0) process.nextTick(flush)
     keys.push(key)
-    dones.push(done)
+    hearers.push(hear)
     if (keys.length === maxKeys) flush()
   }
 
   function flush(): void {
     if (keys.length === 0) return // the last ones were as many as go together
-    const [asked, waiting] = [keys, dones]
+    const [asked, waiting] = [keys, hearers]
     keys = []
-    dones = []
+    hearers = []
     if (store.getMany !== undefined && asked.length > 1) askMany(store.getMany.bind(store), asked, waiting)
-    else asked.forEach((key, at) => askOne(key, waiting[at] as ReadDone))
+    else asked.forEach((key, at) => askOne(key, waiting[at] as Hear))
   }
 
-  function askOne(key: string, done: ReadDone): void {
-    void call('read', () => store.get(key)).then((answer) => done(textOf(answer), answer !== noAnswer))
+  function askOne(key: string, hear: Hear): void {
+    void call('read', () => store.get(key)).then((answer) => hear(textOf(answer), answer !== noAnswer))
   }
 
-  function askMany(getMany: (keys: string[]) => unknown, asked: readonly string[], waiting: readonly ReadDone[]): void {
+  function askMany(getMany: (keys: string[]) => unknown, asked: readonly string[], waiting: readonly Hear[]): void {
     void call('read', () => getMany([...asked])).then((values) => {
       // One of them cannot be read. Which one, each tells by itself.
-      if (values === unreadable) return asked.forEach((key, at) => askOne(key, waiting[at] as ReadDone))
+      if (values === unreadable) return asked.forEach((key, at) => askOne(key, waiting[at] as Hear))
       const fits = Array.isArray(values) && values.length === asked.length
       if (!fits && values !== noAnswer) {
         tell(

@@ -13,7 +13,7 @@ export interface Tiers {
   /** The same, within its lifetime. */
   peekFresh(key: string): Held | undefined
   /** In memory or in the store. Equal lookups at the same time are one. */
-  find(kind: Kind, key: string, groups: readonly string[], done: Done): void
+  find(kind: Kind, key: string, groups: readonly string[], give: Give): void
   /** In the store alone: what another process has stored meanwhile. Never rejects. */
   findStored(kind: Kind, key: string, groups: readonly string[]): Promise<Held | undefined>
   /** What an answer that is fetched from now on is kept under. */
@@ -35,7 +35,7 @@ export interface Tiers {
 const maxSkewMs = 60_000
 
 /** Must not throw. */
-type Done = (found: Held | undefined) => void
+type Give = (found: Held | undefined) => void
 
 /** How things stood when a call began: what was forgotten since must not be kept. */
 export interface Beginning {
@@ -58,7 +58,7 @@ export interface KeepRule extends Beginning {
 export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   const { namespace, maxEntryBytes, storeTimeoutMs, now, onStoreError } = settings
   const memory = createMemory(settings)
-  const lookups = new Map<string, Done[]>()
+  const lookups = new Map<string, Give[]>()
   const staleMs = Math.max(settings.staleWhileRevalidateMs, settings.staleIfErrorMs)
   let corrupt = 0
   let closed = false
@@ -87,43 +87,43 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   }
 
   /** Callbacks in place of promises: there may be thousands of these at a time. */
-  function read(kind: Kind, key: string, asked: readonly string[], done: Done): void {
+  function read(kind: Kind, key: string, asked: readonly string[], give: Give): void {
     const mine = held(key)
-    if (mine === undefined) return readStore(kind, key, asked, done)
+    if (mine === undefined) return readStore(kind, key, asked, give)
     // Past its time: another process may have fetched a new one.
-    if (now() - mine.storedAt >= mine.ttlMs) return readStore(kind, key, asked, (found) => done(found ?? held(key)))
+    if (now() - mine.storedAt >= mine.ttlMs) return readStore(kind, key, asked, (found) => give(found ?? held(key)))
     // Or have forgotten it. A store that does not say has nothing against it.
     const { epoch } = groups
     const confirmed = (): void => {
-      if (!groups.hold(mine.groups, epoch)) return readStore(kind, key, asked, done)
+      if (!groups.hold(mine.groups, epoch)) return readStore(kind, key, asked, give)
       mine.checkedAt = now()
-      done(mine)
+      give(mine)
     }
     const looking = groups.look(mine.groups)
     if (looking === undefined) confirmed()
     else void looking.then(confirmed)
   }
 
-  function readStore(kind: Kind, key: string, asked: readonly string[], done: Done): void {
+  function readStore(kind: Kind, key: string, asked: readonly string[], give: Give): void {
     const looking = groups.look(asked)
     store?.ask(entryKey(key), (text) => {
-      if (text === undefined) done(undefined)
-      else if (looking === undefined) open(kind, key, text, done)
-      else void looking.then(() => open(kind, key, text, done))
+      if (text === undefined) give(undefined)
+      else if (looking === undefined) open(kind, key, text, give)
+      else void looking.then(() => open(kind, key, text, give))
     })
   }
 
-  function open(kind: Kind, key: string, text: string, done: Done): void {
+  function open(kind: Kind, key: string, text: string, give: Give): void {
     const entry = readEntry(sealer, kind, key, text)
     if (entry === undefined) {
       corrupt++
       store?.distrust()
       void store?.remove(entryKey(key))
-      return done(undefined)
+      return give(undefined)
     }
     const looking = groups.look(Object.keys(entry.stamps))
-    if (looking === undefined) done(take(key, entry))
-    else void looking.then((said) => done(said ? take(key, entry) : undefined))
+    if (looking === undefined) give(take(key, entry))
+    else void looking.then((said) => give(said ? take(key, entry) : undefined))
   }
 
   function take(key: string, entry: Entry): Held | undefined {
@@ -159,13 +159,13 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       if (at - found.storedAt >= found.ttlMs) return undefined
       return store === undefined || at - found.checkedAt < unreadMs ? found : undefined
     },
-    find(kind, key, asked, done) {
+    find(kind, key, asked, give) {
       const waiting = lookups.get(key)
       if (waiting !== undefined) {
-        waiting.push(done)
+        waiting.push(give)
         return
       }
-      const all = [done]
+      const all = [give]
       lookups.set(key, all)
       read(kind, key, asked, (found) => {
         lookups.delete(key)

@@ -29,7 +29,7 @@ const doors = ['chat', 'wrap'] as const
 
 function replica(options: CacheOptions): Replica {
   const { provider, calls } = script((call, { messages }) =>
-    answer(`${messages[0]?.content} ${calls[call]?.options.tenant ?? ''}`)
+    answer(`${messages[0]?.content as string} ${calls[call]?.options.tenant ?? ''}`)
   )
   const cache = rig.owns(createCache({ scope: 'shared', storeTimeoutMs: 5000, ...options }))
   const cached = withCache(cache, { origin: 'test', credential: 'canary-credential' })(provider)

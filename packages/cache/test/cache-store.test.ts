@@ -157,6 +157,29 @@ describe('entries that are not to be believed', () => {
   })
 })
 
+describe('a process whose clock is behind', () => {
+  it('misses what comes from the future, and leaves it there for the others', async () => {
+    const map = new Map<string, string>()
+    const writer = replica(map as Store)
+    await writer.state()
+    await writer.cache.close()
+    const entry = [...map.keys()].find((key) => key.startsWith('cache:e:')) as string
+    const text = map.get(entry)
+    const wall = vi.spyOn(Date, 'now').mockReturnValue(Date.now() - 61_000)
+    const late = createCache({ store: map as Store, scope: 'shared' })
+    try {
+      const cached = withCache(late, { origin: 'test' })(script(() => answer('a b')).provider)
+      expect(cacheNote(await gather(cached(ask(), { cache: { noStore: true } })))?.state).toBe('miss')
+      await delay(5)
+    } finally {
+      wall.mockRestore()
+    }
+    expect(map.get(entry)).toBe(text)
+    expect(late.stats().corrupt).toBe(0)
+    expect(await replica(map as Store).state()).toBe('hit')
+  })
+})
+
 describe('a store that fails', () => {
   const never = (): Promise<never> => new Promise(() => {})
   const rejects = (): Promise<never> => Promise.reject(new Error('down'))
@@ -172,9 +195,9 @@ describe('a store that fails', () => {
       const errors: unknown[] = []
       const asked: string[] = []
       const method =
-        (name: string) =>
+        (called: string) =>
         (about: unknown): unknown => {
-          if (about !== 'millrace:probe') asked.push(name) // that one is asked in the background
+          if (about !== 'millrace:probe') asked.push(called) // that one is asked in the background
           return fail()
         }
       const store = { get: method('get'), getMany: method('getMany'), set: method('set'), delete: method('delete') }
@@ -195,12 +218,12 @@ describe('a store that fails', () => {
 
   it('is waited for once a call, and then no more', async () => {
     const storeTimeoutMs = 200
-    const stores: Store[] = [
+    const slow: Store[] = [
       { get: never, set: never, delete: never },
       { get: never, getMany: never, set: never, delete: never },
       { get: () => undefined, getMany: (keys) => keys.map(() => undefined), set: never, delete: never }
     ]
-    for (const store of stores) {
+    for (const store of slow) {
       const { cache, state } = replica(store, { storeTimeoutMs })
       const takes: number[] = []
       const late: Promise<number>[] = []
@@ -278,6 +301,47 @@ describe('a store that fails', () => {
     await cache.close()
     // The write and the listener; the text it read was foreign.
     expect(cache.stats()).toMatchObject({ storeErrors: 2, writesRefused: 1, corrupt: 1 })
+  })
+
+  it('is told to a listener that may also be async and reject: it is counted, and nobody is left with it', async () => {
+    const unhandled: unknown[] = []
+    const note = (error: unknown): void => void unhandled.push(error)
+    process.on('unhandledRejection', note)
+    try {
+      const { cache, state } = replica(
+        { get: rejects, set: rejects, delete: rejects },
+        { onStoreError: (async () => Promise.reject(new Error('the logger is down'))) as never }
+      )
+      expect(await state()).toBe('miss')
+      await delay(5)
+      expect(unhandled).toEqual([])
+      const { storeErrors } = cache.stats()
+      expect(storeErrors).toBeGreaterThan(0)
+      expect(storeErrors % 2).toBe(0) // each failure, and the listener's each time
+      await cache.close()
+    } finally {
+      process.off('unhandledRejection', note)
+    }
+  })
+
+  it('is not waited for by one who aborts', async () => {
+    const { promise: asked, resolve: wasAsked } = Promise.withResolvers<void>()
+    const store: Store = {
+      get() {
+        wasAsked()
+        return never()
+      },
+      set: never,
+      delete: never
+    }
+    const cache = createCache({ store, scope: 's', storeTimeoutMs: 10_000 })
+    const controller = new AbortController()
+    const at = performance.now()
+    const waiting = cache.wrap('k', async () => 1, { signal: controller.signal })
+    await asked
+    controller.abort('enough')
+    await expect(waiting).rejects.toBe('enough')
+    expect(performance.now() - at).toBeLessThan(5000)
   })
 
   it('makes clear() and invalidate() reject when it still has what it says it deleted, whoever wrote that', async () => {

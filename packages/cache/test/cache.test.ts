@@ -178,6 +178,24 @@ describe('wrap', () => {
     await expect(createCache().wrap(new Date() as never, async () => 1)).rejects.toThrow(TypeError)
   })
 
+  it('keeps nothing of a computation that a newer one was put in place of', async () => {
+    const cache = createCache()
+    const gate = Promise.withResolvers<void>()
+    let data = 'old'
+    const slow = cache.wrap('k', async () => {
+      const read = data
+      await gate.promise
+      return read
+    })
+    await tick()
+    data = 'new'
+    expect(await cache.wrap('k', async () => data, { refresh: true })).toBe('new')
+    gate.resolve()
+    expect(await slow).toBe('old')
+    expect(await cache.wrap('k', async () => 'nothing is computed')).toBe('new')
+    expect(cache.stats()).toMatchObject({ hits: 1, stored: 1, notStored: 1 })
+  })
+
   it('obeys tenant, ttlMs, maxAgeMs, noStore, bypass and refresh', async () => {
     let now = 0
     let computed = 0
@@ -226,7 +244,10 @@ describe('wrap', () => {
     const cache = createCache({ ttlMs: 100, staleIfErrorMs: 1000, now: () => now })
     const request: Request = { model: 'm' }
     const outage = Object.assign(new Error('busy'), { status: 503 })
-    const fail = (error: Error) => cache.wrap(request, async () => Promise.reject(error))
+    const fail = (failure: Error) =>
+      cache.wrap(request, async () => {
+        throw failure
+      })
     await cache.wrap(request, async () => 'old')
     now = 500
     const refused = Object.assign(new Error('ECONNREFUSED'), { code: 'ECONNREFUSED' })

@@ -19,7 +19,6 @@ const modes: Readonly<Record<string, Partial<SealerOptions>>> = {
   'with encryption, compressed': { compression: 'zstd', encryption: { current: '2026', keys: { '2026': Buffer.alloc(32, 7) } } }
 }
 const sealerOf = (options: Partial<SealerOptions>): Sealer => createSealer({ compression: 'none', maxChars, ...options })
-const plain = sealerOf({})
 
 const entryOf = (value: unknown, rest: Partial<Entry> = {}): Entry => ({
   value,
@@ -146,7 +145,7 @@ for (const [name, options] of Object.entries(modes)) {
         'null',
         '{}',
         '\n1',
-        `${head}`,
+        head,
         `${head}{"a":1`,
         head.replace('\n', ' 1'),
         `1 1 1 \n1`,

@@ -1,7 +1,7 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import { type CallOptions, type Chunk, type ErrorCode, isMillraceError, MillraceError } from '@millrace/core'
-import { describe, expect, it } from 'vitest'
-import { type CacheOptions, createCache, withCache } from '../src/index.ts'
+import { describe, expect, it, vi } from 'vitest'
+import { type CacheOptions, createCache, keyOf, withCache } from '../src/index.ts'
 import { answer, ask, cacheNote, gather, type Scripted, script, start, textOf } from './scripted.ts'
 
 interface Rig {
@@ -129,6 +129,60 @@ describe('stale while revalidate', () => {
     expect(cache.stats()).toMatchObject({ refreshErrors: 2, refreshes: 0 })
   })
 
+  it.each([{}, { maxBytes: 0 }])('leaves the provider alone for a second with a store as well, %o', async (memory) => {
+    const store = new Map<string, string>()
+    const { ask: get, pass, scripted, cache } = rig((call) => (call === 0 ? answer('0') : [start, refused('overloaded', 503)]), {
+      ...options,
+      ...memory,
+      store,
+      scope: 's'
+    })
+    await get()
+    await pass(1500)
+    // What lies in the store is as old as the wall clock says, unlike what is in memory.
+    const wall = vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 1500)
+    try {
+      for (let n = 0; n < 50; n++) {
+        expect(await get()).toEqual(['stale', '0'])
+        await pass(10)
+      }
+      expect(scripted.calls).toHaveLength(2)
+      await pass(1000)
+      await get()
+      await pass(0)
+      expect(scripted.calls).toHaveLength(3)
+      expect(cache.stats()).toMatchObject({ refreshErrors: 2, refreshes: 0 })
+    } finally {
+      wall.mockRestore()
+    }
+  })
+
+  it('fetches nothing in the background for those whose answer would not be kept', async () => {
+    const { ask: get, pass, scripted, cache } = rig((call) => answer(`${call}`), options)
+    await get()
+    await pass(1500)
+    for (const asked of [{ noStore: true }, { ttlMs: 0 }]) {
+      expect(await get(asked)).toEqual(['stale', '0'])
+      await pass(0)
+    }
+    expect(scripted.calls).toHaveLength(1)
+    expect(cache.stats()).toMatchObject({ refreshes: 0, refreshErrors: 0, notStored: 0 })
+    await get()
+    await pass(0)
+    expect(await get()).toEqual(['hit', '1'])
+  })
+
+  it('shows no old answer to those who peek', async () => {
+    const { ask: get, pass, cache } = rig((call) => answer(`${call}`), { ...options, scope: 's' })
+    await get()
+    const key = keyOf(ask(), { origin: 'test', scope: 's' })
+    await pass(999)
+    expect(cache.peek(key)).toBeDefined()
+    await pass(2)
+    expect(cache.peek(key)).toBeUndefined()
+    expect(await get()).toEqual(['stale', '0'])
+  })
+
   it('ends refreshes on close, and begins none after it', async () => {
     const {
       ask: get,
@@ -196,6 +250,30 @@ describe('stale if error', () => {
     expect(await get({ maxAgeMs: 1000 })).toEqual(['error', 'overloaded'])
     expect(await get({ refresh: true })).toEqual(['error', 'overloaded'])
     expect(await get({ refresh: true })).toEqual(['miss', '4'])
+  })
+
+  it('gives nothing that was forgotten while it waited for the upstream', async () => {
+    const { promise: gate, resolve: go } = Promise.withResolvers<void>()
+    const {
+      ask: get,
+      pass,
+      scripted,
+      cache
+    } = rig(
+      (call) => (call === 0 ? answer('0') : [start, refused('overloaded', 503)]),
+      options,
+      async () => {
+        if (scripted.calls.length > 1) await gate
+      }
+    )
+    await get({ tags: ['anna'] })
+    await pass(1500)
+    const waiting = get({ tags: ['anna'] })
+    await pass(0)
+    await cache.invalidate({ tags: ['anna'] })
+    go()
+    expect(await waiting).toEqual(['error', 'overloaded'])
+    expect(cache.stats().stale).toBe(0)
   })
 
   it('passes the abort of the caller on, and holds nothing back then', async () => {

@@ -1,4 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises'
+import { setTimeout as delay, setImmediate as tick } from 'node:timers/promises'
 import { isMillraceError } from '@millrace/core'
 import { describe, expect, it } from 'vitest'
 import { type Cache, type CacheOptions, createCache, type Store, withCache } from '../src/index.ts'
@@ -101,6 +101,98 @@ describe('invalidate', () => {
     expect(calls).toHaveLength(2) // the second one did not join the first
     expect(cacheNote(await gather(cached(ask(), options)))?.state).toBe('hit')
     expect(cache.stats()).toMatchObject({ stored: 1, notStored: 1 })
+  })
+
+  it('lets those who ask join a running call, whatever else is forgotten meanwhile, but for its groups and theirs', async () => {
+    const gate = Promise.withResolvers<void>()
+    const cache = createCache()
+    let computed = 0
+    const get = (tags: readonly string[]): Promise<number> =>
+      cache.wrap(
+        'k',
+        async () => {
+          const number = ++computed
+          await gate.promise
+          return number
+        },
+        { tags }
+      )
+    const first = [get(['x'])]
+    for (let n = 0; n < 50; n++) {
+      await cache.invalidate({ tags: [`other ${n}`] })
+      first.push(get(['x']), get([`later ${n}`]))
+    }
+    expect(computed).toBe(1)
+    await cache.invalidate({ tags: ['y'] })
+    first.push(get(['x']))
+    const second = [get(['y'])] // of what was forgotten, as it sees it
+    await cache.invalidate({ tags: ['y'] })
+    const third = [get(['x']), get([])] // joining the second one would be wrong for its tag
+    await tick()
+    expect(computed).toBe(3)
+    gate.resolve()
+    expect(new Set(await Promise.all(first))).toEqual(new Set([1]))
+    expect(await Promise.all(second)).toEqual([2])
+    expect(await Promise.all(third)).toEqual([3, 3])
+    expect(await get(['x'])).toBe(3)
+  })
+
+  it('keeps those who ask from joining a call that began before another process forgot it', async () => {
+    let at = 0
+    const store = storeOf()
+    const [one, two] = [0, 1].map(() => createCache({ store, scope: 's', now: () => at })) as [Cache, Cache]
+    const gate = Promise.withResolvers<void>()
+    let data = 'old'
+    const get = (): Promise<string> =>
+      one.wrap(
+        'k',
+        async () => {
+          const read = data
+          await gate.promise
+          return read
+        },
+        { tags: ['x'] }
+      )
+    const before = get()
+    await delay(5)
+    data = 'new'
+    await two.invalidate({ tags: ['x'] })
+    at += 1000
+    // It hears of it with whatever is asked.
+    await one.wrap('something else', async () => 1, { tags: ['x'] })
+    const after = get()
+    await delay(5)
+    gate.resolve()
+    expect([await before, await after]).toEqual(['old', 'new'])
+    expect(await get()).toBe('new')
+    expect(one.stats()).toMatchObject({ joined: 0, hits: 1 })
+  })
+
+  it('keeps them from it also where theirs is the first question since', async () => {
+    let at = 0
+    const store = storeOf()
+    const [one, two] = [0, 1].map(() => createCache({ store, scope: 's', now: () => at })) as [Cache, Cache]
+    const gate = Promise.withResolvers<void>()
+    let data = 'old'
+    const get = (): Promise<string> =>
+      one.wrap(
+        'k',
+        async () => {
+          const read = data
+          await gate.promise
+          return read
+        },
+        { tags: ['x'] }
+      )
+    const before = get()
+    await delay(5)
+    data = 'new'
+    await two.invalidate({ tags: ['x'] })
+    at += 1000
+    const after = get()
+    await delay(5)
+    gate.resolve()
+    expect([await before, await after]).toEqual(['old', 'new'])
   })
 
   it('reaches another process over the store within a second, also for what that one has in memory', async () => {

@@ -235,6 +235,46 @@ describe('withCache: what is kept', () => {
     expect(cache.stats()).toMatchObject({ bypassed: 4, entries: 0 })
   })
 
+  it('goes past the cache where eligible throws or gives a promise', async () => {
+    const broken = [
+      () => {
+        throw new Error('broken')
+      },
+      (async () => true) as never
+    ]
+    for (const eligible of broken) {
+      const { provider, calls } = script(() => answer('x'))
+      const { cache, cached } = layered(provider, { eligible })
+      for (let round = 0; round < 2; round++) {
+        expect(cacheNote(await gather(cached(ask(), {})))).toEqual({ state: 'bypass', reason: 'no-key' })
+      }
+      expect(calls).toHaveLength(2)
+      expect(cache.stats()).toMatchObject({ bypassed: 2, stored: 0 })
+    }
+  })
+
+  it('gives the hit where its price throws or is no number, and counts it as unpriced', async () => {
+    const prices = [
+      () => {
+        throw new Error('broken')
+      },
+      () => Number.NaN,
+      () => 'free' as never,
+      () => undefined
+    ]
+    for (const broken of prices) {
+      let priced = 0
+      const { cache, cached } = layered(script(() => answer('x')).provider, {
+        price: () => (priced++ === 0 ? broken() : 2)
+      })
+      await collect(cached(ask(), {}))
+      expect((await collect(cached(ask(), {}))).text).toBe('x')
+      expect(cache.stats()).toMatchObject({ hits: 1, unpriced: 1, moneySaved: 0, tokensSaved: 15 })
+      await collect(cached(ask(), {}))
+      expect(cache.stats()).toMatchObject({ hits: 2, unpriced: 1, moneySaved: 2, tokensSaved: 30 })
+    }
+  })
+
   it('leaves a request that no provider could answer to the provider, and keeps nothing of it', async () => {
     const checked = script((_call, request) => {
       checkRequest(request)
@@ -501,6 +541,36 @@ describe('withCache: one call for many askers', () => {
   it('turns what is no chunk into an error instead of silence', async () => {
     const { cached } = layered(script(() => [start, undefined as never, finish()]).provider)
     await expect(collect(cached(ask(), {}))).rejects.toThrow(TypeError)
+  })
+
+  it('aborts an upstream whose answer it cannot read', async () => {
+    const { provider, calls } = script(() => [start, null as never, finish()])
+    const { cache, cached } = layered(provider)
+    await expect(collect(cached(ask(), {}))).rejects.toThrow(TypeError)
+    await tick()
+    expect(calls[0]?.ended).not.toBe('open')
+    expect(calls[0]?.options.signal?.aborted).toBe(true)
+    expect(cache.stats()).toMatchObject({ stored: 0, notStored: 1 })
+  })
+
+  it('lets nobody join a call that was refused for its limit, so that the next asker pays and can end it', async () => {
+    const { provider, calls } = script(
+      () => answer('a'),
+      (signal) => delay(5000, undefined, { signal }).catch(() => {})
+    )
+    const { cache, cached } = layered(provider)
+    for (const totalMs of [-1, Number.NaN]) {
+      await expect(collect(cached(ask(), { timeouts: { totalMs } }))).rejects.toThrow(TypeError)
+    }
+    const controller = new AbortController()
+    const next = collect(cached(ask(), { signal: controller.signal })).catch((error: unknown) => error)
+    await tick()
+    expect(calls).toHaveLength(1)
+    controller.abort('enough')
+    expect(await next).toBe('enough')
+    await tick()
+    expect(calls[0]?.ended).toBe('aborted')
+    expect(cache.stats()).toMatchObject({ misses: 1, joined: 0 })
   })
 
   it('does not let askers join an answer whose beginning it no longer holds', async () => {

@@ -63,8 +63,7 @@ function hold(value: unknown, groups: readonly string[]): [string, Held] {
       keepUntil: 1e9 + 0.5,
       groups,
       epoch: 0,
-      checkedAt: serial + 0.5,
-      retryAt: 0
+      checkedAt: serial + 0.5
     }
   ]
 }

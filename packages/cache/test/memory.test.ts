@@ -16,8 +16,7 @@ const held = (value: unknown, keepUntil = 1000, groups: readonly string[] = []):
   keepUntil,
   groups,
   epoch: 0,
-  checkedAt: 0,
-  retryAt: 0
+  checkedAt: 0
 })
 
 afterEach(() => {

@@ -230,6 +230,125 @@ describe('a chat completion', () => {
   })
 })
 
+describe('an answer that says too little or too much', () => {
+  const called = { function: { name: 'f', arguments: '{}' } }
+  const say = (delta: object, finish_reason: string | null = null, index = 0): object => ({
+    choices: [{ index, delta, finish_reason }]
+  })
+  const plain = (message: object, finish_reason = 'stop'): unknown => json({ choices: [{ message, finish_reason }] })
+  const thought = { type: 'thinking', thinking: 'hm' }
+
+  test('is not kept where a choice was cut or filtered first, and stopped later', () => {
+    for (const cut of ['length', 'content_filter', 'what is not known']) {
+      expect(sse([say({ content: 'a' }, cut), say({}, 'stop'), '[DONE]'])).toBeUndefined()
+      expect(sse([say({ content: 'a' }, 'stop'), say({}, cut), '[DONE]'])).toBeUndefined()
+    }
+    expect(sse([say({ content: 'a' }, 'stop'), say({}, 'stop'), '[DONE]'])).toBeDefined()
+  })
+
+  test('is not kept with content behind the finish of the same choice', () => {
+    const end = [say({ content: 'b' }, 'stop', 1), '[DONE]']
+    expect(sse([say({ content: 'a' }, 'stop'), say({ role: 'assistant', content: '' }), ...end])).toBeDefined()
+    expect(sse([say({ content: 'a' }, 'stop'), say({ content: 'c' }), ...end])).toBeUndefined()
+    expect(sse([say({ content: 'a' }, 'stop'), say({ tool_calls: [called] }), ...end])).toBeUndefined()
+    expect(sse([{ choices: [{ text: 'a', finish_reason: 'stop' }] }, { choices: [{ text: 'b' }] }, '[DONE]'])).toBeUndefined()
+  })
+
+  test('is not kept where it finished for calls that are not there', () => {
+    for (const reason of ['tool_calls', 'function_call']) {
+      expect(plain({ content: 'let me look' }, reason)).toBeUndefined()
+      expect(plain({ content: 'let me look', tool_calls: [] }, reason)).toBeUndefined()
+      expect(plain({ tool_calls: [called] }, reason)).toBeDefined()
+      expect(plain({ function_call: called.function }, reason)).toBeDefined()
+      expect(plain({ tool_calls: [{ custom: { name: 'c', input: 'any text' } }] }, reason)).toBeDefined()
+      expect(sse([say({ content: 'let me look' }), say({}, reason), '[DONE]'])).toBeUndefined()
+      expect(sse([say({ tool_calls: [called] }), say({}, reason), '[DONE]'])).toBeDefined()
+      expect(sse([say({ tool_calls: [{ index: 0, custom: { input: 'any text' } }] }), say({}, reason), '[DONE]'])).toBeDefined()
+      expect(sse([say({ function_call: called.function }), say({}, reason), '[DONE]'])).toBeDefined()
+    }
+    const text = { type: 'text', text: 'let me look' }
+    const tool = { type: 'tool_use', id: 'a', name: 'f', input: {} }
+    expect(json({ type: 'message', stop_reason: 'tool_use', content: [text] }, 'messages')).toBeUndefined()
+    expect(json({ type: 'message', stop_reason: 'tool_use', content: [text, tool] }, 'messages')).toBeDefined()
+  })
+
+  test('is not kept where it thought and said nothing', () => {
+    for (const name of ['reasoning', 'reasoning_content']) {
+      expect(plain({ content: null, [name]: 'hm' })).toBeUndefined()
+      expect(plain({ content: 'yes', [name]: 'hm' })).toBeDefined()
+      expect(sse([say({ [name]: 'hm' }), say({}, 'stop'), '[DONE]'])).toBeUndefined()
+      expect(sse([say({ [name]: 'hm' }), say({ refusal: 'No.' }), say({}, 'stop'), '[DONE]'])).toBeDefined()
+    }
+    for (const content of [[thought], [{ type: 'redacted_thinking', data: 'x' }]]) {
+      expect(json({ type: 'message', stop_reason: 'end_turn', content }, 'messages')).toBeUndefined()
+    }
+    expect(
+      json({ type: 'message', stop_reason: 'end_turn', content: [thought, { type: 'text', text: 'a' }] }, 'messages')
+    ).toBeDefined()
+    const google = (...parts: object[]): unknown => json({ candidates: [{ finishReason: 'STOP', content: { parts } }] }, 'google')
+    expect(google({ text: 'hm', thought: true })).toBeUndefined()
+    expect(google({ text: 'hm', thought: true }, { text: 'a' })).toBeDefined()
+    expect(json({ status: 'completed', output: [{ type: 'reasoning', summary: [{ text: 'hm' }] }] }, 'responses')).toBeUndefined()
+  })
+
+  test('is not kept as a stream of messages that lost its start or a finish for calls, or only thought', () => {
+    const block = (value: object, delta?: object, index = 0): object[] => [
+      { type: 'content_block_start', index, content_block: value },
+      ...(delta ? [{ type: 'content_block_delta', index, delta }] : []),
+      { type: 'content_block_stop', index }
+    ]
+    const start = { type: 'message_start', message: { model: 'claude' } }
+    const text = block({ type: 'text', text: '' }, { type: 'text_delta', text: 'Hi' })
+    const stop = (stop_reason: string): object[] => [{ type: 'message_delta', delta: { stop_reason } }, { type: 'message_stop' }]
+    const kept = (...list: object[]): unknown => sse(list, 'messages')
+    expect(kept(start, ...text, ...stop('end_turn'))).toBeDefined()
+    expect(kept(...text, ...stop('end_turn'))).toBeUndefined()
+    expect(kept(start, ...text, ...stop('tool_use'))).toBeUndefined()
+    expect(kept(start, ...block({ type: 'thinking' }, { thinking: 'hm' }), ...stop('end_turn'))).toBeUndefined()
+    expect(kept(start, ...text, ...stop('max_tokens').slice(0, 1), ...stop('end_turn'))).toBeUndefined()
+    expect(kept(start, ...text, ...stop('end_turn').slice(0, 1), ...block({ type: 'text', text: 'b' }, undefined, 1), ...stop('end_turn'))).toBeUndefined()
+  })
+})
+
+describe('a long answer', () => {
+  /** The best of three, each as a multiple of one made of `size` parts. */
+  function growth(made: (size: number) => () => unknown, size: number): number {
+    const times = [size, 8 * size].map((many) => {
+      const work = made(many)
+      const took = Array.from({ length: 3 }, () => {
+        const startedAt = performance.now()
+        work()
+        return performance.now() - startedAt
+      })
+      return Math.min(...took)
+    })
+    return (times[1] as number) / (times[0] as number)
+  }
+
+  test('is judged in time that grows with its length, and not with the square of it', () => {
+    const bytes = (list: readonly object[]): Buffer =>
+      Buffer.from([...list.map((event) => JSON.stringify(event)), '[DONE]'].map((text) => `data: ${text}\n\n`).join(''))
+    const work = (api: Api, list: readonly object[]) => {
+      const given = { api, request: {}, contentType: 'text/event-stream', bytes: bytes(list) }
+      return () => judge(given)
+    }
+    const calls = (count: number) =>
+      work(
+        'chat',
+        Array.from({ length: count }, (_, index) => ({
+          choices: [{ delta: { tool_calls: [{ index, id: `c${index}`, function: { arguments: '{}' } }] } }]
+        })).flatMap((event) => [event, event])
+      )
+    const usages = (count: number) =>
+      work(
+        'messages',
+        Array.from({ length: count }, (_, index) => ({ type: 'message_delta', usage: { [`name${index}`]: 1 } }))
+      )
+    expect(growth(calls, 1000)).toBeLessThan(24)
+    expect(growth(usages, 400)).toBeLessThan(24)
+  })
+})
+
 describe('a message', () => {
   const start = { type: 'message_start', message: { model: 'claude', usage: { input_tokens: 3 } } }
   const block = (value: object, ...deltas: object[]): object[] => [
@@ -286,6 +405,28 @@ describe('vectors', () => {
     expect(json({ results: [{ index: 0, relevance_score: 0.5 }] }, 'rerank')).toBeDefined()
     expect(json({ results: [] }, 'rerank')).toBeUndefined()
   })
+
+  test('are not kept where two are of the same input, or of none', () => {
+    const data = (...indices: number[]): object => ({ data: indices.map((index) => ({ index, embedding: [0.5] })) })
+    const request = { input: ['a', 'b'] }
+    expect(json(data(1, 0), 'embeddings', request)).toBeDefined()
+    expect(json(data(0, 0), 'embeddings', request)).toBeUndefined()
+    expect(json(data(0, 2), 'embeddings', request)).toBeUndefined()
+  })
+
+  test('of documents are a score for each of them, or for as many as were asked for', () => {
+    const results = (...indices: number[]): object => ({ results: indices.map((index) => ({ index, relevance_score: 0.5 })) })
+    const documents = ['a', 'b', 'c']
+    expect(json(results(2, 0, 1), 'rerank', { documents })).toBeDefined()
+    expect(json(results(2), 'rerank', { documents })).toBeUndefined()
+    expect(json(results(0, 0, 1), 'rerank', { documents })).toBeUndefined()
+    expect(json(results(0, 1, 3), 'rerank', { documents })).toBeUndefined()
+    for (const name of ['top_n', 'top_k']) {
+      expect(json(results(2, 0), 'rerank', { documents, [name]: 2 })).toBeDefined()
+      expect(json(results(2), 'rerank', { documents, [name]: 2 })).toBeUndefined()
+      expect(json(results(2, 0, 1), 'rerank', { documents, [name]: 9 })).toBeDefined()
+    }
+  })
 })
 
 test('an API that is not known ends by [DONE], or is JSON without an error', () => {
@@ -304,6 +445,11 @@ test("Google's stream as a JSON array is judged as its events are", () => {
   expect(json([piece('a'), piece('b', 'MAX_TOKENS')], 'google')).toBeUndefined()
   expect(json([piece('a', 'STOP'), piece('b')], 'google')).toBeUndefined()
   expect(json([], 'google')).toBeUndefined()
+})
+
+test("Google's STOP may stand in every piece", () => {
+  const piece = (text: string): object => ({ candidates: [{ content: { parts: [{ text }] }, finishReason: 'STOP' }] })
+  expect(sse([piece('a'), piece('b')], 'google')).toBeDefined()
 })
 
 describe('what comes out of a store', () => {
