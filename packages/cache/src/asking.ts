@@ -41,8 +41,9 @@ function askStore<T>(self: CacheInner, question: Question<T>, asking: Asking<T>)
     const held = found ?? tiers.peek(key)
     const kept = held === undefined ? undefined : serve(self, question, held)
     if (kept !== undefined) return told(self, question, kept, asking.startedAt)
-    // A store that was too slow for this call, or for one beside it, is not waited for a second time.
-    const isQuick = tiers.store?.errors === errors && performance.now() - asking.startedAt < self.settings.storeTimeoutMs / 2
+    // A store that was too slow for this call, or nearly, or for one beside it, is not waited for a second time.
+    const limitMs = 0.8 * self.settings.storeTimeoutMs
+    const isQuick = tiers.store?.errors === errors && performance.now() - asking.startedAt < limitMs
     const purpose = isQuick ? 'waited for' : 'without the store'
     return run(self, question, { ...asking, stale: fallback(self, question, held), purpose })
   }

@@ -25,7 +25,10 @@ const apis: readonly (readonly [RegExp, Api])[] = [
 
 /** Which API a URL asks a model through, if it does. */
 export function apiOf(url: string): Api | undefined {
-  const path = url.replace(/[?#].*$/s, '').replace(/\/+$/, '')
+  const end = url.search(/[?#]/)
+  let path = end === -1 ? url : url.slice(0, end)
+  // Not by a pattern: that would begin again at each slash of a long row.
+  while (path.endsWith('/')) path = path.slice(0, -1)
   return apis.find(([pattern]) => pattern.test(path))?.[1]
 }
 
@@ -103,22 +106,27 @@ const [quote, colon, backslash] = [34, 58, 92]
 /** The colons of a JSON text that stand in no string; NaN when there is an escape in a name. */
 function membersIn(text: string): number {
   let members = 0
-  let string = 0
-  let end = 0
+  let hasEscape = false
+  // Looked for from where it was found last: each character is passed once, however many strings there are.
+  let escape = escapeFrom(text, 0)
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at)
     if (code === colon) {
-      const escape = text.indexOf('\\', string)
-      if (escape !== -1 && escape < end) return Number.NaN
+      if (hasEscape) return Number.NaN
       members++
     } else if (code === quote) {
-      string = at
+      if (escape < at) escape = escapeFrom(text, at)
       do at = text.indexOf('"', at + 1)
       while (isEscaped(text, at))
-      end = at
+      hasEscape = escape < at
     }
   }
   return members
+}
+
+function escapeFrom(text: string, at: number): number {
+  const escape = text.indexOf('\\', at)
+  return escape === -1 ? text.length : escape
 }
 
 function isEscaped(text: string, at: number): boolean {
@@ -140,13 +148,21 @@ export interface Keyed {
 /** They shape the bytes of the answer: a stream cannot be made of a plain answer here, nor the other way round. */
 const withoutShape = dropIgnored({ stream: 'ignored', stream_options: 'ignored' })
 
+export interface KeyedOptions {
+  /** What the URL asks a model through. @default as for every API that streams where `stream` is true */
+  readonly api?: Api | undefined
+  /** Headers that make no difference. @default [] */
+  readonly ignored?: readonly string[] | undefined
+}
+
 /**
  * Path, query, body and headers, less what is known to make no difference, and less credentials, which make the scope.
- * `undefined` where it cannot be told whether a stream is asked for.
+ * `undefined` where it cannot be told whether a stream is asked for. An API that is not known may stream by default: there
+ * all of the body counts as it stands.
  */
-export function keyedOf({ url, headers, body }: WirePost, ignored: readonly string[] = []): Keyed | undefined {
+export function keyedOf({ url, headers, body }: WirePost, { api, ignored = [] }: KeyedOptions = {}): Keyed | undefined {
   const { stream = null, stream_options = null } = body
-  if (stream !== null && typeof stream !== 'boolean') return undefined
+  if (api !== 'other' && stream !== null && typeof stream !== 'boolean') return undefined
   const credentials: (readonly [string, string])[] = []
   const query: (readonly [string, string])[] = []
   if (url.search !== '') {
@@ -157,15 +173,26 @@ export function keyedOf({ url, headers, body }: WirePost, ignored: readonly stri
   for (const name of Object.keys(headers)) {
     if (ignored.includes(name)) continue
     if (isCredential(name)) credentials.push([name, headers[name] as string])
+    else if (name === 'content-type') kept.push([name, plainType(headers[name] as string)])
     else if (!isNoise(name)) kept.push([name, headers[name] as string])
   }
-  const shape = [stream === true ? 'sse' : 'json', stream_options]
+  const asked: Json[] = api === 'other' ? [body, null] : [withoutShape(body), [stream === true ? 'sse' : 'json', stream_options]]
   return {
     origin: url.origin,
-    material: [url.pathname, query, kept.toSorted(byName), withoutShape(body), shape],
+    material: [url.pathname, query, kept.toSorted(byName), ...asked],
     credential: credentials.length === 0 ? '' : JSON.stringify(credentials.toSorted(byName)),
     url: url.origin + url.pathname + (query.length === 0 ? '' : `?${new URLSearchParams(query as [string, string][]).toString()}`)
   }
+}
+
+/** UTF-8 goes without saying. */
+function plainType(contentType: string): string {
+  return contentType
+    .toLowerCase()
+    .split(';')
+    .map((part) => part.trim())
+    .filter((part) => part !== 'charset=utf-8' && part !== 'charset="utf-8"')
+    .join(';')
 }
 
 function byName([one]: readonly [string, string], [other]: readonly [string, string]): number {
@@ -195,16 +222,16 @@ export function isCredential(name: string): boolean {
 
 /**
  * Headers that tell of the client, the connection or this one call. All others count: those of gateways choose routes and
- * providers, `anthropic-version` and `openai-beta` change answers.
+ * providers, or say for whom a proxy asks; `accept`, `anthropic-version` and `openai-beta` change answers.
  */
 const noise: ReadonlySet<string> = new Set([
+  'accept-encoding',
   'anthropic-dangerous-direct-browser-access',
   'b3',
   'baggage',
   'cache-control',
   'connection',
   'content-length',
-  'content-type', // of what has been read as JSON
   'date',
   'dnt',
   'expect',
@@ -217,6 +244,7 @@ const noise: ReadonlySet<string> = new Set([
   'origin',
   'pragma',
   'priority',
+  'proxy-connection',
   'referer',
   'request-id',
   'te',
@@ -224,6 +252,7 @@ const noise: ReadonlySet<string> = new Set([
   'tracestate',
   'transfer-encoding',
   'uber-trace-id',
+  'upgrade',
   'user-agent',
   'via',
   'x-amzn-trace-id',
@@ -231,6 +260,9 @@ const noise: ReadonlySet<string> = new Set([
   'x-client-request-id',
   'x-cloud-trace-context',
   'x-correlation-id',
+  'x-forwarded-for',
+  'x-forwarded-port',
+  'x-forwarded-proto',
   'x-goog-api-client',
   'x-idempotency-key',
   'x-ms-client-request-id',
@@ -240,7 +272,7 @@ const noise: ReadonlySet<string> = new Set([
   'x-requested-with',
   'x-title'
 ])
-const noisePrefixes = ['accept', 'sec-', 'sentry-', 'x-b3-', 'x-datadog-', 'x-forwarded-', 'x-millrace-', 'x-stainless-']
+const noisePrefixes = ['sec-', 'sentry-', 'x-b3-', 'x-datadog-', 'x-millrace-', 'x-stainless-']
 
 function isNoise(name: string): boolean {
   return noise.has(name) || noisePrefixes.some((prefix) => name.startsWith(prefix))

@@ -52,6 +52,8 @@ export interface FetchCall {
   readonly totalMs: number | undefined
   /** Names in lower case, without what was for us. */
   readonly headers: Readonly<Record<string, string>>
+  /** The `Request` itself where there is one, for all else it says: `credentials`, `redirect`, a dispatcher. */
+  readonly target: string | Request
   /** What passes by is called with this. */
   readonly passed: readonly [input: string | URL | Request, init: RequestInit | undefined]
 }
@@ -76,6 +78,7 @@ export function readCall(
     asked,
     totalMs: total > 0 ? total : undefined,
     headers,
+    target: given ?? url,
     passed: [input, ours.length === 0 ? init : { ...init, headers }]
   }
 }
@@ -113,6 +116,12 @@ function askedBy(
   options: FetchCallOptions | undefined
 ): FetchCallOptions {
   if (options !== undefined) {
+    const isPromise = typeof (options as { then?: unknown } | null)?.then === 'function'
+    if (isPromise || Object.prototype.toString.call(options) !== '[object Object]') {
+      throw new TypeError(
+        `cache.fetch({ options }) gave ${isPromise ? 'a promise' : 'no plain object'}: it must give an object at once, such as { ttlMs: 60_000 }, or undefined`
+      )
+    }
     checkOptions<FetchCallOptions>('cache.fetch({ options }) gave what it must not: a call', options, {
       ttlMs: 1,
       maxAgeMs: 1,
@@ -180,16 +189,22 @@ export async function readPost({ passed, url: href, headers, signal }: FetchCall
   if ((init?.method ?? given?.method ?? 'GET').toUpperCase() !== 'POST') return undefined
   const url = URL.parse(href)
   if (url === null) return undefined
+  const contentType = headers['content-type']
+  if (contentType !== undefined && !json.test(contentType)) return undefined
   let sent = bodyOf(init?.body)
   if (sent === undefined && (init?.body ?? null) === null && given !== undefined && !given.bodyUsed) {
-    if (!/\bjson\b/i.test(headers['content-type'] ?? '')) return undefined
+    if (contentType === undefined) return undefined
     sent = new Uint8Array(await abortable(given.clone().arrayBuffer(), signal))
   }
   const text = typeof sent === 'object' ? textOf(sent) : sent
   const body = text === undefined ? undefined : parseJson(text)
   if (sent === undefined || text === undefined || !isJsonObject(body)) return undefined
-  return { url, headers, body, sent, text }
+  // What `fetch` says of a text that comes without a type.
+  const added = contentType === undefined && typeof sent === 'string' ? { 'content-type': 'text/plain' } : {}
+  return { url, headers: { ...headers, ...added }, body, sent, text }
 }
+
+const json = /^[a-z]+\/(?:[\w.-]+\+)?json\s*(?:;|$)/i
 
 function bodyOf(body: unknown): string | Uint8Array<ArrayBuffer> | undefined {
   if (typeof body === 'string') return body

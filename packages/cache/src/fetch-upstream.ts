@@ -1,10 +1,12 @@
 import { isMillraceError, MillraceError } from '@millrace/core'
+import { isEventStream } from './wire-answer.ts'
+import { createEndFinder } from './wire-end.ts'
 import { bytesOf, type HttpItem, headOf, pieceOf } from './wire-item.ts'
 import type { Verdict } from './wire-verdict.ts'
 
 export interface UpstreamOptions {
   readonly send: () => Promise<Response>
-  /** Called with the whole body of a 200, which may say nothing. */
+  /** Called with the body of a 200 at its end, and before where an event says that it is the last. It may say nothing. */
   readonly judge: (contentType: string | undefined, bytes: Uint8Array) => Verdict | undefined
   /** A longer body is not judged. */
   readonly maxBytes: number
@@ -13,7 +15,7 @@ export interface UpstreamOptions {
   readonly failures: Failures
 }
 
-/** The upstream call as items: read on demand, one read of the body an item. */
+/** The upstream call as items: read on demand, one read of the body a batch. */
 export function openUpstream(options: UpstreamOptions): AsyncIterable<HttpItem> {
   return { [Symbol.asyncIterator]: () => new Upstream(options) }
 }
@@ -25,6 +27,8 @@ class Upstream implements AsyncIterator<HttpItem, undefined> {
   /** The body so far, where it may be kept. */
   #body: string[] | undefined
   #bytes = 0
+  #isOver: ((piece: string) => boolean) | undefined
+  #waiting: readonly HttpItem[] = []
   ended = false
 
   constructor(options: UpstreamOptions) {
@@ -34,8 +38,7 @@ class Upstream implements AsyncIterator<HttpItem, undefined> {
   async nextBatch(): Promise<readonly HttpItem[] | undefined> {
     if (this.ended) return undefined
     try {
-      const item = this.#reader === undefined ? await this.#open() : await this.#read(this.#reader)
-      return item === undefined ? undefined : [item]
+      return this.#reader === undefined ? [await this.#open()] : await this.#read(this.#reader)
     } catch (error) {
       this.ended = true
       throw this.#options.failures.asTaken(error, this.#reader === undefined ? 'headers' : 'body')
@@ -43,8 +46,10 @@ class Upstream implements AsyncIterator<HttpItem, undefined> {
   }
 
   async next(): Promise<IteratorResult<HttpItem, undefined>> {
-    const batch = await this.nextBatch()
-    return batch === undefined ? { done: true, value: undefined } : { done: false, value: batch[0] as HttpItem }
+    if (this.#waiting.length === 0) this.#waiting = (await this.nextBatch()) ?? []
+    const [value, ...waiting] = this.#waiting
+    this.#waiting = waiting
+    return value === undefined ? { done: true, value } : { done: false, value }
   }
 
   async #open(): Promise<HttpItem> {
@@ -55,10 +60,11 @@ class Upstream implements AsyncIterator<HttpItem, undefined> {
     if (response.body === null) this.ended = true
     else this.#reader = response.body.getReader()
     if (response.status === 200) this.#body = []
+    if (this.#body !== undefined && isEventStream(this.#contentType)) this.#isOver = createEndFinder()
     return headOf(response, by)
   }
 
-  async #read(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<HttpItem | undefined> {
+  async #read(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<readonly HttpItem[] | undefined> {
     for (;;) {
       const { done, value } = await reader.read()
       if (done) return this.#end()
@@ -67,21 +73,28 @@ class Upstream implements AsyncIterator<HttpItem, undefined> {
       this.#bytes += piece.length
       if (this.#bytes > this.#options.maxBytes) this.#body = undefined
       this.#body?.push(piece)
-      return piece
+      return this.#body !== undefined && this.#isOver?.(piece) === true ? [piece, ...this.#judged()] : [piece]
     }
   }
 
-  #end(): HttpItem | undefined {
+  #end(): readonly HttpItem[] | undefined {
     this.ended = true
-    if (this.#body === undefined) return undefined
-    const verdict = this.#options.judge(this.#contentType, bytesOf(this.#body.join('')))
+    return this.#body === undefined ? undefined : this.#judged()
+  }
+
+  /** Many readers leave at the last event instead of at the end of the bytes: what there is of the answer is told there. */
+  #judged(): readonly HttpItem[] {
+    const verdict = this.#options.judge(this.#contentType, bytesOf(this.#body?.join('') ?? ''))
+    this.#isOver = undefined
+    if (verdict === undefined) return []
     this.#body = undefined
-    return verdict && { kind: 'tail', ...verdict }
+    return [{ kind: 'tail', ...verdict }]
   }
 
   async return(): Promise<IteratorResult<HttpItem, undefined>> {
     this.ended = true
-    await this.#reader?.cancel()
+    // Of a body that broke off it rejects with the error that has been told already.
+    await this.#reader?.cancel().catch(() => {})
     return { done: true, value: undefined }
   }
 }

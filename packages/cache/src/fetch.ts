@@ -18,7 +18,7 @@ import { httpKeyOf } from './key.ts'
 import { isOutage } from './outage.ts'
 import type { Door, Question, Reply } from './question.ts'
 import { type Api, type HttpAnswer, judge } from './wire-answer.ts'
-import { decodeItem, encodeItem, type HttpItem, isFailure, isHead, isLast, itemsOf, weighItem, worthOf } from './wire-item.ts'
+import { decodeItem, encodeItem, type HttpItem, isFailure, isHead, isTail, itemsOf, weighItem, worthOf } from './wire-item.ts'
 
 export type { FetchCallOptions, FetchOptions } from './fetch-request.ts'
 
@@ -70,7 +70,7 @@ export function createCachedFetch(self: CacheInner, next: Fetch, options: FetchO
     let own: Headers | undefined
     const start: Question<HttpItem>['start'] = (upstream, background) =>
       openUpstream({
-        send: () => next(url, initOf(call, place.post, upstream, background)),
+        send: () => next(call.target, initOf(call, place.post, upstream, background)),
         judge: (contentType, bytes) => judge({ api: place.api, request: place.post.body, contentType, bytes }),
         maxBytes: self.settings.maxEntryBytes,
         by,
@@ -146,7 +146,7 @@ async function placeOf(self: CacheInner, call: FetchCall, ignored: readonly stri
   if (api === undefined && settings.eligible === undefined) return 'path'
   const post = await readPost(call)
   if (post === undefined || !isUnambiguous(post.text, post.body)) return 'body'
-  const keyed = keyedOf(post, ignored)
+  const keyed = keyedOf(post, { api: api ?? 'other', ignored })
   if (keyed === undefined) return 'body'
   const { origin, material, credential, url } = keyed
   const { tenant, callId: _, ...cache } = asked
@@ -166,7 +166,7 @@ const http: Door<HttpItem> = {
   itemsOf,
   weigh: weighItem,
   freeze: Object.freeze,
-  isLast,
+  isLast: isTail,
   isContent: (item) => !isHead(item) || item.status !== 200,
   isFailure,
   isOutage,
@@ -201,10 +201,9 @@ function initOf(
   signal: AbortSignal,
   background: boolean
 ): RequestInit {
-  const [input, init] = passed
+  const [, init] = passed
   const headers: Record<string, string> = { ...asked }
   if (totalMs !== undefined) headers[totalHeader] = 'Infinity'
   if (background) for (const name of ['idempotency-key', 'traceparent', 'tracestate']) delete headers[name]
-  const redirect = typeof input === 'object' && input instanceof Request ? { redirect: input.redirect } : {}
-  return { ...redirect, ...init, method: 'POST', headers, body: post.sent, signal }
+  return { ...init, method: 'POST', headers, body: post.sent, signal }
 }

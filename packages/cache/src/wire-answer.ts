@@ -97,7 +97,7 @@ export interface WireAnswer {
  * was cut, filtered, paused, or broken off by an error inside the stream.
  */
 export function judge({ api, request, contentType = '', bytes }: WireAnswer): Verdict | undefined {
-  if (/^text\/event-stream\b/i.test(contentType)) {
+  if (isEventStream(contentType)) {
     const stream = readStream(bytes)
     return stream === undefined ? undefined : judgeStream(api, stream, bytes)
   }
@@ -107,6 +107,10 @@ export function judge({ api, request, contentType = '', bytes }: WireAnswer): Ve
   if (Array.isArray(body) && api === 'google') return body.every(isJsonObject) ? judgeGoogle(body) : undefined
   if (!isJsonObject(body) || isSet(body.error)) return undefined
   return judgeBody(api === 'other' ? apiOfBody(body) : api, body, request)
+}
+
+export function isEventStream(contentType: string | undefined): boolean {
+  return /^text\/event-stream\b/i.test(contentType ?? '')
 }
 
 function judgeBody(api: Api, body: JsonObject, request: JsonObject): Verdict | undefined {
@@ -125,7 +129,7 @@ function judgeBody(api: Api, body: JsonObject, request: JsonObject): Verdict | u
     case 'google-embeddings':
       return judgeGoogleEmbeddings(body, request)
     case 'rerank':
-      return judgeRerank(body)
+      return judgeRerank(body, request)
     case 'other':
       return {}
   }

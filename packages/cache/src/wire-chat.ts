@@ -3,7 +3,9 @@ import { areArguments, objectsOf, openaiUsage, says, type Verdict, verdict, type
 
 /** Together says `eos` for the model's own end. A filter, a limit and what is not known are not here. */
 const finishes: ReadonlySet<Json | undefined> = new Set(['stop', 'tool_calls', 'function_call', 'eos'])
-const contents = ['content', 'refusal', 'reasoning', 'reasoning_content', 'tool_calls', 'function_call', 'audio', 'images']
+const forCalls: ReadonlySet<Json | undefined> = new Set(['tool_calls', 'function_call'])
+/** Not what it thought: who thought and said nothing has not answered. */
+const contents = ['content', 'refusal', 'tool_calls', 'function_call', 'audio', 'images']
 
 /** One answer of OpenAI's chat completions or legacy completions: every choice finished well, with content. */
 export function judgeChat(body: JsonObject): Verdict | undefined {
@@ -17,6 +19,7 @@ function isWhole(choice: JsonObject): boolean {
   if (says(choice.text)) return true
   const { message } = choice
   if (!isJsonObject(message) || !contents.some((name) => says(message[name]))) return false
+  if (forCalls.has(choice.finish_reason) && !says(message.tool_calls) && !says(message.function_call)) return false
   const functions = objectsOf(message.tool_calls).map((call) => call.function)
   return [...functions, message.function_call].filter(isJsonObject).every((called) => areArguments(called.arguments))
 }
@@ -24,17 +27,26 @@ function isWhole(choice: JsonObject): boolean {
 interface Choice {
   finish: Json | undefined
   says: boolean
+  hasCalls: boolean
   failed: boolean
-  readonly calls: Call[]
+  readonly calls: Calls
+}
+
+interface Calls {
+  readonly all: Call[]
+  /** The last one begun under each index. */
+  readonly byIndex: Map<Json | undefined, Call>
 }
 
 interface Call {
-  readonly index: Json | undefined
   readonly id: Json | undefined
   arguments: string
 }
 
-/** A stream of the same: each choice that was begun finished well, tool arguments parse when put together, then `[DONE]`. */
+/**
+ * A stream of the same: each choice that was begun finished well and said nothing more, tool arguments parse when put
+ * together, then `[DONE]`.
+ */
 export function judgeChatStream({ events, done }: WireStream): Verdict | undefined {
   const choices = new Map<Json, Choice>()
   let model: Json | undefined
@@ -54,32 +66,45 @@ export function judgeChatStream({ events, done }: WireStream): Verdict | undefin
   if (!ended || choices.size === 0) return undefined
   for (const choice of choices.values()) {
     if (choice.failed || !choice.says || !finishes.has(choice.finish)) return undefined
-    if (!choice.calls.every((call) => areArguments(call.arguments))) return undefined
+    if (forCalls.has(choice.finish) && !choice.hasCalls) return undefined
+    if (!choice.calls.all.every((call) => areArguments(call.arguments))) return undefined
   }
   return verdict(model, openaiUsage(usage))
 }
 
 function take(piece: JsonObject, choices: Map<Json, Choice>): void {
   const index = piece.index ?? 0
-  const choice = choices.get(index) ?? { finish: undefined, says: false, failed: false, calls: [] }
+  const choice = choices.get(index) ?? begun()
   choices.set(index, choice)
-  if (says(piece.finish_reason)) choice.finish = piece.finish_reason
+  const delta = isJsonObject(piece.delta) ? piece.delta : isJsonObject(piece.message) ? piece.message : {}
+  const said = contents.filter((name) => says(delta[name]))
+  if (says(piece.text)) said.push('text')
   choice.failed ||= says(piece.error)
-  choice.says ||= says(piece.text)
-  const delta = piece.delta ?? piece.message
-  if (!isJsonObject(delta)) return
-  choice.says ||= contents.some((name) => says(delta[name]))
+  // Together finishes behind each of several calls.
+  if (choice.finish !== undefined) choice.failed ||= said.some((name) => name !== 'tool_calls' || !forCalls.has(choice.finish))
+  choice.says ||= said.length > 0
+  if (says(piece.finish_reason)) {
+    choice.finish = piece.finish_reason
+    // What was cut or filtered stays so, whatever is said later.
+    choice.failed ||= !finishes.has(choice.finish)
+  }
+  choice.hasCalls ||= says(delta.tool_calls) || says(delta.function_call)
   for (const call of objectsOf(delta.tool_calls)) takeCall(call, call.function, choice.calls)
   if (isJsonObject(delta.function_call)) takeCall({ index: 'legacy' }, delta.function_call, choice.calls)
 }
 
+function begun(): Choice {
+  return { finish: undefined, says: false, hasCalls: false, failed: false, calls: { all: [], byIndex: new Map() } }
+}
+
 /** Some servers leave the index out, and some give each of several calls the same one: an id of its own tells them apart. */
-function takeCall({ index, id }: JsonObject, called: Json | undefined, calls: Call[]): void {
+function takeCall({ index, id }: JsonObject, called: Json | undefined, { all, byIndex }: Calls): void {
   if (!isJsonObject(called)) return // a custom tool takes any text
-  let call = calls.findLast((begun) => index === undefined || begun.index === index)
+  let call = index === undefined ? all.at(-1) : byIndex.get(index)
   if (call === undefined || (says(id) && id !== call.id)) {
-    call = { index, id, arguments: '' }
-    calls.push(call)
+    call = { id, arguments: '' }
+    all.push(call)
+    byIndex.set(index, call)
   }
   const more = called.arguments
   if (typeof more === 'string') call.arguments += more

@@ -3,7 +3,8 @@ import { count, objectsOf, says, usageFrom, type Verdict, verdict } from './wire
 
 /**
  * An answer of Google's generateContent, whole or in pieces: a stream has no terminal event, so each candidate must have
- * finished with `STOP` in its last piece.
+ * finished with `STOP` in its last piece. Models of 2024 say it in every piece: there the end of the bytes alone is the end,
+ * and a stream of theirs that something on the way ends early, but properly, is not told from a whole one.
  */
 export function judgeGoogle(pieces: readonly JsonObject[]): Verdict | undefined {
   const finishes = new Map<Json, Json | undefined>()
@@ -28,8 +29,9 @@ export function judgeGoogle(pieces: readonly JsonObject[]): Verdict | undefined 
 
 const thinking: ReadonlySet<string> = new Set(['text', 'thought', 'thoughtSignature'])
 
+/** What it thought is none. */
 function hasContent(part: JsonObject): boolean {
-  return says(part.text) || Object.keys(part).some((name) => !thinking.has(name))
+  return (says(part.text) && part.thought !== true) || Object.keys(part).some((name) => !thinking.has(name))
 }
 
 /** Google counts thoughts beside the answer, and what a tool fed in beside the prompt. */

@@ -6,10 +6,11 @@ import type { Run } from './flight.ts'
 import { compact, deepFreeze } from './plain.ts'
 import type { Worth } from './question.ts'
 import { type HttpAnswer, headersToKeep, refusals } from './wire-answer.ts'
+import { saysNothing } from './wire-end.ts'
 
 /**
- * What an HTTP answer is shared in: its head, its bytes, and at the end of a whole one what it says of itself. Bytes are
- * text of one character a byte: nobody who gets them can change those of others.
+ * What an HTTP answer is shared in: its head, its bytes, and behind its last event or at its end, where it is whole, what it
+ * says of itself. Bytes are text of one character a byte: nobody who gets them can change those of others.
  */
 export type HttpItem = HttpHead | string | HttpTail
 
@@ -46,12 +47,6 @@ export function weighItem(item: HttpItem): number {
   return isHead(item) ? item.headers.reduce((sum, [name, value]) => sum + name.length + value.length + 100, 300) : 300
 }
 
-/** Many readers leave at the terminal event instead of at the end of the bytes behind it. */
-export function isLast(item: HttpItem): boolean {
-  if (typeof item !== 'string') return item.kind === 'tail'
-  return item.includes('[DONE]') || item.includes('"message_stop"') || item.includes('"response.completed"')
-}
-
 /** An answer from before is better than these. */
 export function isFailure(item: HttpItem): boolean {
   return isHead(item) && (item.status === 408 || item.status === 429 || item.status >= 500)
@@ -60,7 +55,6 @@ export function isFailure(item: HttpItem): boolean {
 /** What is kept of a run: a whole answer, or a refusal. With `pace: 'recorded'` the times of a stream's pieces too. */
 export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded'): Worth | undefined {
   const head = items[0]
-  const tail = items.at(-1)
   if (!isHead(head)) return undefined
   const { status } = head
   const headers = headersToKeep(head.headers)
@@ -68,12 +62,14 @@ export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded
     const body = textOf(bytesOf(items.filter(isPiece).join('')))
     return body === undefined ? undefined : { value: compact<HttpAnswer>({ status, headers, body }), refusal: true }
   }
-  if (status !== 200 || !isTail(tail)) return undefined
+  const tailAt = items.findIndex(isTail)
+  const tail = items[tailAt]
+  if (status !== 200 || !isTail(tail) || !saysNothing(items.slice(tailAt).filter(isPiece).join(''))) return undefined
   const { kind: _, ...told } = tail
   const pieces = items.filter(isPiece)
   const isPaced = pace === 'recorded' && headers.some(([, value]) => value.startsWith('text/event-stream'))
-  // The first piece is item 1.
-  const text = isPaced ? cutText(pieces, atMs.slice(1)) : plainText(pieces)
+  const cameAtMs = atMs.filter((_, at) => isPiece(items[at] as HttpItem))
+  const text = isPaced ? cutText(pieces, cameAtMs) : plainText(pieces)
   return text === undefined ? undefined : { value: compact({ status, headers, ...text, ...told }) }
 }
 
@@ -122,14 +118,22 @@ export function bytesOf(piece: string): Uint8Array<ArrayBuffer> {
   return new Uint8Array(bytes.buffer)
 }
 
-export function encodeItem(item: HttpItem): Json {
-  return item as Json
+/**
+ * Pieces as the text they are, which takes the fewest bytes; as base64 where they are none, such as one half of a torn
+ * character. Undefined for the head of anything but an answer: what a provider says of a failure may quote the prompt.
+ */
+export function encodeItem(item: HttpItem): Json | undefined {
+  if (isHead(item)) return item.status === 200 ? (item as unknown as Json) : undefined
+  if (isTail(item)) return item as unknown as Json
+  const bytes = bytesOf(item)
+  return textOf(bytes) ?? { base64: Buffer.from(bytes.buffer).toString('base64') }
 }
 
 /** What another process says that came, or undefined for what cannot have come. */
 export function decodeItem(json: Json): HttpItem | undefined {
-  if (typeof json === 'string') return isOneByte(json) ? json : undefined
+  if (typeof json === 'string') return json.isWellFormed() ? Buffer.from(json).toString('latin1') : undefined
   if (!isJsonObject(json)) return undefined
+  if (typeof json.base64 === 'string') return Buffer.from(json.base64, 'base64').toString('latin1')
   return deepFreeze(json.kind === 'head' ? decodeHead(json) : json.kind === 'tail' ? decodeTail(json) : undefined)
 }
 
@@ -154,9 +158,4 @@ function isHeader(pair: Json): boolean {
     typeof value === 'string' &&
     /^[\t\x20-\x7e\x80-\xff]*$/.test(value)
   )
-}
-
-function isOneByte(text: string): boolean {
-  for (let at = 0; at < text.length; at++) if (text.charCodeAt(at) > 0xff) return false
-  return true
 }

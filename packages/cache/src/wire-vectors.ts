@@ -1,10 +1,11 @@
 import { isJsonObject, type Json, type JsonObject } from '@millrace/core'
-import { objectsOf, openaiUsage, type Verdict, verdict } from './wire-verdict.ts'
+import { count, objectsOf, openaiUsage, type Verdict, verdict } from './wire-verdict.ts'
 
-/** Embeddings in OpenAI's form, numbers or base64: one for each input of the request. */
+/** Embeddings in OpenAI's form, numbers or base64: one for each input of the request, none twice. */
 export function judgeEmbeddings(body: JsonObject, request: JsonObject): Verdict | undefined {
   const data = objectsOf(body.data)
-  if (data.length !== inputsOf(request.input) || !data.every(({ embedding }) => isVector(embedding))) return undefined
+  const inputs = inputsOf(request.input)
+  if (data.length !== inputs || !areOf(inputs, data) || !data.every(({ embedding }) => isVector(embedding))) return undefined
   return verdict(body.model, openaiUsage(body.usage))
 }
 
@@ -20,11 +21,21 @@ export function judgeGoogleEmbeddings({ embedding, embeddings }: JsonObject, { r
   return all.length === expected && all.every(({ values }) => isVector(values)) ? {} : undefined
 }
 
-/** Cohere's, Jina's and Voyage's rerank: a score for each of the documents, or for the best `top_n`. */
-export function judgeRerank(body: JsonObject): Verdict | undefined {
+/** Cohere's, Jina's and Voyage's rerank: a score for each of the documents, or for the best `top_n` (Voyage: `top_k`). */
+export function judgeRerank(body: JsonObject, { documents, top_n, top_k }: JsonObject): Verdict | undefined {
   const ranked = objectsOf(body.results ?? body.data)
+  if (Array.isArray(documents)) {
+    const wanted = Math.min(documents.length, count(top_n ?? top_k) || documents.length)
+    if (ranked.length < wanted || !areOf(documents.length, ranked)) return undefined
+  }
   if (ranked.length === 0 || !ranked.every(({ relevance_score: score }) => typeof score === 'number')) return undefined
   return verdict(body.model, isJsonObject(body.usage) ? openaiUsage(body.usage) : undefined)
+}
+
+/** Whether no two of a list, where they say which of the inputs they are of, are of the same one, or of none. */
+function areOf(inputs: number, list: readonly JsonObject[]): boolean {
+  const indices = list.map(({ index }) => index).filter((index) => typeof index === 'number')
+  return new Set(indices).size === indices.length && indices.every((index) => index >= 0 && index < inputs)
 }
 
 function isVector(value: Json | undefined): boolean {

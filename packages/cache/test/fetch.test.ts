@@ -5,8 +5,9 @@ import { runInNewContext } from 'node:vm'
 import { isMillraceError, type Json } from '@millrace/core'
 import { loadRecordings, probeLeaks, serveRecording } from '@millrace/testkit'
 import { describe, expect, test, vi } from 'vitest'
+import { createFailures, openUpstream } from '../src/fetch-upstream.ts'
 import { type Cache, type CacheOptions, createCache } from '../src/index.ts'
-import { decodeItem, encodeItem, type HttpItem, itemsOf } from '../src/wire-item.ts'
+import { decodeItem, encodeItem, type HttpItem, headOf, itemsOf, pieceOf } from '../src/wire-item.ts'
 import { type Answering, type Served, serveHttp, until } from './serve-http.ts'
 
 const path = '/v1/chat/completions'
@@ -200,6 +201,101 @@ describe('a cached fetch', () => {
     expect(all.served.asked[0]?.body).toBe(body)
   })
 
+  test('goes past the cache where `eligible` throws or gives a promise', async () => {
+    const broken = [
+      () => {
+        throw new Error('broken')
+      },
+      (async () => true) as never
+    ]
+    for (const eligible of broken) {
+      await using all = await rig(plainly, { eligible })
+      for (let round = 0; round < 2; round++) {
+        const response = await all.ask()
+        expect([response.status, stateOf(response)]).toEqual([200, 'bypass'])
+        expect(response.headers.get('x-millrace-cache-reason')).toBe('no-key')
+        expect(await response.json()).toEqual(answer)
+      }
+      expect(all.cache.stats()).toMatchObject({ bypassed: 2, stored: 0 })
+    }
+  })
+
+  test('passes a Request on with all that it says, and another body and signal', async () => {
+    const seen: unknown[] = []
+    const served = await serveHttp(plainly)
+    await using _ = served
+    await using cache = createCache()
+    const cached = cache.fetch((input, init) => {
+      seen.push(input, init)
+      return fetch(input, init)
+    })
+    const init = { method: 'POST', headers: { 'content-type': 'application/json', 'x-millrace-tenant': 'a' }, body: '{}' }
+    const request = new Request(`${served.origin}${path}`, { ...init, credentials: 'omit', redirect: 'error' })
+    for (const state of ['miss', 'hit']) {
+      const response = await cached(request)
+      expect(stateOf(response)).toBe(state)
+      expect(await response.json()).toEqual(answer)
+    }
+    expect(seen).toHaveLength(2)
+    expect(seen[0]).toBe(request)
+    expect(seen[1]).not.toHaveProperty('redirect')
+    expect(served.asked[0]?.headers).not.toHaveProperty('x-millrace-tenant')
+    expect(served.asked[0]?.body).toBe('{}')
+    expect(request.bodyUsed).toBe(false)
+  })
+
+  test('takes a body for JSON where it is called so, or nothing is said', async () => {
+    await using all = await rig(plainly)
+    const body = JSON.stringify({ model: 'm', messages: [] })
+    const ask = async (contentType: string | undefined, sent: string | Uint8Array<ArrayBuffer> = body): Promise<unknown> => {
+      const headers = contentType === undefined ? {} : { 'content-type': contentType }
+      const response = await all.fetch(`${all.served.origin}${path}`, { method: 'POST', headers, body: sent })
+      await response.text()
+      return [stateOf(response), response.headers.get('x-millrace-cache-reason')]
+    }
+    expect(await ask('application/json')).toEqual(['miss', null])
+    expect(await ask('application/json; charset=utf-8')).toEqual(['hit', null])
+    expect(await ask('application/vnd.api+json')).toEqual(['miss', null])
+    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'application/jsonlines', '', 'json']) {
+      expect(await ask(type), type).toEqual(['bypass', 'body'])
+    }
+    // `fetch` itself calls the one text, and says nothing of the other.
+    expect(await ask(undefined)).toEqual(['miss', null])
+    expect(await ask(undefined, new TextEncoder().encode(body))).toEqual(['miss', null])
+    expect(await ask(undefined)).toEqual(['hit', null])
+  })
+
+  test('says why a call passes by', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    await using all = await rig(
+      async (response, asked, number) => {
+        if (asked.headers.authorization !== 'Bearer three') return plainly(response, asked, number)
+        await promise
+        response.writeHead(401, { 'content-type': 'application/json' })
+        response.end('{"error":{"message":"no"}}')
+      },
+      { scope: ({ tenant }) => (tenant === 'nobody' ? '' : 'shared') }
+    )
+    const reasonOf = async (asking: Promise<Response>): Promise<unknown> => {
+      const response = await asking
+      await response.text()
+      return [stateOf(response), response.headers.get('x-millrace-cache-reason')]
+    }
+    expect(await reasonOf(all.ask({ headers: { 'x-millrace-cache': 'bypass' } }))).toEqual(['bypass', 'asked'])
+    expect(await reasonOf(all.fetch(`${all.served.origin}/v1/models`))).toEqual(['bypass', 'path'])
+    expect(await reasonOf(all.ask({ body: { stream: 'yes' } }))).toEqual(['bypass', 'body'])
+    expect(await reasonOf(all.ask({ body: { n: 2 } }))).toEqual(['bypass', 'not-eligible'])
+    expect(await reasonOf(all.ask({ headers: { 'x-millrace-tenant': 'nobody' } }))).toEqual(['bypass', 'no-key'])
+    const refused = all.ask({ headers: { authorization: 'Bearer three' } })
+    await until(() => all.served.asked.length === 6, 'the refused one asks')
+    const other = reasonOf(all.ask())
+    resolve()
+    expect(await reasonOf(refused)).toEqual(['miss', null])
+    expect(await other).toEqual(['bypass', 'other-credential'])
+    await all.cache.close()
+    expect(await reasonOf(all.ask())).toEqual(['bypass', 'closed'])
+  })
+
   test('lets `eligible` overrule what is cached', async () => {
     const seen: unknown[] = []
     await using all = await rig(plainly, {
@@ -269,7 +365,12 @@ describe('a cached fetch', () => {
     await using other = await rig(plainly, { store, scope: 'CANARY-scope' })
     const hit = await other.cache.fetch(fetch)(`${all.served.origin}${path}`, {
       method: 'POST',
-      headers: { authorization: 'Bearer CANARY', cookie: 'CANARY', 'x-millrace-tenant': 'CANARY' },
+      headers: {
+        'content-type': 'application/json',
+        authorization: 'Bearer CANARY',
+        cookie: 'CANARY',
+        'x-millrace-tenant': 'CANARY'
+      },
       body: JSON.stringify({ model: 'm', ...body })
     })
     expect(stateOf(hit)).toBe('hit')
@@ -338,8 +439,12 @@ describe('what one call may say', () => {
     expect(() => all.cache.fetch('fetch' as never)).toThrow(/takes a fetch/)
     expect(() => all.cache.fetch(fetch, { option: 1 } as never)).toThrow(/option/)
     expect(() => all.cache.fetch(fetch, { options: 1 } as never)).toThrow(/must be a function/)
-    const cached = all.cache.fetch(fetch, { options: () => ({ ttl: 1 }) as never })
-    await expect(cached(all.served.origin)).rejects.toThrow(TypeError)
+    const ofOptions = (given: unknown): Promise<unknown> =>
+      rejection(all.cache.fetch(fetch, { options: () => given as never })(all.served.origin))
+    for (const wrong of [{ ttl: 1 }, [], null, 'bypass', new Map(), { then: 1, bypass: true }]) {
+      expect(await ofOptions(wrong)).toBeInstanceOf(TypeError)
+    }
+    expect(await ofOptions(Promise.resolve({ bypass: true }))).toMatchObject({ message: /gave a promise: .*at once/ })
   })
 
   test('takes the headers out of the key that it is told to, and no other', async () => {
@@ -622,6 +727,60 @@ describe('answers that are not whole', () => {
   })
 })
 
+test('an answer that writes of the end goes on, and is aborted when its only reader leaves', async () => {
+  await using all = await rig((response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    const content = 'I print data: [DONE] and "message_stop" and "response.completed" when I finish'
+    response.write(frame({ choices: [{ index: 0, delta: { content }, finish_reason: null }] }))
+    response.write(frame({ choices: [{ index: 0, delta: { content: 'message_stop' }, finish_reason: null }] }))
+  })
+  const reader = ((await all.ask({ body: { stream: true } })).body as ReadableStream<Uint8Array>).getReader()
+  await reader.read()
+  await reader.cancel()
+  await until(() => all.served.left === 1, 'the upstream is aborted')
+  expect(all.cache.stats().stored).toBe(0)
+})
+
+test('a stream that has said its last event and stays open is kept, and one that goes on behind it is not', async () => {
+  await using all = await rig(async (response, _, number) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    // The last event in two pieces.
+    response.write(streamed.slice(0, -6))
+    await delay(20)
+    response.write(streamed.slice(-6))
+    if (number > 1) await delay(20)
+    if (number > 1) response.end(frame(events[1] as object))
+  })
+  const reader = ((await all.ask({ body: { stream: true } })).body as ReadableStream<Uint8Array>).getReader()
+  let text = ''
+  while (!text.endsWith('[DONE]\n\n')) text += Buffer.from((await reader.read()).value as Uint8Array).toString()
+  await reader.cancel()
+  await until(() => all.cache.stats().stored === 1, 'the answer is kept')
+  expect(await (await all.ask({ body: { stream: true } })).text()).toBe(streamed)
+  await (await all.ask({ body: { stream: true, seed: 1 } })).text()
+  expect(all.cache.stats()).toMatchObject({ stored: 1, notStored: 1 })
+})
+
+test('a body that breaks off behind its head is told as what it was, by the source and by its return', async () => {
+  const served = await serveHttp((response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).flushHeaders()
+    setTimeout(() => response.socket?.resetAndDestroy(), 20)
+  })
+  await using _ = served
+  const items = openUpstream({
+    send: () => fetch(served.origin),
+    judge: () => undefined,
+    maxBytes: 1000,
+    by: '',
+    onHead() {},
+    failures: createFailures()
+  })[Symbol.asyncIterator]()
+  expect((await items.next()).value).toMatchObject({ kind: 'head', status: 200 })
+  const error = await rejection(items.next())
+  expect(isMillraceError(error, 'network')).toBe(true)
+  expect(await items.return?.()).toEqual({ done: true, value: undefined })
+})
+
 test('a reader that stops at the terminal event leaves a whole answer behind', async () => {
   await using all = await rig(async (response) => {
     response.writeHead(200, { 'content-type': 'text/event-stream' })
@@ -745,13 +904,31 @@ describe('items for other processes', () => {
     expect(Buffer.from(items[1] as string, 'latin1').toString()).toBe('{"a":"Grüße 👋"}')
   })
 
+  test('take no more bytes than the text they stand for, and torn characters come back whole', () => {
+    const text = 'Grüße 👋 你好 '.repeat(100)
+    const bytes = Buffer.from(text)
+    expect(Buffer.byteLength(JSON.stringify(encodeItem(pieceOf(bytes))))).toBe(bytes.length + 2)
+    for (let cut = 0; cut < 30; cut++) {
+      const pieces = [pieceOf(bytes.subarray(0, cut)), pieceOf(bytes.subarray(cut))]
+      const told = pieces.map((piece) => JSON.stringify(encodeItem(piece)))
+      expect(told.map((piece) => decodeItem(JSON.parse(piece) as Json))).toEqual(pieces)
+      expect(Buffer.byteLength(told.join(''))).toBeLessThan(1.5 * bytes.length)
+    }
+  })
+
+  test('are none where the answer is no answer: what is said of a failure may quote the prompt', () => {
+    for (const status of [204, 400, 401, 404, 429, 500]) {
+      expect(encodeItem(headOf(new Response(null, { status }), ''))).toBeUndefined()
+    }
+  })
+
   test('are refused where they cannot have come', () => {
     const [head, , tail] = items as unknown as [Record<string, Json>, string, Record<string, Json>]
     for (const bad of [
       null,
       1,
       [],
-      'ü👋',
+      '\ud800',
       {},
       { ...head, status: 99 },
       { ...head, by: 1 },

@@ -131,7 +131,12 @@ describe('stale while revalidate', () => {
 
   it.each([{}, { maxBytes: 0 }])('leaves the provider alone for a second with a store as well, %o', async (memory) => {
     const store = new Map<string, string>()
-    const { ask: get, pass, scripted, cache } = rig((call) => (call === 0 ? answer('0') : [start, refused('overloaded', 503)]), {
+    const {
+      ask: get,
+      pass,
+      scripted,
+      cache
+    } = rig((call) => (call === 0 ? answer('0') : [start, refused('overloaded', 503)]), {
       ...options,
       ...memory,
       store,

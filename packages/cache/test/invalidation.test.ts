@@ -168,33 +168,6 @@ describe('invalidate', () => {
     expect(one.stats()).toMatchObject({ joined: 0, hits: 1 })
   })
 
-  it('keeps them from it also where theirs is the first question since', async () => {
-    let at = 0
-    const store = storeOf()
-    const [one, two] = [0, 1].map(() => createCache({ store, scope: 's', now: () => at })) as [Cache, Cache]
-    const gate = Promise.withResolvers<void>()
-    let data = 'old'
-    const get = (): Promise<string> =>
-      one.wrap(
-        'k',
-        async () => {
-          const read = data
-          await gate.promise
-          return read
-        },
-        { tags: ['x'] }
-      )
-    const before = get()
-    await delay(5)
-    data = 'new'
-    await two.invalidate({ tags: ['x'] })
-    at += 1000
-    const after = get()
-    await delay(5)
-    gate.resolve()
-    expect([await before, await after]).toEqual(['old', 'new'])
-  })
-
   it('reaches another process over the store within a second, also for what that one has in memory', async () => {
     const store = storeOf()
     const [one, two] = [replica({ store, scope: 's' }), replica({ store, scope: 's' })]
