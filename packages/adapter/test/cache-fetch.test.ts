@@ -229,6 +229,62 @@ describe.skipIf(skip !== undefined)('a cached fetch over caches that share a Red
     }
   }
 
+  const body = (content: string): string => JSON.stringify({ model, messages: [{ role: 'user', content }], stream: true })
+  const headers = { 'content-type': 'application/json' }
+
+  test('makes one call of one that breaks off behind its head, and all are told how it failed', async () => {
+    let calls = 0
+    const broken = createServer(async (incoming, response) => {
+      calls++
+      incoming.resume()
+      response.writeHead(200, { 'content-type': 'text/event-stream' }).flushHeaders()
+      await expect.poll(() => asked).toBe(4)
+      setTimeout(() => response.socket?.resetAndDestroy(), 300)
+    }).listen(0, '127.0.0.1')
+    await once(broken, 'listening')
+    const url = `http://127.0.0.1:${(broken.address() as AddressInfo).port}/v1/chat/completions`
+    let asked = 0
+    const members = await Promise.all([member(), member(), member(), member()])
+    const outcomes = await Promise.all(
+      members.map(async ({ fetch }) => {
+        asked++
+        try {
+          return await (await fetch(url, { method: 'POST', headers, body: body('broken') })).text()
+        } catch (error) {
+          return error
+        }
+      })
+    )
+    expect(outcomes.every((outcome) => outcome instanceof Error)).toBe(true)
+    expect(calls).toBe(1)
+    await Promise.all(members.map(({ close }) => close()))
+    broken.close()
+    broken.closeAllConnections()
+  })
+
+  test('writes nothing of a failure for the others, who ask for themselves', async () => {
+    const text = 'what was said of the CANARY'
+    await using provider = await startScriptedProvider({ reply: () => ({ status: 429, text }), firstTokenMs: 200 })
+    const members = await Promise.all([member(), member()])
+    const answers = await Promise.all(
+      members.map(async ({ fetch }) => {
+        const response = await fetch(`${provider.url}/chat/completions`, { method: 'POST', headers, body: body('refused') })
+        return [response.status, await response.text()] as const
+      })
+    )
+    expect(answers.every(([status, said]) => status === 429 && said.includes('CANARY'))).toBe(true)
+    expect(requestsOf(provider)).toBe(2)
+    const redis = createRedis({ url: server?.url ?? '' })
+    await expect.poll(() => redis.ready).toBe(true)
+    for (const name of (await redis.command(['KEYS', '*'])) as readonly string[]) {
+      const kind = await redis.command(['TYPE', name])
+      const held = await redis.command(kind === 'stream' ? ['XRANGE', name, '-', '+'] : ['GET', name])
+      expect(JSON.stringify(held)).not.toContain('CANARY')
+    }
+    await redis.close()
+    await Promise.all(members.map(({ close }) => close()))
+  })
+
   test.each([{ stream: true }, { stream: false }])(
     'makes one upstream call, and follows it live, stream: $stream',
     async ({ stream }) => {

@@ -79,7 +79,8 @@ class Upstream implements AsyncIterator<HttpItem, undefined> {
 
   #end(): readonly HttpItem[] | undefined {
     this.ended = true
-    return this.#body === undefined ? undefined : this.#judged()
+    const tail = this.#body === undefined ? [] : this.#judged()
+    return tail.length === 0 ? undefined : tail
   }
 
   /** Many readers leave at the last event instead of at the end of the bytes: what there is of the answer is told there. */

@@ -68,7 +68,7 @@ export function worthOf({ items, atMs }: Run<HttpItem>, pace: 'fast' | 'recorded
   const { kind: _, ...told } = tail
   const pieces = items.filter(isPiece)
   const isPaced = pace === 'recorded' && headers.some(([, value]) => value.startsWith('text/event-stream'))
-  const cameAtMs = atMs.filter((_, at) => isPiece(items[at] as HttpItem))
+  const cameAtMs = atMs.filter((_ms, at) => isPiece(items[at] as HttpItem))
   const text = isPaced ? cutText(pieces, cameAtMs) : plainText(pieces)
   return text === undefined ? undefined : { value: compact({ status, headers, ...text, ...told }) }
 }

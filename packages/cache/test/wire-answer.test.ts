@@ -329,7 +329,7 @@ test.each<[string, Api, (index: number) => object]>([
     (index) => ({ choices: [{ delta: { tool_calls: [{ index, id: `c${index}`, function: { arguments: '{}' } }] } }] })
   ],
   ['names of usage', 'messages', (index) => ({ type: 'message_delta', usage: { [`name${index}`]: 1 } })]
-])('a stream of many %s is judged in time that grows with their number, and not with its square', (_, api, event) => {
+])('a stream of many %s is judged in time that grows with their number, and not with its square', (_what, api, event) => {
   const list = Array.from({ length: 20_000 }, (_, index) => JSON.stringify(event(index)))
   const bytes = Buffer.from(list.map((text) => `data: ${text}\n\n`).join(''))
   const startedAt = performance.now()
