@@ -2,30 +2,21 @@ import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
-  ChunkBatches,
   type ChunkIterator,
   checkOptions,
-  type ErrorCode,
   type Facts,
-  hasEnded,
-  isContent,
-  isMillraceError,
-  type JsonObject,
   type Layer,
-  MillraceError,
-  nextBatch,
-  type Provider,
-  type Usage
+  type Provider
 } from '@millrace/core'
-import { type Answer, condense, isAnswer, isChunk, isJson } from './answer.ts'
+import type { Answer } from './answer.ts'
 import { ask } from './asking.ts'
 import { type Cache, type CacheInner, inner } from './cache.ts'
-import type { Run } from './flight.ts'
+import { chat, type Refusal, revive } from './chat.ts'
 import { keyOf } from './key.ts'
+import { itemsOf, Noted } from './noted.ts'
 import { type CacheCallOptions, checkCall } from './options.ts'
-import { isOutage } from './outage.ts'
-import { compact, copyOf, deepFreeze, weigh } from './plain.ts'
-import type { Door, Items, Leaving, Reply, Worth } from './question.ts'
+import { copyOf } from './plain.ts'
+import type { Leaving, Reply } from './question.ts'
 import { replay } from './replay.ts'
 
 export interface WithCacheOptions {
@@ -213,36 +204,16 @@ function lookUp(
   )
 }
 
-const chat: Door<Chunk> = {
-  kind: 'chat',
-  worth: worthOf,
-  itemsOf: (value) => (value as Answer).chunks,
-  weigh,
-  freeze: deepFreeze,
-  isLast: ({ type }) => type === 'finish',
-  isContent,
-  isFailure: () => false,
-  isOutage,
-  encode: (chunk) => (isJson(chunk) ? (chunk as unknown as JsonObject) : undefined),
-  decode(json) {
-    return isChunk(json) && isJson(json) ? deepFreeze<Chunk>(json) : undefined
-  }
-}
-
 const none: CacheCallOptions = {}
 
 type Awaitable<T> = T | Promise<T>
 
 function streamOf(self: CacheInner, reply: Reply<Chunk>, signal: AbortSignal | undefined): ChunkIterator {
   if ('items' in reply) {
-    let model = ''
     return new Noted(
       reply.items,
       () => ({ state: reply.state }),
-      (usage) => (reply.pays() ? usage : self.saved(usage, model)),
-      (start) => {
-        model = start
-      }
+      (usage, model) => (reply.pays() ? usage : self.saved(usage, model))
     )
   }
   const { state, value, ageMs, refusal } = reply
@@ -252,74 +223,6 @@ function streamOf(self: CacheInner, reply: Reply<Chunk>, signal: AbortSignal | u
   const model = first?.type === 'start' ? first.model : ''
   const note: Facts = { state, ageMs: Math.round(ageMs) }
   return replay(answer, { pace: self.settings.pace, signal, note, usageOf: (usage) => self.saved(usage, model) })
-}
-
-/** The stream with our note right after its start, and usage as `usageOf` tells it. */
-class Noted extends ChunkBatches {
-  readonly #items: Items<Chunk>
-  readonly #facts: () => Facts
-  readonly #usageOf: (usage: Usage) => Usage
-  readonly #onModel: ((model: string) => void) | undefined
-  #noted = false
-  /** Nothing is held any more. */
-  onOver: (() => void) | undefined
-
-  constructor(items: Items<Chunk>, facts: () => Facts, usageOf: (usage: Usage) => Usage, onModel?: (model: string) => void) {
-    super()
-    this.#items = items
-    this.#facts = facts
-    this.#usageOf = usageOf
-    this.#onModel = onModel
-  }
-
-  protected async pull(): Promise<readonly Chunk[] | undefined> {
-    let batch: readonly Chunk[] | undefined
-    try {
-      batch = await this.#items.nextBatch()
-      this.over = batch === undefined || this.#items.ended
-    } catch (error) {
-      this.over = true
-      throw error
-    } finally {
-      if (this.over) this.onOver?.()
-    }
-    if (batch === undefined) return undefined
-    const out: Chunk[] = []
-    for (const chunk of batch) {
-      if (chunk.type === 'start') this.#onModel?.(chunk.model)
-      else this.#note(out)
-      out.push(chunk.type === 'usage' ? { type: 'usage', usage: this.#usageOf(chunk.usage) } : chunk)
-      this.#note(out)
-    }
-    return out
-  }
-
-  #note(out: Chunk[]): void {
-    if (this.#noted) return
-    this.#noted = true
-    out.push({ type: 'note', from: 'cache', facts: this.#facts() })
-  }
-
-  async return(): Promise<IteratorResult<Chunk, undefined>> {
-    this.clear()
-    this.onOver?.()
-    await this.#items.return?.()
-    return { done: true, value: undefined }
-  }
-}
-
-function itemsOf(source: AsyncIterator<Chunk, undefined>): Items<Chunk> {
-  return {
-    next: () => source.next(),
-    nextBatch: () => nextBatch(source),
-    get ended() {
-      return hasEnded(source)
-    },
-    return: async () => {
-      await source.return?.()
-      return { done: true, value: undefined }
-    }
-  }
 }
 
 /**
@@ -340,30 +243,4 @@ function isEligible(self: CacheInner, request: ChatRequest): boolean {
   if (asked !== undefined) return asked
   const n = request.extra?.n
   return !(typeof n === 'number' && n > 1)
-}
-
-/** What the negative cache keeps of a refusal: all of it that holds no content. */
-interface Refusal {
-  readonly code: ErrorCode
-  readonly message: string
-  readonly details: MillraceError['details']
-  readonly context: MillraceError['context']
-}
-
-/** Refusals that the same request gets again. Never 401, 403, 408, 409, 429 or 5xx. */
-const deterministic: ReadonlySet<unknown> = new Set([400, 404, 413, 422])
-
-function worthOf(run: Run<Chunk> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined {
-  if (run !== undefined) {
-    const value = condense(run.items, pace === 'recorded' ? run.atMs : undefined)
-    return isAnswer(value) && isJson(value) ? { value: compact(value) } : undefined
-  }
-  if (!isMillraceError(error) || !deterministic.has((error.details as { status?: number }).status)) return undefined
-  const { code, message, details, context } = error
-  const value: Refusal = { code, message, details, context }
-  return isJson(value) ? { value: compact(value), refusal: true } : undefined
-}
-
-function revive({ code, message, details, context }: Refusal): MillraceError {
-  return new MillraceError(code, message, { details, context })
 }
