@@ -19,7 +19,10 @@ const asks = Number(process.env.MILLRACE_CACHE_CHAOS ?? 400)
 const seed = Number(process.env.MILLRACE_CACHE_CHAOS_SEED ?? 20261123)
 
 const { server: redis, skip } = await requireRedis()
-afterAll(() => redis?.stop())
+const ends: (() => Promise<unknown>)[] = [async () => redis?.stop()]
+afterAll(async () => {
+  for (const end of ends.toReversed()) await end()
+})
 
 const workers = 12
 const keys = 8
@@ -59,7 +62,7 @@ function createUpstream(random: Random): {
   const versions = new Map<string, number>()
   const counts = { calls: 0, open: 0 }
   async function* provider({ messages }: ChatRequest, { tenant = '', signal }: CallOptions): AsyncGenerator<Chunk> {
-    const key = String(messages[0]?.content)
+    const key = messages[0]?.content as string
     const answer: Answer = { key, tenant, version: versions.get(key) ?? 0 }
     const words = JSON.stringify(answer)
     const fate = random()
@@ -95,6 +98,11 @@ async function createMember(provider: Provider): Promise<Member> {
     staleWhileRevalidateMs: 200,
     staleIfErrorMs: 500,
     maxEntries: 6
+  })
+  ends.push(async () => {
+    await cache.close()
+    await log.close()
+    await store.close()
   })
   await until(() => store.ready)
   return { cache, store, log, ask: pipe(provider, withCache(cache, { origin: 'test' })), forgotten: new Map() }
@@ -164,7 +172,7 @@ describe.skipIf(skip !== undefined)('three caches over one Redis', () => {
           (error === 'left' && controller.signal.aborted) ||
           (isMillraceError(error) && ['unavailable', 'network', 'protocol'].includes(error.code)) ||
           (error instanceof Error && error.message === 'not one of ours')
-        if (!expected) wrong.push(`ask ${number}: ${error}`)
+        if (!expected) wrong.push(`ask ${number}: ${String(error)}`)
         return
       } finally {
         await leaves
@@ -192,17 +200,14 @@ describe.skipIf(skip !== undefined)('three caches over one Redis', () => {
     expect(wrong).toEqual([])
     expect(answered).toBeGreaterThan(asks / 2)
     expect(counts.calls).toBeLessThan(asks)
-    const { store } = members[0] as Member
+    const { command } = (members[0] as Member).store
     await until(() => counts.open === 0 && members.every(({ cache }) => flightsOf(cache) === 0))
-    await until(async () => ((await store.command(['KEYS', '*:l:*'])) as string[]).length === 0)
+    await until(async () => ((await command(['KEYS', '*:l:*'])) as string[]).length === 0)
     for (const { log } of members) await until(() => log.stats().writers === 0 && log.stats().followers === 0)
-    for (const { cache, log, store } of members) {
+    for (const { cache } of members) {
       const { storeErrors, corrupt, hits, joined } = cache.stats()
       expect({ storeErrors, corrupt }).toEqual({ storeErrors: 0, corrupt: 0 })
       expect(hits + joined).toBeGreaterThan(0)
-      await cache.close()
-      await log.close()
-      await store.close()
     }
   })
 })

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Cache, type CacheOptions, createCache, type Store, withCache } from '@millrace/cache'
 import { createRedis, type RedisStore } from '@millrace/cache/redis'
-import { type CallOptions, type Chunk, collect, type Provider, pipe } from '@millrace/core'
+import { type Chunk, collect, type Provider, pipe } from '@millrace/core'
 import { createRedisLog, type RedisLog } from '@millrace/streaming/redis'
 import { type RedisServer, requireRedis } from '@millrace/testkit'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
@@ -261,5 +261,19 @@ describe.skipIf(skip !== undefined)('a follower', () => {
     expect(calls).toBe(2)
     controller.abort()
     await leading
+  })
+
+  it('leads no more, and keeps nothing, once a refresh in another process has taken its place', async () => {
+    const [one, two, three] = (await members(3)) as [Member, Member, Member]
+    const data = { now: 'old' }
+    const old = work(data)
+    const before = one.cache.wrap('k', old.compute)
+    await until(() => old.calls() === 1)
+    data.now = 'new'
+    expect(await two.cache.wrap('k', async () => data.now, { refresh: true })).toBe('new')
+    old.go()
+    expect(await before).toBe('old')
+    await until(async () => (await leases(one)).length === 0)
+    expect(await three.cache.wrap('k', async () => 'never computed')).toBe('new')
   })
 })

@@ -52,6 +52,7 @@ export interface Asker<T> {
   pays(): boolean
 }
 
+const none: readonly never[] = []
 const heirsMs = 1000
 const finishMs = 1000
 
@@ -69,6 +70,8 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
   const atMs: number[] = []
   let source: Source<T> | undefined
   let weight = 0
+  /** What has come and is not in the log yet. */
+  let backlog: readonly T[] = none
   let reading = false
   let finished = false
   let hurried = false
@@ -80,6 +83,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
 
   function pull(): void {
     if (reading || log.state !== 'open') return
+    if (backlog.length > 0) return takeIn(none)
     reading = true
     try {
       source ??= start(upstream.signal)
@@ -103,14 +107,11 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
     if (log.state !== 'open') return
     if (batch === undefined) return ended()
     const wasFinished = finished
-    const at = now() - startedAt
-    for (const item of batch) {
-      weight += door.weigh(item)
-      finished ||= door.isLast(item)
-      door.freeze(item)
-      log.append(item)
-      if (log.whole) atMs.push(at)
-    }
+    if (batch.length > 0) backlog = batch
+    do feed()
+    while (backlog.length > 0 && askers.size === 0)
+    // The rest when what is there has been read.
+    if (backlog.length > 0) return
     if (source?.ended === true) return ended()
     // Read on to the true end by ourselves: many readers stop at the last item, and the answer is complete all the same.
     if (finished && !wasFinished) {
@@ -120,6 +121,25 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
       pull()
     } else if (askers.size === 0 && !inherited) desert()
     else if (hurried && (askers.size === 0 || weight < maxBytes)) pull()
+  }
+
+  /** As much of what has come as can be held without letting go of what nobody has read yet; at least one item. */
+  function feed(): void {
+    const at = now() - startedAt
+    let fed = 0
+    let count = 0
+    for (const item of backlog) {
+      const size = door.weigh(item)
+      if (count > 0 && fed + size > maxBytes / 2) break
+      count++
+      fed += size
+      weight += size
+      finished ||= door.isLast(item)
+      door.freeze(item)
+      log.append(item)
+      if (log.whole) atMs.push(at)
+    }
+    backlog = count === backlog.length ? none : backlog.slice(count)
   }
 
   function cutShort(): void {

@@ -19,6 +19,8 @@ export interface Groups {
   hold(groups: readonly string[], epoch: number): boolean
   /** The words of new entries, made where there are none yet; undefined when the store does not say. */
   stamp(groups: readonly string[]): Promise<Stamps | undefined>
+  /** The words as they are now, whatever was read lately; undefined when the store does not say. */
+  current(groups: readonly string[]): Promise<Stamps | undefined>
   /**
    * Looks whether another process has forgotten any of the groups; `hold` knows afterwards. Undefined when that was looked
    * at lately; else a promise that never rejects: false, the store did not say.
@@ -133,6 +135,10 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
     },
     hold: (groups, since) => since === epoch || (since >= floor && groups.every((group) => (forgotten.get(group) ?? 0) <= since)),
     look,
+    async current(groups) {
+      if (!(await read(groups))) return undefined
+      return Object.fromEntries(groups.map((group) => [group, wordOf(group) ?? '']))
+    },
     async stamp(groups) {
       if ((await look(groups)) === false) return undefined
       const missing = groups.filter((group) => wordOf(group) === undefined)

@@ -10,7 +10,7 @@ import type { GuardedStore } from './store.ts'
 export interface Leases {
   /** Undefined when the store does not say: then each process is on its own. */
   take(key: string, options: TakeOptions): Promise<Lease | undefined>
-  /** Whether the process that had this token still leads. A store that does not say is believed to hold it. */
+  /** Whether the process that had this token still makes its call. A store that does not say is believed to hold it. */
   holds(key: string, token: string): Promise<boolean>
   /** Says that somebody in this process follows the leader, good for some seconds. Never rejects. */
   watch(key: string): Promise<void>
@@ -19,9 +19,12 @@ export interface Leases {
 export interface TakeOptions {
   /** Somebody in another process waits for what we lead. */
   readonly onFollowed: () => void
-  /** The token of a leader whose call is outdated: it is deposed. */
+  /** The token of a leader whose call is outdated, or `whoever`: it is deposed. Those who follow it may go on to. */
   readonly instead?: string | undefined
 }
+
+/** No token: any leader is deposed. */
+export const whoever = '*'
 
 /** A lease that was taken, by us or by another process. */
 export interface Lease {
@@ -49,16 +52,21 @@ export interface LeasesOptions {
 /** A lease that would never run out is none of ours. */
 const takeScript = `
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[3] and redis.call('PTTL', KEYS[1]) > 0 then return {0, held} end
+if held and redis.call('PTTL', KEYS[1]) > 0 then
+  if ARGV[3] ~= held and ARGV[3] ~= '*' then return {0, held} end
+  redis.call('SET', ARGV[4] .. held, 1, 'PX', ARGV[1])
+end
 local token = redis.call('INCR', KEYS[2]) .. '-' .. ARGV[2]
 redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
 return {1, token}`
 
-/** Of each lease: 0 it is lost, 1 it is held, 2 it is held and somebody else follows. */
+/** Of each lease: 0 it is lost (but its leader lives), 1 it is held, 2 it is held and somebody else follows. */
 const renewScript = `
 local states = {}
-for at = 1, #ARGV - 1 do
-  if redis.call('GET', KEYS[2 * at - 1]) ~= ARGV[at + 1] then states[at] = 0
+for at = 1, #ARGV - 2 do
+  if redis.call('GET', KEYS[2 * at - 1]) ~= ARGV[at + 2] then
+    redis.call('SET', ARGV[2] .. ARGV[at + 2], 1, 'PX', ARGV[1])
+    states[at] = 0
   else
     redis.call('PEXPIRE', KEYS[2 * at - 1], ARGV[1])
     states[at] = 1 + redis.call('EXISTS', KEYS[2 * at])
@@ -93,6 +101,8 @@ export function createLeases({ store, namespace, prefix, leaseMs }: LeasesOption
   const leaseKey = (key: string): string => `${prefix}${namespace}:l:${key}`
   const watchKey = (key: string): string => `${prefix}${namespace}:w:${key}`
   const fenceKey = `${prefix}${namespace}:fence`
+  /** Before the token of a leader that was deposed and lives. */
+  const beat = `${prefix}${namespace}:b:`
 
   async function command(...args: string[]): Promise<unknown> {
     return (await store.command?.(args))?.reply
@@ -101,13 +111,12 @@ export function createLeases({ store, namespace, prefix, leaseMs }: LeasesOption
   async function renew(leases: readonly Running[]): Promise<void> {
     const keys = leases.flatMap(({ key }) => [leaseKey(key), watchKey(key)])
     const tokens = leases.map(({ token }) => token)
-    const states = await command('EVAL', renewScript, `${keys.length}`, ...keys, `${leaseMs}`, ...tokens)
+    const states = await command('EVAL', renewScript, `${keys.length}`, ...keys, `${leaseMs}`, beat, ...tokens)
     if (!Array.isArray(states)) return // the store is away: the lease runs on there, or out
     leases.forEach((lease, at) => {
+      // Lost: what it writes will be refused. Its own askers are served all the same, and those who follow it already.
       lease.watched = states[at] === 2
       if (lease.watched) lease.onFollowed()
-      // Lost: what it writes will be refused. Its own askers are served all the same.
-      if (states[at] === 0) running.delete(lease)
     })
   }
 
@@ -147,14 +156,15 @@ export function createLeases({ store, namespace, prefix, leaseMs }: LeasesOption
   return {
     async take(key, { onFollowed, instead = '' }) {
       const random = randomBytes(8).toString('hex')
-      const reply = await command('EVAL', takeScript, '2', leaseKey(key), fenceKey, `${leaseMs}`, random, instead)
+      const reply = await command('EVAL', takeScript, '2', leaseKey(key), fenceKey, `${leaseMs}`, random, instead, beat)
       if (!Array.isArray(reply) || typeof reply[1] !== 'string') return undefined
       const token = reply[1]
       return reply[0] === 1 ? { token, led: lead(key, token, onFollowed) } : { token }
     },
     async holds(key, token) {
-      const done = await store.command?.(['GET', leaseKey(key)])
-      return done === undefined || done.reply === token
+      const done = await store.command?.(['MGET', leaseKey(key), beat + token])
+      if (done === undefined || !Array.isArray(done.reply)) return true
+      return done.reply[0] === token || done.reply[1] !== null
     },
     async watch(key) {
       await command('SET', watchKey(key), '1', 'PX', `${leaseMs}`)

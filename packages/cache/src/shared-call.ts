@@ -11,7 +11,7 @@ import {
 } from '@millrace/core'
 import type { Source } from './flight.ts'
 import type { Stamps } from './groups.ts'
-import type { Leases, LedLease } from './leases.ts'
+import { type Leases, type LedLease, whoever } from './leases.ts'
 import type { Door } from './question.ts'
 import type { Sealer } from './sealer.ts'
 
@@ -32,6 +32,10 @@ export interface SharedCallOptions<T> {
   readonly door: Pick<Door<T>, 'encode' | 'decode' | 'isContent'>
   /** The items of an answer that another process has stored since we looked. */
   readonly stored: () => Promise<readonly T[] | undefined>
+  /** The words of our groups as they are now; undefined when the store does not say. */
+  readonly current: () => Promise<Stamps | undefined>
+  /** Nobody else's call is followed, and nothing that is stored is taken: whoever leads is deposed. */
+  readonly anew: boolean
   /** Somebody in another process follows the call we make. */
   readonly onFollowed: () => void
   /** Nothing of another process' answer is handed over before its end. */
@@ -106,14 +110,14 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
   }
 
   async function* run(signal: AbortSignal): AsyncGenerator<readonly T[], void, undefined> {
-    let outdated: string | undefined
+    let outdated: string | undefined = call.anew ? whoever : undefined
     for (let takeovers = 0; takeovers < maxTakeovers; takeovers++) {
       const taken = await leases.take(key, { onFollowed: call.onFollowed, instead: outdated })
       outdated = undefined
       if (taken === undefined) break // the store is away: each process for itself
       const { led, token } = taken
       if (led !== undefined) {
-        const found = signal.aborted ? undefined : await call.stored()
+        const found = signal.aborted || call.anew ? undefined : await call.stored()
         // Nobody may be left to let go of it.
         if (signal.aborted || found !== undefined) void led.release()
         signal.throwIfAborted()
@@ -189,7 +193,7 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
           const message = parseJson(sealer.open(placeOf(token, read++), text) ?? '')
           if (!isJsonObject(message)) throw incomplete()
           if (isJsonObject(message.stamps)) {
-            check(message.stamps)
+            await check(message.stamps)
             continue
           }
           if (message.end === true) {
@@ -214,10 +218,18 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
     }
   }
 
-  /** A call from before one of our groups was forgotten is not ours to follow; one of other groups is not ours to keep. */
-  function check(theirs: JsonObject): void {
+  /**
+   * A call from before one of our groups was forgotten is not ours to follow; one of other groups is not ours to keep. It
+   * may be us who do not know yet: then processes would depose each other in turn.
+   */
+  async function check(theirs: JsonObject): Promise<void> {
     const groups = Object.keys(stamps)
-    if (groups.some((group) => theirs[group] !== undefined && theirs[group] !== stamps[group])) throw older
+    const differs = (ours: Stamps): boolean =>
+      groups.some((group) => theirs[group] !== undefined && theirs[group] !== ours[group])
+    if (differs(stamps)) {
+      const now = await call.current()
+      if (now === undefined || differs(now)) throw older
+    }
     keepable = groups.every((group) => theirs[group] === stamps[group])
   }
 

@@ -37,13 +37,15 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
   const opening = alone ? { epoch, stamps: undefined } : tiers.begin(groups)
 
   const call =
-    alone || self.sharing === undefined || asked.noStore === true || asked.refresh === true
+    alone || self.sharing === undefined || asked.noStore === true
       ? undefined
       : shareCall<T>(self.sharing, {
           key,
           by,
           start: (signal) => start(signal, isBackground),
           door,
+          anew: asked.refresh === true,
+          current: () => tiers.groups.current(groups),
           whole: question.whole,
           following: !isBackground,
           onFollowed: () => flight.hurry(),

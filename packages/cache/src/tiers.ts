@@ -107,9 +107,10 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
   function readStore(kind: Kind, key: string, asked: readonly string[], give: Give): void {
     const looking = groups.look(asked)
     store?.ask(entryKey(key), (text) => {
-      if (text === undefined) give(undefined)
-      else if (looking === undefined) open(kind, key, text, give)
-      else void looking.then(() => open(kind, key, text, give))
+      // Also where nothing is stored: who asks goes on to join a call, and must know what was forgotten since it began.
+      const opened = (): void => (text === undefined ? give(undefined) : open(kind, key, text, give))
+      if (looking === undefined) opened()
+      else void looking.then(opened)
     })
   }
 

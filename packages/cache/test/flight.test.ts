@@ -30,10 +30,10 @@ function rig(options: Partial<FlightOptions<string>> = {}): Rig {
       returns++
     }
   }
-  async function settle(how: (read: typeof pending) => void): Promise<void> {
-    const read = pending
+  async function settle(how: (asked: typeof pending) => void): Promise<void> {
+    const asked = pending
     pending = Promise.withResolvers()
-    how(read)
+    how(asked)
     for (let turn = 0; turn < 3; turn++) await tick()
   }
   const flight = createFlight<string>({
@@ -171,5 +171,15 @@ describe('createFlight', () => {
     expect(flown.signal()?.aborted).toBe(true)
     expect(flown.ends).toMatchObject([{ run: undefined, error: { name: 'AbortError' } }])
     expect(vi.getTimerCount()).toBe(0)
+  })
+
+  it('hands over a batch that is larger than what it holds, in order and whole, and keeps nothing of it', async () => {
+    const flown = rig()
+    const text = read(flown)
+    const words = ['start', 'x'.repeat(2500), 'y', 'z'.repeat(600), '.']
+    await flown.give(...words)
+    await flown.end()
+    expect(await text).toBe(words.join(''))
+    expect(flown.ends).toEqual([{ run: undefined, error: undefined }])
   })
 })

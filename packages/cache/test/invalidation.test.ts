@@ -243,4 +243,31 @@ describe('invalidate', () => {
     expect(await get('q', { tags: ['x'] })).toBe('miss')
     expect(await get('q', { tags: ['x'] })).toBe('hit')
   })
+
+  it('keeps them from joining also where theirs is the first question since', async () => {
+    let at = 0
+    const store = storeOf()
+    const [one, two] = [0, 1].map(() => createCache({ store, scope: 's', now: () => at })) as [Cache, Cache]
+    const gate = Promise.withResolvers<void>()
+    let data = 'old'
+    const get = (): Promise<string> =>
+      one.wrap(
+        'k',
+        async () => {
+          const read = data
+          await gate.promise
+          return read
+        },
+        { tags: ['x'] }
+      )
+    const before = get()
+    await delay(5)
+    data = 'new'
+    await two.invalidate({ tags: ['x'] })
+    at += 1000
+    const after = get()
+    await delay(5)
+    gate.resolve()
+    expect([await before, await after]).toEqual(['old', 'new'])
+  })
 })

@@ -236,13 +236,13 @@ describe('withCache: what is kept', () => {
   })
 
   it('goes past the cache where eligible throws or gives a promise', async () => {
-    const broken = [
+    const wrong = [
       () => {
         throw new Error('broken')
       },
       (async () => true) as never
     ]
-    for (const eligible of broken) {
+    for (const eligible of wrong) {
       const { provider, calls } = script(() => answer('x'))
       const { cache, cached } = layered(provider, { eligible })
       for (let round = 0; round < 2; round++) {
@@ -262,10 +262,10 @@ describe('withCache: what is kept', () => {
       () => 'free' as never,
       () => undefined
     ]
-    for (const broken of prices) {
+    for (const price of prices) {
       let priced = 0
       const { cache, cached } = layered(script(() => answer('x')).provider, {
-        price: () => (priced++ === 0 ? broken() : 2)
+        price: () => (priced++ === 0 ? price() : 2)
       })
       await collect(cached(ask(), {}))
       expect((await collect(cached(ask(), {}))).text).toBe('x')
