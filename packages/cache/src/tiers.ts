@@ -155,7 +155,8 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
     },
     peekFresh(key) {
       const found = held(key)
-      if (found === undefined) return undefined
+      // Without a time to be stale in, memory has looked at the clock already.
+      if (found === undefined || (staleMs === 0 && store === undefined)) return found
       const at = now()
       if (at - found.storedAt >= found.ttlMs) return undefined
       return store === undefined || at - found.checkedAt < unreadMs ? found : undefined
