@@ -34,25 +34,22 @@ export function ask<T>(self: CacheInner, question: Question<T>, leaving: Leaving
 function askStore<T>(self: CacheInner, question: Question<T>, asking: Asking<T>): Promise<Reply<T>> {
   const { tiers } = self
   const { door, key, signal, groups } = question
-  const errors = tiers.store?.errors
-  function answer(found: Held | undefined): Reply<T> | Promise<Reply<T>> {
+  function answer(found: Held | undefined, said: boolean): Reply<T> | Promise<Reply<T>> {
     signal?.throwIfAborted()
     // Another asker's answer may have come into memory meanwhile.
     const held = found ?? tiers.peek(key)
     const kept = held === undefined ? undefined : serve(self, question, held)
     if (kept !== undefined) return told(self, question, kept, asking.startedAt)
-    // A store that was too slow for this call, or nearly, or for one beside it, is not waited for a second time.
-    const limitMs = 0.8 * self.settings.storeTimeoutMs
-    const isQuick = tiers.store?.errors === errors && performance.now() - asking.startedAt < limitMs
-    const purpose = isQuick ? 'waited for' : 'without the store'
+    // A store that did not answer is not waited for a second time.
+    const purpose = said ? 'waited for' : 'without the store'
     return run(self, question, { ...asking, stale: fallback(self, question, held), purpose })
   }
   return new Promise((resolve, reject) => {
     const off = onAbort(signal, reject)
-    tiers.find(door.kind, key, groups(), (found) => {
+    tiers.find(door.kind, key, groups(), (found, said) => {
       off()
       try {
-        resolve(answer(found))
+        resolve(answer(found, said))
       } catch (error) {
         reject(error)
       }

@@ -76,6 +76,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
   let finished = false
   let hurried = false
   let paid = false
+  let settled = false
   /** Nobody waits here, and it has been asked whether somebody does elsewhere. */
   let inherited = false
   let heirTimer: NodeJS.Timeout | undefined
@@ -119,7 +120,8 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
       // Who has said its last word and stays open is not waited for.
       finishTimer = setTimeout(cutShort, finishMs).unref()
       pull()
-    } else if (askers.size === 0 && !inherited) desert()
+    } else if (finished) pull()
+    else if (askers.size === 0 && !inherited) desert()
     else if (hurried && (askers.size === 0 || weight < maxBytes)) pull()
   }
 
@@ -142,31 +144,40 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
     backlog = count === backlog.length ? none : backlog.slice(count)
   }
 
+  /** Its last word was some time ago: it is kept as it is, and ends as soon as nobody reads on. */
   function cutShort(): void {
     if (log.state !== 'open') return
-    ended()
+    settle(log.whole ? { items: [...log.items], atMs } : undefined, undefined)
+    if (askers.size > 0) return
+    log.end()
     stop(new DOMException('the answer is over', 'AbortError'))
   }
 
-  function ended(): void {
+  function settle(run: Run<T> | undefined, error: unknown): void {
     clearTimers()
+    if (settled) return
+    settled = true
+    onEnd(run, error)
+  }
+
+  function ended(): void {
     // First kept, then told: who asks again after the last item gets a hit.
-    onEnd(log.whole ? { items: log.items, atMs } : undefined, undefined)
+    settle(log.whole ? { items: log.items, atMs } : undefined, undefined)
     log.end()
   }
 
   function failed(error: unknown): void {
     reading = false
     if (log.state !== 'open') return // the echo of our own abort
-    clearTimers()
-    onEnd(undefined, error)
+    settle(undefined, error)
     log.fail(error)
   }
 
   function leave(asker: object): void {
     // At the end it stays, as the one who pays.
     if (log.state !== 'open' || !askers.delete(asker) || askers.size > 0) return
-    if (!inherited && !(finished && reading)) desert()
+    if (settled) cutShort()
+    else if (!inherited && !(finished && reading)) desert()
   }
 
   /** Nobody in this process waits any more. */
@@ -186,9 +197,8 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
 
   function abandon(): void {
     if (log.state !== 'open') return
-    clearTimers()
     const reason = new DOMException('nobody waits for this answer any more', 'AbortError')
-    onEnd(undefined, reason)
+    settle(undefined, reason)
     log.fail(reason)
     stop(reason)
   }
@@ -211,7 +221,7 @@ export function createFlight<T>(options: FlightOptions<T>): Flight<T> {
 
   return {
     get joinable() {
-      return log.whole && log.state === 'open'
+      return log.whole && log.state === 'open' && !settled
     },
     hurry,
     join({ signal, timeouts }) {

@@ -123,8 +123,16 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
     const done = await store.command(['SET', prefix + keyOf(group), fresh, 'NX', 'GET', 'PX', `${2 * maxTtlMs}`])
     const there = typeof done?.reply === 'string' && wordPattern.test(done.reply) ? done.reply : undefined
     if (there !== undefined || done?.reply === null) learn(group, there ?? fresh, readAt)
-    // What lies there is no word, or no text at all: the next one makes it. Not waited for, it would be a second deadline.
-    else void store.remove(keyOf(group))
+    // Not waited for: it would be a second deadline.
+    else void mend(group, done?.reply)
+  }
+
+  /** Removes what lies in the place of a word and is none, or no text at all: the next one makes it. */
+  async function mend(group: string, found: unknown): Promise<void> {
+    const key = keyOf(group)
+    // A refusal, or no answer, says nothing of what lies there.
+    const type = typeof found === 'string' ? 'foreign' : (await store?.command?.(['TYPE', prefix + key]))?.reply
+    if (type !== undefined && type !== 'string' && type !== 'none') await store?.remove(key)
   }
 
   const wordOf = (group: string): string | undefined => known.get(group)?.word

@@ -59,7 +59,7 @@ export function withCache(cache: Cache, options: WithCacheOptions): Layer<Provid
   }
   const self = cache[inner]
   // An iterator that is dropped without being left would hold its share of a call for ever.
-  const dropped = new FinalizationRegistry<ChunkIterator>((stream) => void stream.return?.())
+  const dropped = new FinalizationRegistry<Noted>((stream) => stream.drop())
   return (next) => (request, call) => ({
     [Symbol.asyncIterator]: () => new CachedStream({ self, origin, credential, next, request, options: call, dropped })
   })
@@ -72,7 +72,7 @@ interface Call {
   readonly next: Provider
   readonly request: ChatRequest
   readonly options: CallOptions
-  readonly dropped: FinalizationRegistry<ChunkIterator>
+  readonly dropped: FinalizationRegistry<Noted>
 }
 
 /**

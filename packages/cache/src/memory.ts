@@ -12,6 +12,8 @@ export interface Held {
   readonly keepUntil: number
   /** What it can be forgotten by. */
   readonly groups: readonly string[]
+  /** The words of its groups in the store that it came under; none where the store was not there. */
+  readonly stamps?: Readonly<Record<string, string>> | undefined
   epoch: number
   checkedAt: number
 }

@@ -8,6 +8,8 @@ export class Noted extends ChunkBatches {
   readonly #usageOf: (usage: Usage, model: string) => Usage
   #model = ''
   #noted = false
+  #pulling = false
+  #dropped = false
   /** Nothing is held any more. */
   onOver: (() => void) | undefined
 
@@ -18,7 +20,14 @@ export class Noted extends ChunkBatches {
     this.#usageOf = usageOf
   }
 
+  /** Nobody holds it any more. A read that is still waited for comes first. */
+  drop(): void {
+    this.#dropped = true
+    if (!this.#pulling) void this.return()
+  }
+
   protected async pull(): Promise<readonly Chunk[] | undefined> {
+    this.#pulling = true
     let batch: readonly Chunk[] | undefined
     try {
       batch = await this.#items.nextBatch()
@@ -27,7 +36,9 @@ export class Noted extends ChunkBatches {
       this.over = true
       throw error
     } finally {
+      this.#pulling = false
       if (this.over) this.onOver?.()
+      else if (this.#dropped) void this.return()
     }
     if (batch === undefined) return undefined
     const out: Chunk[] = []

@@ -45,7 +45,7 @@ async function fetchAnew<T>(self: CacheInner, question: Question<T>): Promise<Sh
   const asker = flight.join({ signal: self.closing, timeouts: { totalMs: refreshMs } })
   void flight.known.then(() => {
     // Where another process makes the call, there is nothing to join here.
-    if (flight.role === 'leads' && !flights.has(key)) flights.set(key, flight)
+    if (flight.role === 'leads' && flight.settled === undefined && !flights.has(key)) flights.set(key, flight)
   })
   try {
     while ((await asker.items.nextBatch()) !== undefined);

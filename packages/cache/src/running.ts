@@ -25,7 +25,7 @@ export function run<T>(self: CacheInner, question: Question<T>, asking: Asking<T
   const flight = joins ? running : takeOff(self, question, purpose)
   const asker = flight.join(question)
   if (!joins) {
-    if (running !== undefined) running.superseded = true
+    flight.replaces = running
     self.flights.set(key, flight)
   }
   const reply: RunningReply<T> = {
@@ -80,7 +80,7 @@ async function begin<T>(
     while (!first.some(door.isContent)) {
       const batch = await reply.items.nextBatch()
       if (batch === undefined) break
-      first.push(...batch)
+      for (const item of batch) first.push(item)
     }
   } catch (error) {
     failure = { error }

@@ -32,8 +32,8 @@ export interface SharedCallOptions<T> {
   readonly door: Pick<Door<T>, 'encode' | 'decode' | 'isContent'>
   /** The items of an answer that another process has stored since we looked. */
   readonly stored: () => Promise<readonly T[] | undefined>
-  /** The words of our groups as they are now; undefined when the store does not say. */
-  readonly current: () => Promise<Stamps | undefined>
+  /** The words of groups as they are now; undefined when the store does not say. */
+  readonly current: (groups: readonly string[]) => Promise<Stamps | undefined>
   /** Nobody else's call is followed, and nothing that is stored is taken: whoever leads is deposed. */
   readonly anew: boolean
   /** Somebody in another process follows the call we make. */
@@ -140,7 +140,7 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
       try {
         for await (const items of follow(token, signal)) {
           if (held !== undefined) {
-            held.push(...items)
+            for (const item of items) held.push(item)
             if (call.whole || !held.some(door.isContent)) continue
             tell()
           }
@@ -223,14 +223,11 @@ export function shareCall<T>(sharing: Sharing, call: SharedCallOptions<T>): Shar
    * may be us who do not know yet: then processes would depose each other in turn.
    */
   async function check(theirs: JsonObject): Promise<void> {
-    const groups = Object.keys(stamps)
-    const differs = (ours: Stamps): boolean =>
-      groups.some((group) => theirs[group] !== undefined && theirs[group] !== ours[group])
-    if (differs(stamps)) {
-      const now = await call.current()
-      if (now === undefined || differs(now)) throw older
-    }
-    keepable = groups.every((group) => theirs[group] === stamps[group])
+    const all = Object.keys({ ...stamps, ...theirs })
+    keepable = all.every((group) => theirs[group] === stamps[group])
+    if (keepable) return
+    const now = await call.current(all)
+    if (now === undefined || Object.keys(theirs).some((group) => theirs[group] !== now[group])) throw older
   }
 
   return {

@@ -181,7 +181,9 @@ export function guardStore(store: Store, { timeoutMs, onError }: GuardOptions): 
       if (values === unreadable) return asked.forEach((key, at) => askOne(key, waiting[at] as Hear))
       const fits = Array.isArray(values) && values.length === asked.length
       if (!fits && values !== noAnswer) {
-        tell(
+        // Nor of a store whose getMany is another's: each is asked for by itself.
+        asked.forEach((key, at) => askOne(key, waiting[at] as Hear))
+        return tell(
           new MillraceError('protocol', 'getMany of the store answered with something else', {
             details: { reason: 'unexpected' }
           })

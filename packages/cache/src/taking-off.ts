@@ -12,7 +12,9 @@ export interface SharedFlight<T> extends Flight<T> {
   /** What its answer belongs to, and since when: who asks after one of these was forgotten must not join. */
   readonly groups: readonly string[]
   readonly epoch: number
-  /** A newer call has taken its place: what it brings is not kept. */
+  /** The call in whose place this one is. */
+  replaces: SharedFlight<unknown> | undefined
+  /** The answer of a newer call is kept: what this one brings is not. */
   superseded: boolean
   readonly role: Role
   readonly known: Promise<void>
@@ -34,7 +36,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
   let begun: Beginning | undefined
   const { epoch } = tiers.groups
   const alone = purpose === 'without the store'
-  const opening = alone ? { epoch, stamps: undefined } : tiers.begin(groups)
+  const opening = alone ? { epoch, at: settings.now(), stamps: undefined } : tiers.begin(groups)
 
   const call =
     alone || self.sharing === undefined || asked.noStore === true
@@ -45,7 +47,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
           start: (signal) => start(signal, isBackground),
           door,
           anew: asked.refresh === true,
-          current: () => tiers.groups.current(groups),
+          current: tiers.groups.current,
           whole: question.whole,
           following: !isBackground,
           onFollowed: () => flight.hurry(),
@@ -100,6 +102,8 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
         commit = (lease) => lease.commit(entryKey, text, ttlMs)
       })
       settled = kept ? 'kept' : 'failed'
+      if (kept && shared.replaces !== undefined) shared.replaces.superseded = true
+      shared.replaces = undefined
       counts[kept ? 'stored' : 'notStored']++
       if (call !== undefined) self.track(call.end(error, commit))
     }
@@ -128,6 +132,7 @@ export function takeOff<T>(self: CacheInner, question: Question<T>, purpose: Pur
     by,
     groups,
     epoch,
+    replaces: undefined,
     superseded: false,
     get role() {
       return call === undefined || (begun !== undefined && begun.stamps === undefined) ? 'leads' : (call.role ?? 'idle')

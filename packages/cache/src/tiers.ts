@@ -34,12 +34,14 @@ export interface Tiers {
 /** A clock of another machine may be ahead of ours by this much. */
 const maxSkewMs = 60_000
 
-/** Must not throw. */
-type Give = (found: Held | undefined) => void
+/** `said` is false when the store did not answer. Must not throw. */
+type Give = (found: Held | undefined, said: boolean) => void
 
 /** How things stood when a call began: what was forgotten since must not be kept. */
 export interface Beginning {
   readonly epoch: number
+  /** On the clock `now`. */
+  readonly at: number
   /** `undefined`: the store is not there, so the answer stays in memory. */
   readonly stamps: Stamps | undefined
 }
@@ -91,13 +93,17 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
     const mine = held(key)
     if (mine === undefined) return readStore(kind, key, asked, give)
     // Past its time: another process may have fetched a new one.
-    if (now() - mine.storedAt >= mine.ttlMs) return readStore(kind, key, asked, (found) => give(found ?? held(key)))
+    if (now() - mine.storedAt >= mine.ttlMs) {
+      return readStore(kind, key, asked, (found, said) => give(found ?? held(key), said))
+    }
     // Or have forgotten it. A store that does not say has nothing against it.
-    const { epoch } = groups
-    const confirmed = (): void => {
-      if (!groups.hold(mine.groups, epoch)) return readStore(kind, key, asked, give)
+    const confirmed = (said = true): void => {
+      if (said && (mine.stamps === undefined || !groups.confirm(mine.stamps))) {
+        memory.delete(key)
+        return readStore(kind, key, asked, give)
+      }
       mine.checkedAt = now()
-      give(mine)
+      give(mine, said)
     }
     const looking = groups.look(mine.groups)
     if (looking === undefined) confirmed()
@@ -106,9 +112,9 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
 
   function readStore(kind: Kind, key: string, asked: readonly string[], give: Give): void {
     const looking = groups.look(asked)
-    store?.ask(entryKey(key), (text) => {
+    store?.ask(entryKey(key), (text, said) => {
       // Also where nothing is stored: who asks goes on to join a call, and must know what was forgotten since it began.
-      const opened = (): void => (text === undefined ? give(undefined) : open(kind, key, text, give))
+      const opened = (): void => (text === undefined ? give(undefined, said) : open(kind, key, text, give))
       if (looking === undefined) opened()
       else void looking.then(opened)
     })
@@ -120,11 +126,11 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       corrupt++
       store?.distrust()
       void store?.remove(entryKey(key))
-      return give(undefined)
+      return give(undefined, true)
     }
     const looking = groups.look(Object.keys(entry.stamps))
-    if (looking === undefined) give(take(key, entry))
-    else void looking.then((said) => give(said ? take(key, entry) : undefined))
+    if (looking === undefined) give(take(key, entry), true)
+    else void looking.then((said) => give(said ? take(key, entry) : undefined, said))
   }
 
   function take(key: string, entry: Entry): Held | undefined {
@@ -141,6 +147,7 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       ttlMs: entry.ttlMs,
       keepUntil: storedAt + entry.keepMs,
       groups: Object.keys(entry.stamps),
+      stamps: entry.stamps,
       epoch: groups.epoch,
       checkedAt: at
     }
@@ -169,18 +176,19 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
       }
       const all = [give]
       lookups.set(key, all)
-      read(kind, key, asked, (found) => {
+      read(kind, key, asked, (found, said) => {
         lookups.delete(key)
-        for (const each of all) each(found)
+        for (const each of all) each(found, said)
       })
     },
     findStored: (kind, key, asked) => new Promise((resolve) => readStore(kind, key, asked, resolve)),
     begin(of) {
       const { epoch } = groups
-      if (store === undefined) return { epoch, stamps: undefined }
-      return groups.stamp(of).then((stamps) => ({ epoch, stamps }))
+      const at = now()
+      if (store === undefined) return { epoch, at, stamps: undefined }
+      return groups.stamp(of).then((stamps) => ({ epoch, at, stamps }))
     },
-    keep(kind, key, value, { epoch, stamps, groups: of, ttlMs: asked, storing = true, commit }) {
+    keep(kind, key, value, { epoch, at: beganAt, stamps, groups: of, ttlMs: asked, storing = true, commit }) {
       if (closed || !groups.hold(of, epoch)) return false
       const ttlMs = Math.min(asked, maxTtlMs)
       const keepMs = ttlMs + staleMs
@@ -191,8 +199,10 @@ export function createTiers(settings: CacheSettings, sealer: Sealer): Tiers {
         ttlMs,
         keepUntil: at + keepMs,
         groups: of,
+        stamps,
         epoch,
-        checkedAt: at
+        // What other processes have forgotten since it began is not known yet.
+        checkedAt: store === undefined ? at : beganAt
       }
       const inMemory = memory.set(key, entry)
       if (store === undefined || stamps === undefined || !storing || hasEscapedNames(value)) return inMemory

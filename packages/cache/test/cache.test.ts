@@ -265,4 +265,15 @@ describe('wrap', () => {
     await expect(cache.invalidate({ tags: ['a'], tennant: 'x' } as never)).rejects.toThrow(/tennant/)
     await expect(cache.invalidate({ tags: 'abc' as never })).rejects.toThrow(/list of non-empty strings/)
   })
+
+  it('keeps the answer of a call under way when the refresh in its place fails', async () => {
+    const cache = createCache()
+    const gate = Promise.withResolvers<string>()
+    const before = cache.wrap('k', () => gate.promise)
+    const refresh = cache.wrap('k', async () => Promise.reject(new Error('down')), { refresh: true })
+    await expect(refresh).rejects.toThrow('down')
+    gate.resolve('good')
+    expect(await before).toBe('good')
+    expect(await cache.wrap('k', async () => 'computed again')).toBe('good')
+  })
 })

@@ -114,7 +114,7 @@ describe('createFlight', () => {
     expect(flown.returns()).toBe(1)
   })
 
-  it('waits a second for the end of an upstream that has said its last word, then keeps what came and aborts it', async () => {
+  it('waits a second for the end of an upstream that has said its last word, then keeps what came, and aborts it unless somebody reads on', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
     const stayed = rig()
     const whole = read(stayed)
@@ -129,13 +129,16 @@ describe('createFlight', () => {
       expect(signal()?.aborted).toBe(false)
     }
     vi.advanceTimersByTime(1)
-    expect(await whole).toBe('a.')
-    for (const { ends, signal, returns } of [stayed, left]) {
+    for (const { ends, flight } of [stayed, left]) {
       expect(ends).toMatchObject([{ run: { items: ['a', '.'] }, error: undefined }])
-      expect(signal()?.aborted).toBe(true)
-      expect(returns()).toBe(1)
+      expect(flight.joinable).toBe(false)
     }
-    await stayed.end(new Error('heard by nobody'))
+    expect([left.signal()?.aborted, left.returns()]).toEqual([true, 1])
+    // Who still reads gets what still comes, to the true end.
+    expect(stayed.signal()?.aborted).toBe(false)
+    await stayed.give('!')
+    await stayed.end()
+    expect(await whole).toBe('a.!')
     expect(stayed.ends).toHaveLength(1)
     expect(vi.getTimerCount()).toBe(0)
   })

@@ -108,6 +108,21 @@ describe('stale while revalidate', () => {
     expect(cache.stats().refreshes).toBe(1)
   })
 
+  it('refreshes again and again, also where the upstream has its answer at once', async () => {
+    let at = 0
+    const scripted = script((call) => answer(`${call}`))
+    const options = { ttlMs: 1000, now: () => at }
+    const below = withCache(createCache(options), { origin: 'below' })(scripted.provider)
+    const cached = withCache(createCache({ ...options, staleWhileRevalidateMs: 60_000 }), { origin: 'test' })(below)
+    const seen: string[] = []
+    for (let round = 0; round < 4; round++) {
+      seen.push(textOf(await gather(cached(ask(), {}))))
+      for (let turn = 0; turn < 20; turn++) await tick()
+      at += 1500
+    }
+    expect(seen).toEqual(['0', '0', '1', '2'])
+  })
+
   it('keeps serving when the refresh fails, counts it, and leaves the provider alone for a second', async () => {
     const {
       ask: get,

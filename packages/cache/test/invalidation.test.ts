@@ -270,4 +270,35 @@ describe('invalidate', () => {
     gate.resolve()
     expect([await before, await after]).toEqual(['old', 'new'])
   })
+
+  it('reaches what another process has in memory alone, because the store was out when it came', async () => {
+    const store = storeOf()
+    let at = 0
+    const out = createCache({ store, scope: 's', now: () => at })
+    const well = createCache({ store, scope: 's', now: () => at })
+    const get = (cache: Cache, value: string): Promise<string> => cache.wrap('k', async () => value)
+    store.down = true
+    expect(await get(out, 'old')).toBe('old')
+    store.down = false
+    expect(await get(well, 'old')).toBe('old')
+    await well.clear()
+    await delay(500) // it asks after the store in its own time
+    at += 1000
+    expect(await get(out, 'new')).toBe('new')
+  })
+
+  it('reaches an answer that came after it and was begun before it, in another process', async () => {
+    const store = storeOf()
+    let at = 0
+    const [one, two] = [0, 1].map(() => createCache({ store, scope: 's', now: () => at })) as [Cache, Cache]
+    const gate = Promise.withResolvers<string>()
+    const slow = one.wrap('k', () => gate.promise)
+    await delay(5)
+    at += 1000
+    await two.clear()
+    at += 3000
+    gate.resolve('old')
+    expect(await slow).toBe('old')
+    expect(await one.wrap('k', async () => 'new')).toBe('new')
+  })
 })
