@@ -111,9 +111,9 @@ describe('stale while revalidate', () => {
   it('refreshes again and again, also where the upstream has its answer at once', async () => {
     let at = 0
     const scripted = script((call) => answer(`${call}`))
-    const options = { ttlMs: 1000, now: () => at }
-    const below = withCache(createCache(options), { origin: 'below' })(scripted.provider)
-    const cached = withCache(createCache({ ...options, staleWhileRevalidateMs: 60_000 }), { origin: 'test' })(below)
+    const both = { ttlMs: 1000, now: () => at }
+    const below = withCache(createCache(both), { origin: 'below' })(scripted.provider)
+    const cached = withCache(createCache({ ...both, staleWhileRevalidateMs: 60_000 }), { origin: 'test' })(below)
     const seen: string[] = []
     for (let round = 0; round < 4; round++) {
       seen.push(textOf(await gather(cached(ask(), {}))))
