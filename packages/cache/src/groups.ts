@@ -57,23 +57,22 @@ export interface GroupsOptions {
 export function createGroups({ store, namespace, prefix, now, onOverflow }: GroupsOptions): Groups {
   const known = new Map<string, Known>()
   const forgotten = new Map<string, number>()
-  let epoch = 0
   /** What began before it has outlived what we keep in mind. */
   let floor = 0
 
   const keyOf = (group: string): string => `${namespace}:g:${group}`
 
   function forgetHere(groups: readonly string[]): void {
-    epoch++
+    self.epoch++
     if (forgotten.size + groups.length > maxKnown) overflow()
     for (const group of groups) {
-      forgotten.set(group, epoch)
+      forgotten.set(group, self.epoch)
       known.delete(group)
     }
   }
 
   function overflow(): void {
-    floor = ++epoch
+    floor = ++self.epoch
     forgotten.clear()
     known.clear()
     onOverflow()
@@ -100,7 +99,7 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
   /** False: the store did not say. */
   async function read(asked: readonly string[]): Promise<boolean> {
     const readAt = now()
-    const since = epoch
+    const since = self.epoch
     const words = await store?.readMany(asked.map(keyOf))
     if (words === undefined) return false
     asked.forEach((group, at) => {
@@ -137,11 +136,11 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
 
   const wordOf = (group: string): string | undefined => known.get(group)?.word
 
-  return {
-    get epoch() {
-      return epoch
-    },
-    hold: (groups, since) => since === epoch || (since >= floor && groups.every((group) => (forgotten.get(group) ?? 0) <= since)),
+  // A plain field: it is read for each hit.
+  const self: { -readonly [Name in keyof Groups]: Groups[Name] } = {
+    epoch: 0,
+    hold: (groups, since) =>
+      since === self.epoch || (since >= floor && groups.every((group) => (forgotten.get(group) ?? 0) <= since)),
     look,
     async current(groups) {
       if (!(await read(groups))) return undefined
@@ -182,6 +181,7 @@ export function createGroups({ store, namespace, prefix, now, onOverflow }: Grou
       )
     }
   }
+  return self
 }
 
 const none: readonly string[] = []

@@ -12,6 +12,8 @@ export interface CollectOptions {
   readonly maxChars?: number | undefined
 }
 
+const none: CollectOptions = {}
+
 /** What is kept with the error of an answer that was too long: enough to see what it was about. */
 const maxPartialChars = 512 * 1024
 
@@ -27,8 +29,8 @@ const maxPartialChars = 512 * 1024
  * @example
  * const completion = await collect(provider(request, {}))
  */
-export async function collect(chunks: AsyncIterable<Chunk>, options: CollectOptions = {}): Promise<Completion> {
-  checkOptions<CollectOptions>('collect', options, { maxChars: 1 })
+export async function collect(chunks: AsyncIterable<Chunk>, options: CollectOptions = none): Promise<Completion> {
+  if (options !== none) checkOptions<CollectOptions>('collect', options, { maxChars: 1 })
   const { maxChars = 16_777_216 } = options
   const assembly = assemble({ maxChars })
   const iterator = chunks[Symbol.asyncIterator]()
