@@ -336,8 +336,9 @@ describe('bounds', () => {
     const [ofKernels = 0, ours = 0] = accepted
     bare.destroy()
     body.cancel()
-    // The two kernels take what they take; beside it there are 256 KiB of ours, and a few pieces on their way.
-    expect(ours - ofKernels).toBeLessThan(512 * 1024)
+    // The two kernels take what they take, more of a socket that has been read from (its window grows, up to some MiB on a
+    // busy machine); beside it there are 256 KiB of ours. Nothing near the 200 MB that wait.
+    expect(ours - ofKernels).toBeLessThan(8 * 1024 * 1024)
     await until(() => server.open === 0, 'the sockets are closed')
   })
 
