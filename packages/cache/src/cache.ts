@@ -144,6 +144,13 @@ export function createCache(options: CacheOptions = {}): Cache {
   const scopeOfCredential = remembered((credential) => scopeOf(credential, settings.scopeSecret))
   const groupOfScope = remembered((scope) => groupOf('scope', scope, secret))
 
+  function groupsNamed({ scope, tenant, tags = [] }: Invalidation): string[] {
+    const groups = scope === undefined ? [] : [groupOfScope(scope)]
+    if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
+    for (const tag of new Set(tags)) groups.push(groupOf('tag', tag, secret))
+    return groups
+  }
+
   const self: CacheInner = {
     // Not as a field: what prints an object does not call getters, and it holds the secret.
     get settings() {
@@ -168,10 +175,7 @@ export function createCache(options: CacheOptions = {}): Cache {
       throw new TypeError('eligible(request) must give true, false or undefined, at once')
     },
     groupsOf(scope, tenant, tags) {
-      const groups = [everything, groupOfScope(scope)]
-      if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
-      if (tags !== undefined) for (const tag of new Set(tags)) groups.push(groupOf('tag', tag, secret))
-      return groups
+      return [everything, ...groupsNamed({ scope, tenant, tags })]
     },
     announce(state, { callId = '', elapsedMs, ageMs }) {
       counts[countOf[state]]++
@@ -180,24 +184,16 @@ export function createCache(options: CacheOptions = {}): Cache {
     },
     saved(usage, model) {
       counts.tokensSaved += inputTokens(usage) + outputTokens(usage)
-      const cost = costOf(usage, model)
-      if (cost === undefined) counts.unpriced++
-      else moneySaved += cost
+      if (price !== undefined) {
+        const cost = costOf(price, usage, model)
+        if (cost === undefined) counts.unpriced++
+        else moneySaved += cost
+      }
       return { ...usage, billed: false }
     },
     track(work) {
       tracked.add(work)
       void work.finally(() => tracked.delete(work))
-    }
-  }
-
-  /** A price that throws, or is no number, is not known: it must not fail a hit. */
-  function costOf(usage: Usage, model: string): number | undefined {
-    try {
-      const cost: unknown = price?.(usage, model)
-      return typeof cost === 'number' && Number.isFinite(cost) ? cost : undefined
-    } catch {
-      return undefined // counted as `unpriced`
     }
   }
 
@@ -229,19 +225,14 @@ export function createCache(options: CacheOptions = {}): Cache {
         entries: tiers.memory.entries,
         bytes: tiers.memory.bytes,
         hitRate: asked === 0 ? null : (hits + stale + joined) / asked,
-        moneySaved: price === undefined ? null : moneySaved,
-        unpriced: price === undefined ? 0 : counts.unpriced
+        moneySaved: price === undefined ? null : moneySaved
       }
     },
     async invalidate(what) {
       // Without types, nothing at all may come.
       checkOptions<Invalidation>('invalidate', what, { tags: 1, scope: 1, tenant: 1 })
-      const { tags, scope, tenant } = what
-      if (tags !== undefined && !areTags(tags)) throw new TypeError('tags must be a list of non-empty strings')
-      const groups: string[] = []
-      if (scope !== undefined) groups.push(groupOf('scope', scope, secret))
-      if (tenant !== undefined) groups.push(groupOf('tenant', tenant, secret))
-      if (tags !== undefined) for (const tag of tags) groups.push(groupOf('tag', tag, secret))
+      if (what.tags !== undefined && !areTags(what.tags)) throw new TypeError('tags must be a list of non-empty strings')
+      const groups = groupsNamed(what)
       if (groups.length === 0) {
         throw new TypeError("invalidate needs to know what: tags, a scope or a tenant, such as { tags: ['document:12'] }")
       }
@@ -259,6 +250,16 @@ export function createCache(options: CacheOptions = {}): Cache {
     [inner]: self
   }
   return cache
+}
+
+/** A price that throws, or is no number, is not known: it must not fail a hit. */
+function costOf(price: NonNullable<CacheOptions['price']>, usage: Usage, model: string): number | undefined {
+  try {
+    const cost: unknown = price(usage, model)
+    return typeof cost === 'number' && Number.isFinite(cost) ? cost : undefined
+  } catch {
+    return undefined // counted as `unpriced`
+  }
 }
 
 /** Remembers the last hundred results. */

@@ -1,7 +1,7 @@
 import { type Chunk, type ErrorCode, isContent, isMillraceError, type JsonObject, MillraceError } from '@millrace/core'
 import { type Answer, condense, isAnswer, isChunk, isJson } from './answer.ts'
 import type { Run } from './flight.ts'
-import { isOutage } from './outage.ts'
+import { isOutage, refusals } from './outage.ts'
 import { compact, deepFreeze, weigh } from './plain.ts'
 import type { Door, Worth } from './question.ts'
 
@@ -30,15 +30,12 @@ export interface Refusal {
   readonly context: MillraceError['context']
 }
 
-/** Refusals that the same request gets again. Never 401, 403, 408, 409, 429 or 5xx. */
-const deterministic: ReadonlySet<unknown> = new Set([400, 404, 413, 422])
-
 function worthOf(run: Run<Chunk> | undefined, error: unknown, pace: 'fast' | 'recorded'): Worth | undefined {
   if (run !== undefined) {
     const value = condense(run.items, pace === 'recorded' ? run.atMs : undefined)
     return isAnswer(value) && isJson(value) ? { value: compact(value) } : undefined
   }
-  if (!isMillraceError(error) || !deterministic.has((error.details as { status?: number }).status)) return undefined
+  if (!isMillraceError(error) || !refusals.has((error.details as { status?: number }).status)) return undefined
   const { code, message, details, context } = error
   const value: Refusal = { code, message, details, context }
   return isJson(value) ? { value: compact(value), refusal: true } : undefined

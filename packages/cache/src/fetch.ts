@@ -16,7 +16,7 @@ import { keptResponse, marked, refusal, runningResponse, watchAbandoned } from '
 import { createFailures, openUpstream } from './fetch-upstream.ts'
 import { httpKeyOf } from './key.ts'
 import { isOutage } from './outage.ts'
-import type { Door, Question, Reply } from './question.ts'
+import { type Door, once, type Question, type Reply } from './question.ts'
 import { type Api, type HttpAnswer, judge } from './wire-answer.ts'
 import { decodeItem, encodeItem, type HttpItem, isFailure, isHead, isTail, itemsOf, weighItem, worthOf } from './wire-item.ts'
 
@@ -176,13 +176,12 @@ const http: Door<HttpItem> = {
 
 function questionOf(self: CacheInner, call: FetchCall, place: Place, start: Question<HttpItem>['start']): Question<HttpItem> {
   const { asked, signal, totalMs } = call
-  let groups: readonly string[] | undefined
   return {
     door: http,
     key: place.key,
     by: () => place.by,
     whole: place.post.body.stream !== true,
-    groups: () => (groups ??= self.groupsOf(place.scope, asked.tenant, asked.tags)),
+    groups: once(() => self.groupsOf(place.scope, asked.tenant, asked.tags)),
     asked,
     callId: asked.callId,
     signal,

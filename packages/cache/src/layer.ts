@@ -16,7 +16,7 @@ import { keyOf } from './key.ts'
 import { itemsOf, Noted } from './noted.ts'
 import { type CacheCallOptions, checkCall } from './options.ts'
 import { copyOf } from './plain.ts'
-import type { Leaving, Reply } from './question.ts'
+import { type Leaving, once, type Reply } from './question.ts'
 import { replay } from './replay.ts'
 
 export interface WithCacheOptions {
@@ -181,7 +181,6 @@ function lookUp(
 
   // The caller may change its request while we wait: what is sent must be what the key was made of.
   let asIs: ChatRequest | undefined
-  let groups: readonly string[] | undefined
   return ask(
     self,
     {
@@ -193,11 +192,10 @@ function lookUp(
       timeouts,
       whole: options.stream === false,
       by: () => self.byOf(scope, secret),
-      groups() {
-        asIs ??= copyOf(request)
-        groups ??= self.groupsOf(scope, tenant, asked.tags)
-        return groups
-      },
+      groups: once(() => {
+        asIs = copyOf(request)
+        return self.groupsOf(scope, tenant, asked.tags)
+      }),
       start: (upstream, background) => next(asIs ?? request, upstreamOptions(options, upstream, background))
     },
     leaving

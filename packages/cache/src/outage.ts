@@ -25,7 +25,7 @@ export function isOutageOfOthers(error: unknown): boolean {
   if (isMillraceError(error)) return isOutage(error)
   if (!(error instanceof Error)) return false
   const { status, code } = error as { status?: unknown; code?: unknown }
-  if (typeof status === 'number') return status >= 500 || status === 408 || status === 429
+  if (typeof status === 'number') return isOutageStatus(status)
   if (typeof code === 'string' && /^(?:E[A-Z]+|UND_ERR_\w+)$/.test(code)) return true
   return /(?:Connection|Timeout|Network)\w*Error$/.test(nameOf(error)) || error.message === 'fetch failed'
 }
@@ -33,3 +33,11 @@ export function isOutageOfOthers(error: unknown): boolean {
 function nameOf(error: Error): string {
   return error.name === 'Error' ? error.constructor.name : error.name
 }
+
+/** The same of an HTTP status. */
+export function isOutageStatus(status: number): boolean {
+  return status === 408 || status === 429 || status >= 500
+}
+
+/** Statuses of refusals that the same request gets again. Never 401, 403, 408, 409, 429 or 5xx. */
+export const refusals: ReadonlySet<unknown> = new Set([400, 404, 413, 422])

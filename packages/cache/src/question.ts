@@ -82,3 +82,12 @@ export interface Leaving {
 export function maxAgeOf({ asked }: { readonly asked: CacheCallOptions }): number {
   return asked.maxAgeMs ?? Number.POSITIVE_INFINITY
 }
+
+/** For `Question.groups`, which is asked for at each step and hashes a name for each group. */
+export function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
+  }
+}

@@ -103,22 +103,22 @@ async function begin<T>(
 
 /** The items with those in front that were read already. */
 function withFirst<T>(first: readonly T[], rest: Items<T>): Items<T> {
-  let waiting = first
+  let at = 0
   return {
     async next() {
-      const value = waiting[0]
+      const value = first[at]
       if (value === undefined) return rest.next()
-      waiting = waiting.slice(1)
+      at++
       return { done: false, value }
     },
     async nextBatch() {
-      if (waiting.length === 0) return rest.nextBatch()
-      const batch = waiting
-      waiting = []
+      if (at === first.length) return rest.nextBatch()
+      const batch = first.slice(at)
+      at = first.length
       return batch
     },
     get ended() {
-      return waiting.length === 0 && rest.ended
+      return at === first.length && rest.ended
     },
     return: () => rest.return?.() ?? Promise.resolve({ done: true, value: undefined })
   }

@@ -8,6 +8,7 @@ import {
   type Usage
 } from '@millrace/core'
 import { isUsage } from './answer.ts'
+import { refusals } from './outage.ts'
 import { judgeChat, judgeChatStream } from './wire-chat.ts'
 import { judgeGoogle } from './wire-google.ts'
 import { judgeMessage, judgeMessageStream } from './wire-messages.ts'
@@ -53,16 +54,12 @@ export function headersToKeep(headers: Iterable<readonly [string, string]>): (re
 export function isHttpAnswer(value: unknown): value is HttpAnswer {
   if (!isJsonObject(value)) return false
   const { status, headers, body, cuts, atMs, model, usage } = value
-  if (typeof body !== 'string' || typeof status !== 'number' || !keptStatuses.has(status)) return false
+  if (typeof body !== 'string' || (status !== 200 && !refusals.has(status))) return false
   if (!Array.isArray(headers) || !headers.every(isKeptHeader)) return false
   if (!isOptionalText(model) || (usage !== undefined && !isUsage(usage))) return false
   if (cuts === undefined && atMs === undefined) return true
   return isRising(cuts) && isRising(atMs) && cuts.length === atMs.length && (cuts.at(-1) ?? 0) <= body.length
 }
-
-/** The refusals that the same request will meet again. */
-export const refusals: ReadonlySet<number> = new Set([400, 404, 413, 422])
-const keptStatuses: ReadonlySet<number> = new Set([200, ...refusals])
 
 function isKeptHeader(pair: Json): boolean {
   if (!Array.isArray(pair) || pair.length !== 2) return false

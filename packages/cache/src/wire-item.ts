@@ -3,9 +3,10 @@ import { isUsage } from './answer.ts'
 import { isCredential } from './fetch-key.ts'
 import { textOf } from './fetch-request.ts'
 import type { Run } from './flight.ts'
+import { isOutageStatus, refusals } from './outage.ts'
 import { compact, deepFreeze } from './plain.ts'
 import type { Worth } from './question.ts'
-import { type HttpAnswer, headersToKeep, refusals } from './wire-answer.ts'
+import { type HttpAnswer, headersToKeep } from './wire-answer.ts'
 import { saysNothing } from './wire-end.ts'
 
 /**
@@ -49,7 +50,7 @@ export function weighItem(item: HttpItem): number {
 
 /** An answer from before is better than these. */
 export function isFailure(item: HttpItem): boolean {
-  return isHead(item) && (item.status === 408 || item.status === 429 || item.status >= 500)
+  return isHead(item) && isOutageStatus(item.status)
 }
 
 /** What is kept of a run: a whole answer, or a refusal. With `pace: 'recorded'` the times of a stream's pieces too. */

@@ -6,7 +6,7 @@ import { wrapKeyOf } from './key.ts'
 import { checkCall, type WrapOptions } from './options.ts'
 import { isOutageOfOthers } from './outage.ts'
 import { compact, deepFreeze } from './plain.ts'
-import type { Door, Leaving, Question } from './question.ts'
+import { type Door, type Leaving, once, type Question } from './question.ts'
 
 /** What an answer is kept under: JSON of any shape, so that an interface fits as well. */
 export type Key = Json | object
@@ -58,7 +58,7 @@ export async function wrapWith<T>(
     timeouts: undefined,
     whole: true,
     by: () => '',
-    groups: () => self.groupsOf(scope, tenant, asked.tags),
+    groups: once(() => self.groupsOf(scope, tenant, asked.tags)),
     async *start(upstream) {
       const value = await compute(upstream)
       // A copy, so that what the caller computed with stays its own.
