@@ -22,9 +22,6 @@ export interface TokenBudgetOptions {
   readonly reserve?: number | undefined
 }
 
-/** Around the schema of a structured answer; what the API charges for eight such requests stays below it. */
-const perResponseFormat = 8
-
 /**
  * A layer that fits `request.messages` into the model's window and tells in a note of `tokens` what it left out. A request
  * that fits passes as the same object; one whose bytes alone prove it is not even counted.
@@ -51,15 +48,11 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
   function fitted(request: ChatRequest): { request: ChatRequest; note?: NoteChunk } {
     checkRequest(request)
     const { messages, tools, responseFormat } = request
-    const window = contextWindow - (request.maxOutputTokens ?? reserve)
-    const format = responseFormat?.type === 'json-schema' ? JSON.stringify(responseFormat) : ''
+    const budget = contextWindow - (request.maxOutputTokens ?? reserve)
     const tokenizer = tokenizers.for(request.model)
-    const most = maxTokens(messages, tools) + Buffer.byteLength(format) + perResponseFormat
-    if (most * tokenizer.safetyFactor <= window) return { request }
-    const formatTokens = format === '' ? 0 : Math.ceil((tokenizer.count(format) + perResponseFormat) * tokenizer.safetyFactor)
-    const budget = window - formatTokens
+    if (maxTokens(messages, request) * tokenizer.safetyFactor <= budget) return { request }
     if (budget < 0) throw noRoom(contextWindow, contextWindow - budget)
-    const result = fit(messages, { budget, tokenizer, tools })
+    const result = fit(messages, { budget, tokenizer, tools, responseFormat })
     if (result.dropped === 0) return { request }
     const { dropped, saved } = result
     return {
@@ -108,6 +101,6 @@ function budgetIterator(
 }
 
 function noRoom(limit: number, tokens: number): MillraceError<'context-overflow'> {
-  const message = `maxOutputTokens and the answer's schema take ${tokens} tokens; contextWindow is ${limit}`
+  const message = `maxOutputTokens takes ${tokens} tokens; contextWindow is ${limit}`
   return new MillraceError('context-overflow', message, { details: { limit, tokens } })
 }

@@ -1,4 +1,4 @@
-import { checkOptions, type Message, MillraceError, type Tool } from '@millrace/core'
+import { checkOptions, type Message, MillraceError, type ResponseFormat, type Tool } from '@millrace/core'
 import { isPrompt, uncountedParts } from './message.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
@@ -8,6 +8,8 @@ export interface FitOptions {
   readonly tokenizer: Tokenizer
   /** Sent with the messages, so counted with them. @default none */
   readonly tools?: readonly Tool[] | undefined
+  /** Likewise. @default none */
+  readonly responseFormat?: ResponseFormat | undefined
 }
 
 export interface FitResult {
@@ -35,13 +37,14 @@ export interface FitResult {
  * const { messages, dropped } = fit(history, { budget: 8000, tokenizer: tokenizerFor('gpt-4.1') })
  */
 export function fit(messages: readonly Message[], options: FitOptions): FitResult {
-  checkOptions<FitOptions>('fit', options, { budget: 1, tokenizer: 1, tools: 1 })
+  checkOptions<FitOptions>('fit', options, { budget: 1, tokenizer: 1, tools: 1, responseFormat: 1 })
   const { budget, tokenizer, tools } = options
+  const beside = { tools, responseFormat: options.responseFormat }
   if (typeof tokenizer?.countMessages !== 'function')
     throw new TypeError("tokenizer must be a tokenizer, such as tokenizerFor('gpt-4.1')")
   if (!(budget >= 0)) throw new TypeError(`budget must be a number of tokens of at least 0, not ${budget}`)
   const charged = (tokens: number): number => Math.ceil(tokens * tokenizer.safetyFactor)
-  const all = tokenizer.countMessages(messages, tools)
+  const all = tokenizer.countMessages(messages, beside)
   if (charged(all) <= budget) {
     return { messages, tokens: charged(all), dropped: 0, saved: 0, uncounted: uncountedParts(messages) }
   }
@@ -49,7 +52,7 @@ export function fit(messages: readonly Message[], options: FitOptions): FitResul
   const units = unitsOf(messages)
   const kept = mustStay(messages, units)
   const staying = messages.filter((_, index) => kept.has(units[index] as number))
-  let tokens = tokenizer.countMessages(staying, tools)
+  let tokens = tokenizer.countMessages(staying, beside)
   if (charged(tokens) > budget) throw overflow(budget, charged(tokens), staying, tools)
 
   const frame = tokenizer.countMessages([])

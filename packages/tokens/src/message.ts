@@ -1,5 +1,6 @@
-import type { Message, Tool } from '@millrace/core'
+import type { Message, ResponseFormat, Tool } from '@millrace/core'
 import { maxPriming } from './model.ts'
+import type { BesideMessages } from './tokenizer.ts'
 import { toolText } from './tool-text.ts'
 
 // OpenAI's rule: each message is wrapped in three tokens and its role is one.
@@ -29,6 +30,14 @@ export function toolTokens(tools: readonly Tool[] | undefined, messages: readonl
   return perToolList + count(toolText(tools)) + (messages.some(isPrompt) ? toolListInSystem : 0)
 }
 
+/** Around the schema of a structured answer; what the API charges for eight such requests stays below it. */
+const perResponseFormat = 8
+
+/** Tokens that the schema of a structured answer adds to a request. */
+export function formatTokens(format: ResponseFormat | undefined, count: Count): number {
+  return format?.type === 'json-schema' ? perResponseFormat + count(JSON.stringify(format)) : 0
+}
+
 /** Whether the message gives the model its instructions. */
 export function isPrompt(message: Message): boolean {
   return message.role === 'system' || message.role === 'developer'
@@ -51,8 +60,8 @@ export function uncountedParts(messages: readonly Message[]): number {
 }
 
 /** A count that no tokenizer exceeds, without loading one: a token is at least one byte. */
-export function maxTokens(messages: readonly Message[], tools: readonly Tool[] | undefined): number {
-  let most = maxPriming + (tools === undefined || tools.length === 0 ? 0 : perToolList + Buffer.byteLength(toolText(tools)))
+export function maxTokens(messages: readonly Message[], { tools, responseFormat }: BesideMessages): number {
+  let most = maxPriming + formatTokens(responseFormat, Buffer.byteLength) + (tools === undefined || tools.length === 0 ? 0 : perToolList + Buffer.byteLength(toolText(tools)))
   for (const message of messages) most += messageTokens(message, Buffer.byteLength)
   return most
 }

@@ -1,5 +1,5 @@
-import type { Message, Tool } from '@millrace/core'
-import { messageTokens, toolTokens } from './message.ts'
+import type { Message, ResponseFormat, Tool } from '@millrace/core'
+import { formatTokens, messageTokens, toolTokens } from './message.ts'
 import { type Encoding, type ModelRule, ruleOf } from './model.ts'
 import { closed, createVocabulary, type TokenCounter, type Vocabulary } from './vocabulary.ts'
 
@@ -29,7 +29,13 @@ export interface Tokenizer {
    *
    * @throws {MillraceError} `closed` after `tokenizers.close()`; `invalid-request` for a tool's schema that has a cycle
    */
-  countMessages(messages: readonly Message[], tools?: readonly Tool[]): number
+  countMessages(messages: readonly Message[], beside?: BesideMessages): number
+}
+
+/** What else of a request is charged for input. A `ChatRequest` is one of these. */
+export interface BesideMessages {
+  readonly tools?: readonly Tool[] | undefined
+  readonly responseFormat?: ResponseFormat | undefined
 }
 
 /** Owns the vocabularies: about 200 ms and 75 MB each, loaded when the first text is counted. */
@@ -104,9 +110,9 @@ function tokenizer(model: string, rule: ModelRule, shelf: (encoding: Encoding) =
     safetyFactor,
     count: (text) => shelf(encoding).count(text),
     counter: () => shelf(encoding).counter(),
-    countMessages(messages, tools) {
+    countMessages(messages, { tools, responseFormat } = {}) {
       const own = shelf(encoding)
-      let tokens = priming + toolTokens(tools, messages, own.count)
+      let tokens = priming + toolTokens(tools, messages, own.count) + formatTokens(responseFormat, own.count)
       for (const message of messages) tokens += remembered(message, own)
       return tokens
     }

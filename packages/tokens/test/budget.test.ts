@@ -135,7 +135,7 @@ test('refuses a cyclic schema at once in a bare count, too', () => {
   const cyclic: Record<string, unknown> = { type: 'object' }
   cyclic['properties'] = { a: cyclic, b: cyclic }
   const startedAt = performance.now()
-  const count = (): number => tokenizers.for('gpt-4o').countMessages(long.messages, [{ name: 'f', parameters: cyclic as never }])
+  const count = (): number => tokenizers.for('gpt-4o').countMessages(long.messages, { tools: [{ name: 'f', parameters: cyclic as never }] })
   expect(count).toThrow('refers back to itself (a cycle)')
   expect(performance.now() - startedAt).toBeLessThan(2000)
 })
@@ -159,9 +159,9 @@ test(`the proof by bytes never allows what counting refuses (seed ${seed})`, () 
   const tool = fc.record({ name: part, description: part, parameters: fc.record({ properties }) })
   fc.assert(
     fc.property(fc.array(message), fc.array(tool, { maxLength: 3 }), (messages, tools) => {
-      const most = maxTokens(messages, tools)
+      const most = maxTokens(messages, { tools })
       for (const model of ['gpt-4o', 'gpt-4', 'o3']) {
-        expect(tokenizers.for(model).countMessages(messages, tools)).toBeLessThanOrEqual(most)
+        expect(tokenizers.for(model).countMessages(messages, { tools })).toBeLessThanOrEqual(most)
       }
     }),
     { seed, numRuns: 300 }

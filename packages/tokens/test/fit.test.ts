@@ -50,7 +50,7 @@ describe.each([
   ['claude-opus-5-5', tools]
 ])('fitting for %s', (model, given) => {
   const own = tokenizers.for(model)
-  const charged = (messages: readonly Message[]): number => Math.ceil(own.countMessages(messages, given) * own.safetyFactor)
+  const charged = (messages: readonly Message[]): number => Math.ceil(own.countMessages(messages, { tools: given }) * own.safetyFactor)
 
   test(`is never over the budget, parts no call from its results, and keeps what it must (seed ${seed})`, () => {
     fc.assert(
