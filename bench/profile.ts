@@ -1,6 +1,7 @@
 // Where the CPU time of one subject goes: `pnpm bench profile adapter.complete`.
-// Flags: --of=overhead (or streams, cache, cache-stampede) --at=memory (of the last two; or keys, redis) --concurrency=50 --ms=4000
-// --top=40 --keep=file.cpuprofile (opens in Chrome's DevTools).
+// Flags: --of=overhead (or streams, cache, cache-stampede, tokens, tokens-stream) --at=memory (of the caches; or keys, redis; of
+// tokens "code/4000/0", of tokens-stream "code/tokens") --concurrency=50 --ms=4000 --top=40
+// --keep=file.cpuprofile (opens in Chrome's DevTools).
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -62,6 +63,8 @@ async function run(): Promise<number> {
 
 /** What the child works on, for as long as the stack stands. */
 async function open(stack: AsyncDisposableStack): Promise<string> {
+  if (values.of === 'tokens') return values.at ?? 'English/4000/0'
+  if (values.of === 'tokens-stream') return values.at ?? 'English/tokens'
   if (!values.of.startsWith('cache')) return `http://127.0.0.1:${String(stack.use(await start('server-main.ts', ['0'])).hello)}`
   if (values.at !== 'redis') return values.at ?? 'memory'
   const redis = stack.use(await startRedis())
@@ -89,7 +92,7 @@ function report({ nodes, samples, timeDeltas, startTime, endTime }: Profile): vo
     byFunction.set(name, (byFunction.get(name) ?? 0) + us)
   }
   console.log(
-    `\n${subject}, ${concurrency} at a time: ${units} calls or chunks in ${ms} ms, ${(total / units).toFixed(2)} us each\n`
+    `\n${subject}, ${concurrency} at a time: ${units} calls, chunks or texts in ${ms} ms, ${(total / units).toFixed(2)} us each\n`
   )
   print('package', byPackage, total)
   console.log()

@@ -5,10 +5,11 @@ import { median, quantile } from './tables.ts'
 /** Does one call and tells how many units it was worth, and when its first text came. */
 export type Work = () => Promise<{ readonly units: number; readonly firstMs?: number | undefined }>
 
-export function takeTurns(work: Work): void {
+/** Says `hello` first: it is ready. */
+export function takeTurns(work: Work, hello: unknown = 'ready'): void {
   process.on('message', (turn) => void take(work, turn as Turn).then((sample) => process.send?.(sample)))
   process.once('disconnect', () => process.exit())
-  process.send?.('ready')
+  process.send?.(hello)
 }
 
 async function take(work: Work, { concurrency, ms }: Turn): Promise<Sample> {

@@ -6,13 +6,14 @@ import {
   type Completion,
   checkOptions,
   collect,
+  type Layer,
   type Provider,
   pipe,
   type Timeouts,
   watch
 } from '@millrace/core'
 import { type Operator, withOperators } from '@millrace/streaming'
-import { createTokenizers, withTokenBudget } from '@millrace/tokens'
+import { createTokenizers, type TokenBudgetOptions, type Tokenizers, withTokenBudget } from '@millrace/tokens'
 import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
 import { type AnswerStream, createAnswerStream } from './answer-stream.ts'
 import { type BatchOptions, type BatchResult, runBatch } from './batch.ts'
@@ -38,11 +39,10 @@ export interface AdapterOptions {
   readonly timeouts?: Timeouts | undefined
 }
 
-export interface TokenOptions {
-  /** Tokens the model can hold, prompt and answer together. */
-  readonly contextWindow: number
-  /** Kept free for the answer where the request sets no `maxOutputTokens`. @default see withTokenBudget */
-  readonly reserve?: number | undefined
+/** The options of `withTokenBudget`. */
+export interface TokenOptions extends Omit<TokenBudgetOptions, 'tokenizers'> {
+  /** Tokenizers of yours, which the adapter only uses. @default its own, which it closes */
+  readonly tokenizers?: Tokenizers | undefined
 }
 
 /** The options of `complete`, beside those every call has. */
@@ -99,8 +99,6 @@ export function createAdapter(options: AdapterOptions): Adapter {
   const transport = own(options.transport, isTransport, createTransport, (made) => owned.push(() => made.close({ graceMs: 0 })))
   const cache =
     options.cache === undefined ? undefined : own(options.cache, isCache, createCache, (made) => owned.push(() => made.close()))
-  const tokenizers = options.tokens === undefined ? undefined : createTokenizers()
-  if (tokenizers !== undefined) owned.push(() => tokenizers.close())
   const adapter = {} as Adapter // known before it is whole: it is the `owner` in every message of its calls
 
   const base = typeof options.provider === 'function' ? options.provider : options.provider.connect(transport.send)
@@ -108,7 +106,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
   const counter = createCallCounter()
   const layers = layersOf({
     cache: cache && withCache(cache, who),
-    tokens: tokenizers && withTokenBudget({ ...checkTokens(options.tokens), tokenizers }),
+    tokens: options.tokens === undefined ? undefined : tokenBudget(options.tokens, (made) => owned.push(() => made.close())),
     operators: operators && withOperators(...operators),
     deadline: calls.layer,
     watch: watch(adapter, counter.add)
@@ -246,7 +244,20 @@ function whatIsSet(timeouts: Timeouts): Timeouts {
   return Object.fromEntries(Object.entries(timeouts).filter(([, value]) => value !== undefined))
 }
 
-function checkTokens(options: TokenOptions | undefined): TokenOptions {
-  checkOptions<TokenOptions>('tokens', options as TokenOptions, { contextWindow: 1, reserve: 1 })
-  return options as TokenOptions
+function tokenBudget(options: TokenOptions, keep: (made: Tokenizers) => void): Layer<Provider> {
+  checkOptions<TokenOptions>('tokens', options, {
+    contextWindow: 1,
+    reserve: 1,
+    compress: 1,
+    drop: 1,
+    slack: 1,
+    summarize: 1,
+    tokenizers: 1
+  })
+  let { tokenizers } = options
+  if (tokenizers === undefined) {
+    tokenizers = createTokenizers()
+    keep(tokenizers)
+  }
+  return withTokenBudget({ ...options, tokenizers })
 }

@@ -1,106 +1,142 @@
 import {
-  type CallOptions,
   type ChatRequest,
-  type Chunk,
   checkOptions,
   checkRequest,
+  type Facts,
   type Layer,
+  type Message,
   MillraceError,
-  type NoteChunk,
   type Provider
 } from '@millrace/core'
-import { fit } from './fit.ts'
-import { maxTokens } from './message.ts'
-import type { Tokenizers } from './tokenizer.ts'
+import { BudgetChunks, type Prepared } from './budget-chunks.ts'
+import { type CompressMessagesOptions, compressMessages } from './compress-messages.ts'
+import { checkDropping, type FitOptions, type FitResult, fit, type Summarize } from './fit.ts'
+import { type Change, savedTokens } from './saved.ts'
+import type { Tokenizer, Tokenizers } from './tokenizer.ts'
 
 export interface TokenBudgetOptions {
   /** Not closed by the layer. */
   readonly tokenizers: Tokenizers
-  /** Tokens the model can hold, prompt and answer together; of several models behind the layer, the smallest. */
-  readonly contextWindow: number
-  /** Tokens kept free for the answer of a request without `maxOutputTokens`. @default a quarter of contextWindow, at most 4096 */
+  /**
+   * Tokens the model can hold, prompt and answer together; of several models behind the layer, the smallest. A function of
+   * the model's name may give none: what is not known is not cut, and the request passes.
+   */
+  readonly contextWindow: number | ((model: string) => number | null | undefined)
+  /** Tokens kept free for the answer of a request without `maxOutputTokens`. @default a quarter of the window, at most 4096 */
   readonly reserve?: number | undefined
+  /** Takes needless whitespace out of every request first, see `compressMessages`. @default off */
+  readonly compress?: true | Pick<CompressMessagesOptions, 'roles'> | undefined
+  /** What goes first, see `fit`. @default 'oldest' */
+  readonly drop?: FitOptions['drop']
+  /** Share of the budget that may be dropped beyond need, to keep the prompt's beginning, see `fit`. @default 1/8 */
+  readonly slack?: number | undefined
+  /** Puts a summary in the place of what is dropped, see `fit`. Its signal aborts with the call. @default none */
+  readonly summarize?: Summarize | undefined
 }
 
 /**
- * A layer that fits `request.messages` into the model's window and tells in a note of `tokens` what it left out. A request
- * that fits passes as the same object; one whose bytes alone prove it is not even counted.
+ * A layer that fits `request.messages` into the model's window and tells in a note of `tokens` what it did: `dropped`
+ * messages, `saved` tokens (exact up to 64 KiB of text, beyond that extrapolated), with `compress` how many messages it sent
+ * `compressed`, with `summarize` what became of the `summary`. A request that stays as it is passes as the same object; one whose bytes
+ * alone prove that it fits is not even counted.
  *
  * @throws {MillraceError} `context-overflow` at the first chunk, when what must stay does not fit; `invalid-request` for one
  * that no provider could answer
- * @throws {TypeError} at creation, when an option is wrong
+ * @throws {TypeError} at creation, when an option is wrong; at the first chunk, when a function gives no number
  *
  * @example
  * const provider = pipe(base, withTokenBudget({ tokenizers, contextWindow: 128_000 }))
  */
 export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
-  checkOptions<TokenBudgetOptions>('withTokenBudget', options, { tokenizers: 1, contextWindow: 1, reserve: 1 })
-  if (typeof options.tokenizers?.for !== 'function')
-    throw new TypeError('tokenizers is missing: pass what createTokenizers() gives')
-  const { tokenizers, contextWindow, reserve = Math.min(4096, Math.floor(contextWindow / 4)) } = options
-  if (!(Number.isSafeInteger(contextWindow) && contextWindow > 0)) {
-    throw new TypeError(`contextWindow must be a whole number of tokens above 0, not ${contextWindow}`)
-  }
-  if (!(Number.isSafeInteger(reserve) && reserve >= 0 && reserve < contextWindow)) {
+  checkOptions<TokenBudgetOptions>('withTokenBudget', options, {
+    tokenizers: 1,
+    contextWindow: 1,
+    reserve: 1,
+    compress: 1,
+    drop: 1,
+    slack: 1,
+    summarize: 1
+  })
+  const { tokenizers, contextWindow, reserve, compress, drop, slack, summarize } = options
+  if (typeof tokenizers?.for !== 'function') throw new TypeError('tokenizers is missing: pass what createTokenizers() gives')
+  if (typeof contextWindow !== 'function') checkWindow(contextWindow, 'contextWindow')
+  const most = typeof contextWindow === 'function' ? Number.POSITIVE_INFINITY : contextWindow
+  if (reserve !== undefined && !(Number.isSafeInteger(reserve) && reserve >= 0 && reserve < most)) {
     throw new TypeError(`reserve must be a whole number of tokens from 0 to below contextWindow, not ${reserve}`)
   }
+  checkDropping(options)
+  const compression = compress === true ? {} : compress
+  if (compression !== undefined) compressMessages([], compression)
 
-  function fitted(request: ChatRequest): { request: ChatRequest; note?: NoteChunk } {
+  function prepare(request: ChatRequest, signal: () => AbortSignal): Prepared | Promise<Prepared> {
     checkRequest(request)
-    const { messages, tools, responseFormat } = request
-    const budget = contextWindow - (request.maxOutputTokens ?? reserve)
-    const tokenizer = tokenizers.for(request.model)
-    if (maxTokens(messages, request) * tokenizer.safetyFactor <= budget) return { request }
-    if (budget < 0) throw noRoom(contextWindow, contextWindow - budget)
-    const result = fit(messages, { budget, tokenizer, tools, responseFormat })
-    if (result.dropped === 0) return { request }
-    const { dropped, saved } = result
-    return {
-      request: { ...request, messages: result.messages },
-      note: { type: 'note', from: 'tokens', facts: { dropped, saved } }
+    const { model, tools, responseFormat, toolChoice } = request
+    const tokenizer = tokenizers.for(model)
+    const { messages } = compression === undefined ? request : compressMessages(request.messages, compression)
+    const changed = (result?: FitResult): Prepared => {
+      const after = result?.messages ?? messages
+      if (after === request.messages) return { request }
+      const facts = factsOf({
+        request,
+        messages,
+        after,
+        result,
+        tokenizer,
+        isCompressing: compression !== undefined
+      })
+      return { request: { ...request, messages: after }, facts }
     }
+
+    const window = typeof contextWindow === 'function' ? (contextWindow(model) ?? undefined) : contextWindow
+    if (window === undefined) return changed()
+    checkWindow(window, `what contextWindow gives for ${JSON.stringify(model)}`)
+    const answer = request.maxOutputTokens ?? reserve ?? Math.min(4096, Math.floor(window / 4))
+    if (answer > window) throw noRoom(window, answer)
+    const fitting = { budget: window - answer, tokenizer, tools, responseFormat, toolChoice, drop, slack }
+    if (summarize === undefined) return changed(fit(messages, fitting))
+    return fit(messages, { ...fitting, summarize, signal: signal() }).then(changed)
   }
 
   return (next) => (request, callOptions) => ({
-    [Symbol.asyncIterator]: () => budgetIterator(next, () => fitted(request), callOptions)
+    [Symbol.asyncIterator]: () => new BudgetChunks((signal) => prepare(request, signal), next, callOptions)
   })
 }
 
-function budgetIterator(
-  next: Provider,
-  prepare: () => { request: ChatRequest; note?: NoteChunk },
-  options: CallOptions
-): AsyncIterator<Chunk, undefined> {
-  let source: AsyncIterator<Chunk, undefined> | undefined
-  let note: NoteChunk | undefined
-  let left = false
+interface Changed {
+  readonly request: ChatRequest
+  /** Its messages compressed, before they were fitted. */
+  readonly messages: readonly Message[]
+  readonly after: readonly Message[]
+  readonly result: FitResult | undefined
+  readonly tokenizer: Tokenizer
+  readonly isCompressing: boolean
+}
 
-  // Only here is anything counted: a call nobody reads costs nothing, and an overflow rejects instead of throwing.
-  async function start(): Promise<IteratorResult<Chunk, undefined>> {
-    const prepared = prepare()
-    source = next(prepared.request, options)[Symbol.asyncIterator]()
-    const first = await source.next()
-    if (first.done !== true) note = prepared.note
-    return first
+function factsOf({ request, messages, after, result, tokenizer, isCompressing }: Changed): Facts {
+  const { dropped = 0, droppedMessages = [], summary } = result ?? {}
+  const originals = new Map<Message, Message>()
+  for (const [index, message] of messages.entries()) {
+    const original = request.messages[index] as Message
+    if (message !== original) originals.set(message, original)
   }
+  const changes: Change[] = droppedMessages.map((message) => ({ before: originals.get(message) ?? message }))
+  let compressed = 0
+  for (const message of after) {
+    const before = originals.get(message)
+    if (before === undefined) continue
+    changes.push({ before, after: message })
+    compressed++
+  }
+  const saved = savedTokens({ before: request.messages, after, changes }, tokenizer, request)
+  return { dropped, saved, ...(summary && { summary }), ...(isCompressing && { compressed }) }
+}
 
-  return {
-    next() {
-      if (source === undefined) return left ? Promise.resolve({ done: true, value: undefined }) : start()
-      if (note === undefined || left) return source.next()
-      const value = note
-      note = undefined
-      return Promise.resolve({ done: false, value })
-    },
-    async return() {
-      left = true
-      await source?.return?.()
-      return { done: true, value: undefined }
-    }
-  }
+function checkWindow(window: unknown, name: string): void {
+  if (Number.isSafeInteger(window) && (window as number) > 0) return
+  throw new TypeError(`${name} must be a whole number of tokens above 0, not ${window}`)
 }
 
 function noRoom(limit: number, tokens: number): MillraceError<'context-overflow'> {
-  const message = `maxOutputTokens takes ${tokens} tokens; contextWindow is ${limit}`
+  const message = `the answer alone is to have ${tokens} tokens; the model's window is ${limit}`
   return new MillraceError('context-overflow', message, { details: { limit, tokens } })
 }

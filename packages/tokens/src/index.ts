@@ -1,6 +1,19 @@
 export { type TokenBudgetOptions, withTokenBudget } from './budget.ts'
-export { type FitOptions, type FitResult, fit } from './fit.ts'
+export type { TokenCounter } from './counter.ts'
+export { type FitOptions, type FitResult, fit, type Summarize, type SummarizeOptions } from './fit.ts'
 export { uncountedParts } from './message.ts'
 export type { Encoding } from './model.ts'
-export { createTokenizers, type Tokenizer, type Tokenizers, tokenizerFor } from './tokenizer.ts'
-export type { TokenCounter } from './vocabulary.ts'
+export {
+  type Cost,
+  type CostPart,
+  contextWindow,
+  cost,
+  createPrices,
+  type Price,
+  type PriceOptions,
+  type PriceOverride,
+  type Prices,
+  type PricesOptions
+} from './price.ts'
+export { type BesideMessages, createTokenizers, type Tokenizer, type Tokenizers, tokenizerFor } from './tokenizer.ts'
+export { type TruncateOptions, truncateText } from './truncate.ts'

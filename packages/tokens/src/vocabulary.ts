@@ -1,67 +1,67 @@
-import { createRequire } from 'node:module'
-import { MillraceError } from '@millrace/core'
-import type * as tiktoken from 'tiktoken'
-import { createClasses, createSplitter, maxPiece } from './boundary.ts'
+import { Characters } from './characters.ts'
+import { Merger, type Piece } from './merge.ts'
 import type { Encoding } from './model.ts'
+import type { Ranks } from './ranks.ts'
+import { type Pattern, Scanner } from './scanner.ts'
 
-/** The running total of a text that comes in pieces. */
-export interface TokenCounter {
-  /** Adds text; gives the tokens of everything pushed so far, joined. May fall by a token or two when pieces merge. */
-  push(text: string): number
+const patterns: Readonly<Record<Encoding, Pattern>> = {
+  o200k_base: 'o200k',
+  cl100k_base: 'cl100k',
+  p50k_base: 'gpt2',
+  r50k_base: 'gpt2'
 }
 
-/** One encoder of tiktoken, loaded when the first text is counted. */
-export interface Vocabulary {
-  count(text: string): number
-  counter(): TokenCounter
-  free(): void
+/** How far a text has been counted. */
+export interface Progress {
+  /** Where the first piece begins that could be another one if text followed. */
+  at: number
+  /** Tokens before it: no more text can change them. */
+  closed: number
+  /** Tokens behind it, if the text ended here. */
+  open: number
+  /** Of a text that grows: the piece at `at`. */
+  readonly piece: Piece
 }
 
-const require = createRequire(import.meta.url)
+/** Counts the tokens of UTF-8 bytes: splits them into pieces, and merges those that are no token as they stand. */
+export class Vocabulary {
+  readonly #ranks: Ranks
+  readonly #scanner: Scanner
+  readonly #merger: Merger
 
-export function createVocabulary(encoding: Encoding): Vocabulary {
-  let encoder: tiktoken.Tiktoken | undefined
-  let classes: Uint8Array | undefined
-  let freed = false
-
-  function encode(text: string): number {
-    if (freed) throw closed()
-    if (text === '') return 0
-    // Required here, not imported above: merely importing tiktoken compiles 5 MB of WebAssembly.
-    encoder ??= (require('tiktoken') as typeof tiktoken).get_encoding(encoding)
-    // `encode` would throw on special tokens; to this they are plain text, as they are to the API.
-    return encoder.encode_ordinary(text).length
+  constructor(encoding: Encoding, ranks: Ranks) {
+    this.#ranks = ranks
+    this.#scanner = new Scanner(patterns[encoding], new Characters())
+    this.#merger = new Merger(ranks)
   }
 
-  function counter(): TokenCounter {
-    let total = 0
-    classes ??= createClasses()
-    const splitter = createSplitter(classes, (slice) => {
-      total += encode(slice)
-    })
-    return {
-      push(text) {
-        splitter.push(text)
-        return total + encode(splitter.rest())
+  /** Bytes of the longest token. */
+  get longest(): number {
+    return this.#ranks.longest
+  }
+
+  /** Counts what stands between `progress.at` and `end`, which is where the text ends so far. */
+  advance(progress: Progress, bytes: Uint8Array, end: number): void {
+    const scanner = this.#scanner
+    const merger = this.#merger
+    let at = progress.at
+    let closed = progress.closed
+    let open = 0
+    let isOpen = false
+    while (at < end) {
+      const pieceEnd = scanner.pieceEnd(bytes, at, end)
+      isOpen ||= scanner.isOpen
+      if (isOpen) {
+        const isFirst = at === progress.at
+        open += isFirst ? merger.countGrown(progress.piece, bytes, at, pieceEnd) : merger.count(bytes, at, pieceEnd)
+      } else {
+        closed += merger.count(bytes, at, pieceEnd)
+        progress.at = pieceEnd
+        progress.piece.size = 0
       }
+      at = pieceEnd
     }
+    progress.closed = closed
+    progress.open = open
   }
-
-  return {
-    count(text) {
-      if (typeof text !== 'string') throw new TypeError(`count takes a string, not ${typeof text}`)
-      return text.length <= maxPiece ? encode(text) : counter().push(text)
-    },
-    counter,
-    free() {
-      freed = true
-      encoder?.free()
-      encoder = undefined
-    }
-  }
-}
-
-/** tiktoken itself would say "null pointer passed to rust". */
-export function closed(): MillraceError<'closed'> {
-  return new MillraceError('closed', 'these tokenizers are closed; create new ones with createTokenizers()', { details: {} })
 }

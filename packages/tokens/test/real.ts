@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 
 /** Recorded data beside the checkout; tests that need it are skipped, with one line, where it is absent. */
-const folder: URL = new URL('../../../../shared/real/suites/tokens/', import.meta.url)
+export const folder: URL = new URL('../../../../shared/real/suites/tokens/', import.meta.url)
 export const present: boolean = existsSync(folder)
 if (!present) console.warn(`skipped: no recorded token counts at ${folder.pathname}`)
 

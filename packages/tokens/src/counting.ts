@@ -1,0 +1,160 @@
+import { readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { setImmediate } from 'node:timers/promises'
+import { type Message, MillraceError } from '@millrace/core'
+import { sliceChars, TextCount, type TokenCounter } from './counter.ts'
+import { loading, rankFile } from './load.ts'
+import { memoised } from './memo.ts'
+import type { Encoding } from './model.ts'
+import type { Vocabulary } from './vocabulary.ts'
+
+/** How long the event loop is held at once by what promises not to block it. */
+const holdMs = 5
+
+/** All that is counted with one encoding. Its vocabulary is loaded by the first count, or by `ready`. */
+export interface Counting {
+  count(text: string): number
+  /** The same, with counts remembered. */
+  readonly remembered: (text: string) => number
+  /** Whether the text has at most so many tokens. */
+  fits(text: string, budget: number): boolean
+  countAsync(text: string, signal: AbortSignal | undefined): Promise<number>
+  counter(): TokenCounter
+  ready(): Promise<void>
+  /** Counts of whole messages, as long as those live. */
+  readonly messages: WeakMap<Message, MessageMemo>
+  close(): void
+}
+
+export interface MessageMemo {
+  readonly content: Message['content']
+  readonly tokens: number
+}
+
+export function createCounting(encoding: Encoding): Counting {
+  let vocabulary: Vocabulary | undefined
+  let loader: Generator<void, Vocabulary> | undefined
+  let whole: TextCount | undefined // one for all texts that are counted in one go
+  let isClosed = false
+
+  function needed(): Vocabulary {
+    if (isClosed) throw closed()
+    if (vocabulary === undefined) {
+      loader ??= loading(encoding, readFileSync(rankFile(encoding), 'utf8'))
+      while (vocabulary === undefined) step(loader)
+    }
+    return vocabulary
+  }
+
+  /** Shared by all who wait: a count that cannot wait finishes the load they began. */
+  function step(own: Generator<void, Vocabulary>): void {
+    try {
+      const { done, value } = own.next()
+      if (done !== true) return
+      vocabulary = value
+      loader = undefined
+    } catch (error) {
+      loader = undefined
+      throw error
+    }
+  }
+
+  async function ready(): Promise<void> {
+    const breathe = breather()
+    for (;;) {
+      if (isClosed) throw closed()
+      if (vocabulary !== undefined) return
+      if (loader === undefined) {
+        const file = await readFile(rankFile(encoding), 'utf8')
+        if (vocabulary === undefined) loader ??= loading(encoding, file)
+      } else step(loader)
+      await breathe()
+    }
+  }
+
+  function cleared(): TextCount {
+    whole ??= new TextCount(needed())
+    whole.clear()
+    return whole
+  }
+
+  function count(text: string): number {
+    checkText(text)
+    const counted = cleared()
+    counted.push(text)
+    return counted.total()
+  }
+
+  return {
+    count,
+    remembered: memoised(count),
+    fits(text, budget) {
+      checkText(text)
+      if (Number.isNaN(budget)) throw new TypeError('budget must be a number of tokens, not NaN')
+      // A token is at least one byte, and a unit of UTF-16 at most three.
+      if (text.length * 3 <= budget) return true
+      const bytes = Buffer.byteLength(text)
+      if (bytes <= budget) return true
+      const own = needed()
+      if (bytes > budget * own.longest) return false
+      const counted = cleared()
+      for (let at = 0; at < text.length; at += sliceChars) {
+        counted.add(text.slice(at, at + sliceChars))
+        if (counted.closed > budget) return false
+      }
+      return counted.total() <= budget
+    },
+    async countAsync(text, signal) {
+      checkText(text)
+      signal?.throwIfAborted()
+      await ready()
+      const own = new TextCount(needed())
+      const breathe = breather()
+      for (let at = 0; at < text.length; at += sliceChars) {
+        await breathe()
+        signal?.throwIfAborted()
+        if (isClosed) throw closed()
+        own.add(text.slice(at, at + sliceChars))
+      }
+      return own.total()
+    },
+    counter() {
+      const own = new TextCount(needed())
+      return {
+        push(text) {
+          checkText(text)
+          if (isClosed) throw closed()
+          own.push(text)
+          return own.total()
+        }
+      }
+    },
+    ready,
+    messages: new WeakMap(),
+    close() {
+      isClosed = true
+      vocabulary = loader = whole = undefined
+    }
+  }
+}
+
+/** Gives the event loop to others when it was held for too long. */
+function breather(): () => Promise<void> | undefined {
+  let heldSince = performance.now()
+  return () => {
+    if (performance.now() - heldSince < holdMs) return undefined
+    return setImmediate().then(() => {
+      heldSince = performance.now()
+    })
+  }
+}
+
+function checkText(text: string): void {
+  if (typeof text !== 'string')
+    throw new TypeError(`a text to count must be a string, not ${text === null ? 'null' : typeof text}`)
+}
+
+/** What use after `close()` throws. */
+export function closed(): MillraceError<'closed'> {
+  return new MillraceError('closed', 'these tokenizers are closed; create new ones with createTokenizers()', { details: {} })
+}

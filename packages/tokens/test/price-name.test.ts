@@ -1,0 +1,86 @@
+import { describe, expect, test } from 'vitest'
+import { sellerOf } from '../src/price-name.ts'
+import { findListing } from '../src/price-table.ts'
+
+const found = (name: string, provider?: string): string | undefined => {
+  const listing = findListing(name, provider)
+  return listing === null ? undefined : `${listing.provider} ${listing.model}`
+}
+
+describe('a model is found by', () => {
+  test.each([
+    ['its name', 'gpt-4o', 'openai gpt-4o'],
+    ['any case, and spaces around it', ' GPT-4o ', 'openai gpt-4o'],
+    ['a dated name', 'gpt-4.1-mini-2025-04-14', 'openai gpt-4.1-mini'],
+    ['a date in one piece', 'gpt-4.1-mini-20250414', 'openai gpt-4.1-mini'],
+    ['a dated name of Anthropic', 'claude-opus-4-1-20250805', 'anthropic claude-opus-4-1'],
+    ['its newest alias', 'claude-3-5-sonnet-latest', 'anthropic claude-3-5-sonnet'],
+    ['a preview of a day', 'gemini-2.5-pro-preview-06-05', 'google gemini-2.5-pro'],
+    ['a numbered version', 'gemini-2.0-flash-001', 'google gemini-2.0-flash'],
+    ['a provider before a slash', 'openai/gpt-4o', 'openai gpt-4o'],
+    ['a provider before a colon', 'openai:gpt-4o', 'openai gpt-4o'],
+    ['a provider by another name', 'vertex_ai/gemini-2.5-flash', 'google gemini-2.5-flash'],
+    ['two prefixes', 'openrouter/openai/gpt-4o', 'openrouter openai/gpt-4o'],
+    ['a name in which a maker is a prefix', 'groq/openai/gpt-oss-20b', 'groq openai/gpt-oss-20b'],
+    ['the spelling of Azure', 'azure/gpt-35-turbo', 'azure gpt-3.5-turbo'],
+    ['the spelling of Azure, with a version', 'gpt-35-turbo-0125', 'openai gpt-3.5-turbo'],
+    ['an id of Bedrock', 'anthropic.claude-3-haiku-20240307-v1:0', 'aws regional.anthropic.claude-3-haiku-20240307-v1:0'],
+    ['one with a region', 'us.anthropic.claude-opus-4-5-20251101-v1:0', 'aws regional.anthropic.claude-opus-4-5-v1:0'],
+    ['one for everywhere', 'global.anthropic.claude-opus-4-5-20251101-v1:0', 'aws global.anthropic.claude-opus-4-5-v1:0'],
+    [
+      'an ARN of Bedrock',
+      'arn:aws:bedrock:us-east-1:123456789012:inference-profile/eu.amazon.nova-pro-v1:0',
+      'aws amazon.nova-pro-v1:0'
+    ],
+    ['an id of Vertex', 'vertex_ai/claude-opus-5@20260701', 'google claude-opus-5'],
+    ['a resource of Google', 'publishers/google/models/gemini-2.5-flash', 'google gemini-2.5-flash'],
+    ['a name of Fireworks', 'accounts/fireworks/models/deepseek-v3p2', 'fireworks deepseek-v3p2'],
+    ['a fine-tune whose price is known', 'ft:gpt-4o-mini-2024-07-18:acme:bot:a1b2', 'openai ft:gpt-4o-mini']
+  ])('%s: %s', (_, name, expected) => {
+    expect(found(name)).toBe(expected)
+  })
+})
+
+describe('a name is not taken for another that it begins like', () => {
+  test.each([
+    'claude-sonnet-5-9', // the table says `claude-sonnet-5…`
+    'claude-sonnet-5.7',
+    'claude-opus-4-50',
+    'claude-haiku-4-5-mini',
+    'gemini-3.6-flash-lite',
+    'gemini-2.5-pro-image',
+    'gpt-4o-2027-01-01',
+    'gpt-4o-nano',
+    'gpt-4.1-mini-high',
+    'o3x',
+    'deepseek-r1-distill-qwen-32b',
+    'my-claude-3-opus-20240229',
+    'ft:gpt-4-0613:acme', // a base model's rule takes it in
+    'ft:gpt-4.1-2025-04-14:acme:bot:a1',
+    'us.anthropic.claude-sonnet-5-9-v1:0'
+  ])('%s', (name) => {
+    expect(found(name)).toBeUndefined()
+  })
+
+  test('with a provider that takes in much', () => {
+    expect(found('o4-mini-deep-research', 'azure')).toBe('azure o4-mini-deep-research')
+    expect(found('prod-o4-mini', 'azure')).toBeUndefined()
+    expect(found('acme-claude-3-opus', 'google')).toBeUndefined()
+  })
+})
+
+test.each([
+  ['openai', 'openai'],
+  ['Azure.AI.OpenAI', 'azure'],
+  ['azure-openai', 'azure'],
+  ['aws.bedrock', 'aws'],
+  ['amazon-bedrock', 'aws'],
+  ['gcp.vertex_ai', 'google'],
+  ['google.generative-ai', 'google'],
+  ['mistral_ai', 'mistral'],
+  ['x_ai', 'x-ai'],
+  ['xai', 'x-ai'],
+  ['__proto__', '--proto--']
+])('the provider %s is %s', (name, seller) => {
+  expect(sellerOf(name)).toBe(seller)
+})
