@@ -57,7 +57,7 @@ function goalsOf({ language, bytes }: Texts, [toBase = [], toFastest]: readonly 
 
 /** Whoever does not count what tiktoken counts makes the run fail. */
 function check(title: string, taken: ReadonlyMap<string, Taken>): void {
-  const expected = taken.get(base)?.hellos[0]
+  const expected = Number(taken.get(base)?.hellos[0])
   const others = [...taken].filter(([, { hellos }]) => hellos.some((tokens) => tokens !== expected))
   if (others.length === 0) return console.log(`All count the same in the first megabyte: ${expected} tokens.`)
   process.exitCode = 1

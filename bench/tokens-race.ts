@@ -44,7 +44,7 @@ export async function race(
   what: string,
   { processes, rounds, ms }: Flags
 ): Promise<ReadonlyMap<string, Taken>> {
-  const taken = new Map(subjects.map((name) => [name, { samples: [], hellos: [] } as Taken]))
+  const taken = new Map<string, Taken>(subjects.map((name) => [name, { samples: [], hellos: [] }]))
   for (let fresh = 0; fresh < processes; fresh++) {
     await using stack = new AsyncDisposableStack()
     const programs = await Promise.all(

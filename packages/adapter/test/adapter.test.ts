@@ -263,6 +263,20 @@ describe('with a token budget and operators', () => {
     expect(sent.length).toBeLessThan(messages.length)
   })
 
+  test('tokenizers of the caller are used, and stay open when the adapter closes', async () => {
+    await using tokenizers = createTokenizers()
+    const long = { role: 'user' as const, content: 'word   '.repeat(300) }
+    {
+      await using it = await setUp({ tokens: { contextWindow: 400, tokenizers, compress: true, reserve: 10 } })
+      const messages = [long, { role: 'assistant' as const, content: 'Yes.' }, { role: 'user' as const, content: 'And   now?' }]
+      const completion = await it.adapter.complete({ model: 'gpt-4o', messages })
+      expect(completion.notes.tokens?.compressed).toBeGreaterThan(0)
+      const sent = it.server.requests[0]?.body.messages as { content: string }[]
+      expect(sent.at(-1)?.content).toBe('And now?')
+    }
+    expect(tokenizers.for('gpt-4o').count('still open')).toBe(2)
+  })
+
   test('a stream runs through its operators in order', async () => {
     await using tokenizers = createTokenizers()
     const counter = (): ReturnType<ReturnType<typeof tokenizers.for>['counter']> => tokenizers.for('gpt-4o').counter()

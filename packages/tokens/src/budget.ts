@@ -9,7 +9,7 @@ import {
   type Provider
 } from '@millrace/core'
 import { BudgetChunks, type Prepared } from './budget-chunks.ts'
-import { type CompressMessagesOptions, compressMessages } from './compress-messages.ts'
+import { type CompressMessagesOptions, compressMessages, isMarked } from './compress-messages.ts'
 import { checkDropping, type FitOptions, type FitResult, fit, type Summarize } from './fit.ts'
 import { type Change, savedTokens } from './saved.ts'
 import type { Tokenizer, Tokenizers } from './tokenizer.ts'
@@ -72,7 +72,9 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
     checkRequest(request)
     const { model, tools, responseFormat, toolChoice } = request
     const tokenizer = tokenizers.for(model)
-    const { messages } = compression === undefined ? request : compressMessages(request.messages, compression)
+    // A mark on the request itself has the provider cache all of it.
+    const stays = compression === undefined || isMarked(request.extra)
+    const { messages } = stays ? request : compressMessages(request.messages, compression)
     const changed = (result?: FitResult): Prepared => {
       const after = result?.messages ?? messages
       if (after === request.messages) return { request }
@@ -133,7 +135,7 @@ function factsOf({ request, messages, after, result, tokenizer, isCompressing }:
 
 function checkWindow(window: unknown, name: string): void {
   if (Number.isSafeInteger(window) && (window as number) > 0) return
-  throw new TypeError(`${name} must be a whole number of tokens above 0, not ${window}`)
+  throw new TypeError(`${name} must be a whole number of tokens above 0, not ${String(window)}`)
 }
 
 function noRoom(limit: number, tokens: number): MillraceError<'context-overflow'> {

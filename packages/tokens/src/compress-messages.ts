@@ -91,7 +91,7 @@ function endsInSpace(text: string): boolean {
 }
 
 /** How Anthropic, SDKs around it, and Bedrock write it. */
-const marks: readonly string[] = ['cache_control', 'cacheControl', 'cache_point', 'cachePoint']
+const marks: ReadonlySet<string> = new Set(['cache_control', 'cacheControl', 'cache_point', 'cachePoint'])
 
 /** The last message, and its last part, up to which the provider caches; -1 where there is none. */
 function lastMark(messages: readonly Message[]): { readonly message: number; readonly part: number } {
@@ -107,12 +107,12 @@ function lastMark(messages: readonly Message[]): { readonly message: number; rea
 }
 
 /** A mark may stand deep inside, as in a tool's result that holds texts. What is too deep to look at counts as marked. */
-function isMarked(value: Json | undefined, depth = 0): boolean {
+export function isMarked(value: Json | undefined, depth = 0): boolean {
   if (typeof value !== 'object' || value === null) return false
   if (depth > maxDepth) return true
   if (Array.isArray(value)) return value.some((item: Json) => isMarked(item, depth + 1))
   if (!isJsonObject(value)) return false
-  return Object.entries(value).some(([name, item]) => (marks.includes(name) && item !== null) || isMarked(item, depth + 1))
+  return Object.entries(value).some(([name, item]) => (marks.has(name) && item !== null) || isMarked(item, depth + 1))
 }
 
 const maxDepth = 20

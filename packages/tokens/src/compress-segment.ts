@@ -23,6 +23,8 @@ interface Block {
   pairs: number
   value: number
   headings: number
+  /** Whether the first line is indented, a little. */
+  isIndented: boolean
   /** Column of the text of the last list item; -1 outside of a list. */
   column: number
   previous: Line | undefined
@@ -58,6 +60,7 @@ export function segmentsOf(text: string): Segments {
     lines += block.lines
     codeLines += block.code
     let kind: Kind = look === 'plain' ? 'prose' : look
+    if (kind === 'prose' && block.isIndented && block.lines === 1) kind = 'marked'
     if (headings > 1 && headings === block.lines)
       kind = 'code' // comments of a program
     else if (kind === 'prose' && (pairs > 1 || (block.lines === 1 && pairs === 1 && value > 0 && value <= maxValueWords)))
@@ -144,7 +147,18 @@ export function segmentsOf(text: string): Segments {
 const maxValueWords = 6
 
 function createBlock(): Block {
-  return { look: 'plain', lines: 0, code: 0, pairs: 0, value: 0, headings: 0, column: -1, previous: undefined, previousFrom: 0 }
+  return {
+    look: 'plain',
+    lines: 0,
+    code: 0,
+    pairs: 0,
+    value: 0,
+    headings: 0,
+    isIndented: false,
+    column: -1,
+    previous: undefined,
+    previousFrom: 0
+  }
 }
 
 function grow(text: string, block: Block, line: Line, from: number): void {
@@ -153,7 +167,9 @@ function grow(text: string, block: Block, line: Line, from: number): void {
   if (previous === undefined && beginsProgram(text, line)) look = 'code'
   // In a list a line may be indented as far as the text of its item, and a new item a little further.
   const room = block.column === -1 ? 1 : block.column + (line.isItem ? 3 : 1)
-  if (line.indent > room) {
+  // Two or three spaces before the first line alone are the paragraph's own.
+  if (previous === undefined && !line.isItem && line.indent > room && line.indent < 4) block.isIndented = true
+  else if (line.indent > room || (block.isIndented && block.lines === 1 && (line.indent > 0 || line.isItem || line.value >= 0))) {
     const opens = previous !== undefined && ':{([,'.includes(text.charAt(previous.last - 1))
     look = opens && !line.isItem ? 'code' : worse(look, 'marked')
     block.code++

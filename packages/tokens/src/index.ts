@@ -1,4 +1,6 @@
 export { type TokenBudgetOptions, withTokenBudget } from './budget.ts'
+export { type Compressed, type CompressOptions, compress } from './compress.ts'
+export { type CompressedMessages, type CompressMessagesOptions, compressMessages } from './compress-messages.ts'
 export type { TokenCounter } from './counter.ts'
 export { type FitOptions, type FitResult, fit, type Summarize, type SummarizeOptions } from './fit.ts'
 export { uncountedParts } from './message.ts'

@@ -1,6 +1,7 @@
 import type { Usage } from '@millrace/core'
 import { describe, expect, test } from 'vitest'
 import { createPrices, type PriceOverride } from '../src/price.ts'
+import { since } from './cpu.ts'
 
 const usage: Usage = {
   input: { uncached: 1e5, cacheRead: 0, cacheWrite: 0 },
@@ -81,9 +82,9 @@ describe('an override', () => {
 
   test('of a hostile pattern and name takes no time', () => {
     const prices = createPrices({ overrides: { [`${'a*'.repeat(100)}b`]: { inputPerMillion: 1, outputPerMillion: 1 } } })
-    const start = performance.now()
+    const start = process.cpuUsage()
     expect(prices.cost(usage, 'a'.repeat(250))).toBeNull()
-    expect(performance.now() - start).toBeLessThan(1000)
+    expect(since(start)).toBeLessThan(1000)
   })
 
   test('names a model of the table for a name of your own, which keeps its seller and its batch rate', () => {

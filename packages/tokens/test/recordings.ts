@@ -56,7 +56,7 @@ export function bills(): Bill[] {
     // Anthropic counts what is cached beside the rest, and so does Grok on Azure.
     const apart = entry.provider === 'anthropic' || (entry.provider === 'azure' && entry.model?.startsWith('grok') === true)
     const charged = entry.usage.input + (apart ? (entry.usage.cached ?? 0) : 0)
-    return [{ id: entry.id, model: entry.model ?? String(request['model']), messages, tools, charged }]
+    return [{ id: entry.id, model: entry.model ?? (request['model'] as string), messages, tools, charged }]
   })
 }
 
