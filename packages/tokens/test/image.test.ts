@@ -77,6 +77,7 @@ test('decodes the header alone: a picture of 20 MB takes no longer than one of 2
   const small = dataUrl(Buffer.concat([jpeg(640, 480, 900), Buffer.alloc(2000)]))
   const large = dataUrl(Buffer.concat([jpeg(640, 480, 900), Buffer.alloc(20_000_000)]))
   timeOf(small)
+  timeOf(large) // puts the text together, which is not what is measured
   expect(timeOf(large)).toBeLessThan(timeOf(small) * 20 + 20)
 })
 
