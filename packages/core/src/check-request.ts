@@ -31,6 +31,18 @@ export function checkRequest(request: ChatRequest): void {
   checkFields(request, '', undefined)
 }
 
+/**
+ * The same for one message, as `messages[index]`.
+ *
+ * @throws {MillraceError} `invalid-request`; `details.path` names the field
+ *
+ * @example
+ * for (const [index, message] of history.entries()) checkMessage(message, index)
+ */
+export function checkMessage(message: Message, index: number): void {
+  messageFields(message, index, { key: 'messages', parent: undefined })
+}
+
 /** Key and parent come apart: a place is made for what holds others, and for an error, not for each field. */
 type Check = (value: unknown, key: string | number, parent: Place | undefined) => void
 type RequiredKey<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T]
@@ -140,7 +152,7 @@ const content: Check = (value, key, parent) => {
 const toolCall = fields<ToolCall>('a tool call', { id: name, name, arguments: string }, {})
 const prompt = fields<PromptMessage>('a prompt message', { role: tag, content }, { name: string, ...extra })
 
-const checkMessage = oneOf<Message['role']>('a message', 'role', {
+const messageFields = oneOf<Message['role']>('a message', 'role', {
   system: prompt,
   developer: prompt,
   user: prompt,
@@ -151,7 +163,7 @@ const checkMessage = oneOf<Message['role']>('a message', 'role', {
   ),
   tool: fields<ToolMessage>('a tool message', { role: tag, content, toolCallId: name }, extra)
 })
-const messages = list(checkMessage)
+const messages = list(messageFields)
 
 const toolChoiceName = fields<{ name: string }>('a tool choice', { name }, {})
 

@@ -11,6 +11,7 @@ it('exports these names, and no others', () => {
     'assemble',
     'channels',
     'checkJson',
+    'checkMessage',
     'checkOptions',
     'checkRequest',
     'chunksOf',

@@ -49,7 +49,12 @@ function limiting(max: number, createCounter: () => RunningCount): Step<Chunk, C
 
   function tallyOf(field: Field): Tally {
     let tally = tallies.get(field)
-    if (tally === undefined) tallies.set(field, (tally = { counter: createCounter(), delivered: [], tokens: 0 }))
+    if (tally === undefined) {
+      const counter = createCounter()
+      if (typeof counter?.push !== 'function')
+        throw new TypeError('createCounter must give a counter: write limitTokens(500, tokenizer.counter)')
+      tallies.set(field, (tally = { counter, delivered: [], tokens: 0 }))
+    }
     return tally
   }
 

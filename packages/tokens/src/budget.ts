@@ -24,8 +24,8 @@ export interface TokenBudgetOptions {
   readonly contextWindow: number | ((model: string) => number | null | undefined)
   /** Tokens kept free for the answer of a request without `maxOutputTokens`. @default a quarter of the window, at most 4096 */
   readonly reserve?: number | undefined
-  /** Takes needless whitespace out of every request first, see `compressMessages`. @default off */
-  readonly compress?: true | Pick<CompressMessagesOptions, 'roles'> | undefined
+  /** Takes needless whitespace out of every request first, see `compressMessages`. @default false */
+  readonly compress?: boolean | Pick<CompressMessagesOptions, 'roles'> | undefined
   /** What goes first, see `fit`. @default 'oldest' */
   readonly drop?: FitOptions['drop']
   /** Share of the budget that may be dropped beyond need, to keep the prompt's beginning, see `fit`. @default 1/8 */
@@ -58,14 +58,14 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
     summarize: 1
   })
   const { tokenizers, contextWindow, reserve, compress, drop, slack, summarize } = options
-  if (typeof tokenizers?.for !== 'function') throw new TypeError('tokenizers is missing: pass what createTokenizers() gives')
+  if (typeof tokenizers?.for !== 'function') throw new TypeError('tokenizers must be what createTokenizers() gives')
   if (typeof contextWindow !== 'function') checkWindow(contextWindow, 'contextWindow')
   const most = typeof contextWindow === 'function' ? Number.POSITIVE_INFINITY : contextWindow
   if (reserve !== undefined && !(Number.isSafeInteger(reserve) && reserve >= 0 && reserve < most)) {
     throw new TypeError(`reserve must be a whole number of tokens from 0 to below contextWindow, not ${reserve}`)
   }
   checkDropping(options)
-  const compression = compress === true ? {} : compress
+  const compression = compress === true ? {} : compress === false ? undefined : compress
   if (compression !== undefined) compressMessages([], compression)
 
   function prepare(request: ChatRequest, signal: () => AbortSignal): Prepared | Promise<Prepared> {

@@ -36,6 +36,7 @@ export interface CompressedMessages {
  */
 export function compressMessages(messages: readonly Message[], options: CompressMessagesOptions = {}): CompressedMessages {
   checkOptions<CompressMessagesOptions>('compressMessages', options, { roles: 1, tokenizer: 1 })
+  if (!Array.isArray(messages)) throw new TypeError('compressMessages takes an array of messages; a text goes to compress')
   const { roles = ['user', 'assistant'], tokenizer } = options
   for (const role of roles) {
     if (role !== 'user' && role !== 'assistant' && role !== 'tool')

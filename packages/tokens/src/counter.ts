@@ -1,4 +1,4 @@
-import { Piece } from './merge.ts'
+import { Piece } from './piece.ts'
 import type { Progress, Vocabulary } from './vocabulary.ts'
 
 /** The running total of a text that comes in pieces. */

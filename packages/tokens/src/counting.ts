@@ -90,7 +90,9 @@ export function createCounting(encoding: Encoding): Counting {
     remembered: memoised(count),
     fits(text, budget) {
       checkText(text)
-      if (Number.isNaN(budget)) throw new TypeError('budget must be a number of tokens, not NaN')
+      if (typeof budget !== 'number' || Number.isNaN(budget)) {
+        throw new TypeError(`budget must be a number of tokens, not ${String(budget)}`)
+      }
       // A token is at least one byte, and a unit of UTF-16 at most three.
       if (text.length * 3 <= budget) return true
       const bytes = Buffer.byteLength(text)

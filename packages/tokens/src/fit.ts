@@ -1,5 +1,6 @@
 import {
   abortable,
+  checkMessage,
   checkOptions,
   type Message,
   MillraceError,
@@ -106,7 +107,10 @@ export function fit(messages: readonly Message[], options: FitOptions | Summariz
   const { budget, tokenizer } = options
   if (typeof tokenizer?.countMessages !== 'function')
     throw new TypeError("tokenizer must be a tokenizer, such as tokenizerFor('gpt-4.1')")
-  if (!(budget >= 0)) throw new TypeError(`budget must be a number of tokens of at least 0, not ${budget}`)
+  if (!(typeof budget === 'number' && budget >= 0)) {
+    throw new TypeError(`budget must be a number of tokens of at least 0, not ${String(budget)}`)
+  }
+  if (!Array.isArray(messages)) throw new TypeError('fit takes an array of messages; of a request write (request.messages, ...)')
   checkDropping(options)
   if ('summarize' in options && options.summarize !== undefined) return summarized(messages, options)
   return isProven(messages, options) ? whole(messages, options) : fitted(messages, options, planned(messages, options))
@@ -136,8 +140,10 @@ function besideOf({ tools, responseFormat, toolChoice }: FitOptions): BesideMess
 function isProven(messages: readonly Message[], options: FitOptions): boolean {
   const { budget, tokenizer } = options
   let least = 0
-  for (const { content } of messages) {
+  for (const [index, message] of messages.entries()) {
+    const content = message?.content
     if (typeof content === 'string') least += content.length
+    else checkMessage(message, index)
     if (least > budget) return false
   }
   return charged(maxTokens(messages, { ...besideOf(options), model: tokenizer.model }), tokenizer) <= budget

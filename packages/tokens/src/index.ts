@@ -1,3 +1,5 @@
+// The types of the contract that these functions take, so that nobody has to install core to name them.
+export type { ChatRequest, Message, Tool, Usage } from '@millrace/core'
 export { type TokenBudgetOptions, withTokenBudget } from './budget.ts'
 export { type Compressed, type CompressOptions, compress } from './compress.ts'
 export { type CompressedMessages, type CompressMessagesOptions, compressMessages } from './compress-messages.ts'

@@ -1,17 +1,11 @@
+import { HeapMerge } from './heap-merge.ts'
+import { maxPiece, Piece } from './piece.ts'
 import { hashed, hashPowers, maxTokens, none, type Ranks } from './ranks.ts'
-import { maxPiece } from './scanner.ts'
 
 const memoBits = 16
 
-/** A piece and its tokens. Where it is kept, it can grow, and only its last tokens are looked for anew. */
-export class Piece {
-  size = 0
-  count = 0
-  readonly tokens: Int32Array = new Int32Array(maxPiece)
-  readonly starts: Int32Array = new Int32Array(maxPiece + 1)
-  /** Of the bytes before each place. */
-  readonly hashes: Int32Array = new Int32Array(maxPiece + 1)
-}
+/** More of them, and the search from left to right is given up. */
+const maxDeadEnds = 8
 
 /** Tokens at the end of a piece that are likely to change when it grows. */
 const unsettled = 2
@@ -21,13 +15,15 @@ const unsettled = 2
  *
  * Byte-pair encoding merges the pair of lowest rank again and again. The same tokens are found from left to right: a row of
  * tokens is the encoding of its bytes exactly when each two neighbours are the encoding of theirs. So the longest token is
- * taken that agrees with the one before it; where none agrees, the token before it was wrong. Each place is left behind for
- * good once, so the time is linear in the piece, whatever is in it.
+ * taken that agrees with the one before it; where none agrees, the token before it was wrong. That is seldom in anything
+ * that was ever written; where it is often, as in rules of dashes, the merging is done by the book.
  */
 export class Merger {
   readonly #ranks: Ranks
   /** How long the tokens are that begin with three bytes, hashed: bit n tells of n bytes, bit 0 of 32 and more. */
   readonly #lengths: Uint32Array = new Uint32Array(1 << memoBits)
+  /** The lengths of 32 and more, the longest first, by the hash of the first 32 bytes. */
+  readonly #longLengths: Map<number, number[]> = new Map()
   readonly #powers: Int32Array
   /** Of tokens, once asked for: the two that were merged to make it. */
   readonly #lefts: Int32Array
@@ -38,6 +34,9 @@ export class Merger {
   /** Places of the piece at hand from where no row of tokens leads to its end. */
   readonly #dead: Uint8Array = new Uint8Array(maxPiece + 1)
   readonly #own: Piece = new Piece()
+  readonly #heapMerge: HeapMerge = new HeapMerge()
+  readonly #rankOf = (from: number, end: number): number =>
+    end - from > this.#ranks.longest ? none : this.#tokenAt(from, end - from)
   #piece: Piece = this.#own
   #text: Uint8Array = new Uint8Array(0)
   #from = 0
@@ -56,7 +55,13 @@ export class Merger {
       let hash = 0
       for (let at = start; at < start + 3; at++) hash = hashed(hash, bytes[at] as number)
       this.#lengths[place(hash)]! |= length < 32 ? 1 << length : 1
+      if (length < 32) continue
+      for (let at = start + 3; at < start + 32; at++) hash = hashed(hash, bytes[at] as number)
+      const lengths = this.#longLengths.get(hash)
+      if (lengths === undefined) this.#longLengths.set(hash, [length])
+      else if (!lengths.includes(length)) lengths.push(length)
     }
+    for (const lengths of this.#longLengths.values()) lengths.sort((one, other) => other - one)
   }
 
   /** Tokens of `text` from `from` up to `end`, at most `maxPiece` bytes and at least one. */
@@ -86,7 +91,7 @@ export class Merger {
     let count = settled
     let at = count === 0 ? 0 : (starts[count] as number)
     let below = size + 1 // tokens of this length and more were tried at `at`
-    let isTouched = false
+    let deadEnds = 0
     while (at < size) {
       const token = this.#longestBelow(below, at, count === 0 ? none : (tokens[count - 1] as number))
       if (token !== none) {
@@ -100,14 +105,22 @@ export class Merger {
         below = size + 1
         this.#dead.fill(0, 0, size)
       } else {
+        if (++deadEnds > maxDeadEnds) {
+          this.#heapMerge.merge(piece, this.#rankOf)
+          count = piece.count
+          break
+        }
         this.#dead[at] = 1
-        isTouched = true
         count--
-        below = at - (starts[count] as number)
-        at = starts[count] as number
+        const last = starts[count] as number
+        const length = at - last
+        // One like the token before it was tried first, and all others are left.
+        const wasFirst = length >= 32 && count > 0 && length === last - (starts[count - 1] as number)
+        below = wasFirst ? size : length
+        at = last
       }
     }
-    if (isTouched) this.#dead.fill(0, 0, size)
+    if (deadEnds > 0) this.#dead.fill(0, 0, size)
     piece.count = count
     return count
   }
@@ -118,11 +131,9 @@ export class Merger {
     let lengths = 6
     if (left >= 3) {
       lengths |= this.#lengths[place(this.#hash(at, 3))] as number
-      if ((lengths & 1) === 1) {
-        for (let length = Math.min(left, this.#ranks.longest); length >= 32; length--) {
-          const token = this.#fitting(at, length, before)
-          if (token !== none) return token
-        }
+      if ((lengths & 1) === 1 && left >= 32) {
+        const token = this.#longFitting(below, at, before)
+        if (token !== none) return token
       }
     }
     lengths &= left >= 31 ? -2 : (2 << left) - 2
@@ -135,13 +146,33 @@ export class Merger {
     return none
   }
 
+  /** Of 32 bytes and more: rules and indentation, in which a token mostly comes again. To try it first spares dead ends. */
+  #longFitting(below: number, at: number, before: number): number {
+    const left = this.#piece.size - at
+    const same = before === none ? 0 : this.#length(before)
+    if (below > this.#piece.size && same >= 32 && same <= left) {
+      const token = this.#fitting(at, same, before)
+      if (token !== none) return token
+    }
+    for (const length of this.#longLengths.get(this.#hash(at, 32)) ?? []) {
+      if (length >= below || length > left || length === same) continue
+      const token = this.#fitting(at, length, before)
+      if (token !== none) return token
+    }
+    return none
+  }
+
   #fitting(at: number, length: number, before: number): number {
     if (this.#dead[at + length] === 1) return none
-    const from = this.#from + at
+    const token = this.#tokenAt(at, length)
+    return token === none || before === none || this.#agree(before, token) ? token : none
+  }
+
+  #tokenAt(at: number, length: number): number {
     const hash = this.#hash(at, length)
     if (!this.#ranks.mayHave(hash)) return none
-    const token = this.#ranks.find(this.#text, from, from + length, hash)
-    return token === none || before === none || this.#agree(before, token) ? token : none
+    const from = this.#from + at
+    return this.#ranks.find(this.#text, from, from + length, hash)
   }
 
   /** Of the bytes of the piece from `at` on. */

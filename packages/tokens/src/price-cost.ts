@@ -31,7 +31,7 @@ export function costOf(
   usage: Usage,
   price: Price,
   whose: { provider: string | undefined; model: string },
-  longCacheWrites: true | undefined
+  longCacheWrites: boolean
 ): Cost | null {
   const { inputPerMillion, outputPerMillion, reasoningPerMillion } = price
   // Without it a free model could not be told from an unknown one.

@@ -23,12 +23,12 @@ export interface PricesOptions {
 export interface PriceOptions {
   /** Who sells it: `openai`, `azure`, `groq`. One that is not known has no prices. @default the one of the table of prices */
   readonly provider?: string | undefined
-  /** It went through the provider's batch API. `null` where the provider publishes no rate for that. */
-  readonly batch?: true | undefined
+  /** Whether it went through the provider's batch API; the cost is `null` where no rate is published for that. @default false */
+  readonly batch?: boolean | undefined
   /** Prices change on a date, some by the time of day. @default now */
   readonly at?: Date | undefined
-  /** What it wrote to the prompt cache was for longer than usual (Anthropic: 1 hour, OpenAI: 12), which is dearer. */
-  readonly longCacheWrites?: true | undefined
+  /** What it wrote to the prompt cache was for longer than usual (Anthropic: 1 hour, OpenAI: 12), which is dearer. @default false */
+  readonly longCacheWrites?: boolean | undefined
 }
 
 /** Prices and context windows by model, from a dated table and your own. Nothing to close. */
@@ -73,6 +73,7 @@ export function createPrices(options: PricesOptions = {}): Prices {
   const found = new Map<string, Found>()
 
   function find(model: string, provider = usual): Found {
+    if (typeof model !== 'string') throw new TypeError("a price is for a model: write cost(usage, 'gpt-4.1')")
     if (isNoName(model) || (provider !== undefined && isNoName(provider))) return { override: undefined, listing: null }
     const key = `${provider ?? ''}\n${model}`
     const known = found.get(key)
@@ -85,15 +86,15 @@ export function createPrices(options: PricesOptions = {}): Prices {
     return entry
   }
 
-  function priceOf(
-    model: string,
-    { provider, batch, at = new Date(), inputTokens = 0 }: Parameters<Prices['priceOf']>[1] = {}
-  ): Price | null {
-    if (Number.isNaN(at.getTime())) throw new TypeError("at must be a valid date: write at: new Date('2026-11-01')")
+  function priceOf(model: string, options: PriceOptions & { readonly inputTokens?: number | undefined } = {}): Price | null {
+    checkOptions<typeof options>('prices', options, { provider: 1, batch: 1, at: 1, longCacheWrites: 1, inputTokens: 1 })
+    const { provider, batch = false, at = new Date(), inputTokens = 0 } = options
+    if (!(at instanceof Date) || Number.isNaN(at.getTime()))
+      throw new TypeError("at must be a valid date: write at: new Date('2026-11-01')")
     const { override, listing } = find(model, provider)
     if (override === undefined && listing === null) return null
     const price = merge(override?.price, listing, at, inputTokens)
-    if (batch === undefined) return price
+    if (!batch) return price
     return price.batchFactor === undefined ? null : inBatch(price, price.batchFactor, cacheFactor(override, listing))
   }
 
@@ -105,11 +106,13 @@ export function createPrices(options: PricesOptions = {}): Prices {
       return override?.price.contextWindow ?? listing?.contextWindow ?? null
     },
     cost(usage, model, how) {
+      checkUsage(usage)
+      if (typeof how === 'string') throw new TypeError("the options of cost are an object: write { provider: 'azure' }")
       const price = priceOf(model, { ...how, inputTokens: inputOf(usage) })
       if (price === null) return null
       const { listing } = find(model, how?.provider)
       const whose = { provider: listing?.provider ?? how?.provider ?? usual, model: listing?.model ?? model }
-      return costOf(usage, price, whose, how?.longCacheWrites)
+      return costOf(usage, price, whose, how?.longCacheWrites ?? false)
     }
   }
 }
@@ -126,6 +129,15 @@ function namesOf(model: string, provider: string | undefined, listing: Listing |
   const bare = split?.rest ?? name
   const seller = provider === undefined ? (split?.seller.id ?? listing?.provider) : sellerOf(provider)
   return [`${provider?.trim().toLowerCase()}/${name}`, `${seller}/${bare}`, name, bare]
+}
+
+/** A usage of a provider's own shape would cost nothing. */
+function checkUsage(usage: Usage): void {
+  const { input, output, billed } = (usage as Usage | null | undefined) ?? {}
+  if (typeof input === 'object' && typeof output === 'object' && typeof billed === 'boolean') return
+  throw new TypeError(
+    'usage must be { input: { uncached, cacheRead, cacheWrite }, output: { text, reasoning }, estimated, billed }, as completion.usage is'
+  )
 }
 
 function merge(own: Price | undefined, listing: Listing | null, at: Date, inputTokens: number): Price {

@@ -1,10 +1,5 @@
 import { type Characters, caseless, digit, letters, lower, mark, newline, other, space, upper } from './characters.ts'
-
-/**
- * A piece longer than this many bytes is cut, which costs at most about one token of exactness: in a stream the piece at
- * the end is counted again with every delta. Words, rules of dashes and clauses of Chinese or Thai stay far below it.
- */
-export const maxPiece = 1024
+import { maxPiece } from './piece.ts'
 
 /** The three ways in which OpenAI's encodings split a text into pieces before they merge bytes. */
 export type Pattern = 'o200k' | 'cl100k' | 'gpt2'

@@ -1,4 +1,4 @@
-import type { Message, ResponseFormat, Tool, ToolChoice } from '@millrace/core'
+import { checkMessage, type Message, MillraceError, type ResponseFormat, type Tool, type ToolChoice } from '@millrace/core'
 import type { TokenCounter } from './counter.ts'
 import { type Counting, closed, createCounting } from './counting.ts'
 import { messageTokens, requestTokens } from './message.ts'
@@ -36,7 +36,8 @@ export interface Tokenizer {
    * not counted (see `uncountedParts`), base64 never as text. A message's count is remembered as long as the object lives:
    * a changed message is a new object. So are its texts, for when it comes as another object.
    *
-   * @throws {MillraceError} `closed` after `tokenizers.close()`; `invalid-request` for a tool's schema that has a cycle
+   * @throws {MillraceError} `closed` after `tokenizers.close()`; `invalid-request` for what is no message or tool of the
+   * contract (those of OpenAI's own shape, say), and for a tool's schema that has a cycle
    */
   countMessages(messages: readonly Message[], beside?: BesideMessages): number
   /** Loads the vocabulary now, in steps that leave the event loop to others, so that no first count has to. */
@@ -96,10 +97,11 @@ export function createTokenizers(): Tokenizers {
 function tokenizer(model: string, rule: ModelRule, countingOf: (encoding: Encoding) => Counting): Tokenizer {
   const { encoding, exact, safetyFactor } = rule
 
-  function ofMessage(message: Message, { messages, remembered }: Counting): number {
+  function ofMessage(message: Message, index: number, { messages, remembered }: Counting): number {
     const memo = messages.get(message)
     // The one change that is both easy to make and cheap to see.
     if (memo !== undefined && memo.content === message.content) return memo.tokens
+    checkMessage(message, index)
     const tokens = messageTokens(message, remembered)
     messages.set(message, { content: message.content, tokens })
     return tokens
@@ -117,11 +119,29 @@ function tokenizer(model: string, rule: ModelRule, countingOf: (encoding: Encodi
     ready: async () => countingOf(encoding).ready(),
     countMessages(messages, beside = {}) {
       const own = countingOf(encoding)
-      let tokens = requestTokens(messages, beside, rule, own.remembered)
-      for (const message of messages) tokens += ofMessage(message, own)
-      return tokens
+      checkLists(messages, beside)
+      let tokens = 0
+      for (let index = 0; index < messages.length; index++) tokens += ofMessage(messages[index] as Message, index, own)
+      return tokens + requestTokens(messages, beside, rule, own.remembered)
     }
   }
+}
+
+/** What would be counted as nothing, or as something else, were it not refused. */
+function checkLists(messages: readonly Message[], { tools = [], responseFormat }: BesideMessages): void {
+  if (!Array.isArray(messages)) throw new TypeError('messages must be an array; of a request write (request.messages, request)')
+  if (!Array.isArray(tools)) throw invalid('tools', 'must be an array')
+  for (const [index, tool] of tools.entries()) {
+    if (typeof tool?.name !== 'string') throw invalid(`tools[${index}].name`, 'is missing')
+  }
+  const type: unknown = responseFormat === undefined ? 'text' : responseFormat?.type
+  if (type !== 'text' && type !== 'json' && type !== 'json-schema') {
+    throw invalid('responseFormat.type', 'must be one of text, json, json-schema')
+  }
+}
+
+function invalid(path: string, what: string): MillraceError<'invalid-request'> {
+  return new MillraceError('invalid-request', `${path} ${what}`, { details: { path } })
 }
 
 /**

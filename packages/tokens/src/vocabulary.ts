@@ -1,6 +1,7 @@
 import { Characters } from './characters.ts'
-import { Merger, type Piece } from './merge.ts'
+import { Merger } from './merge.ts'
 import type { Encoding } from './model.ts'
+import type { Piece } from './piece.ts'
 import type { Ranks } from './ranks.ts'
 import { type Pattern, Scanner } from './scanner.ts'
 

@@ -43,9 +43,10 @@ const text = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 40 }),
   fc.json({ maxDepth: 2 })
 )
+const some = text.filter((given) => given !== '')
 const pixel = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ'
 const url = fc.oneof(
-  text,
+  some,
   fc.base64String({ maxLength: 200 }).map((data) => `data:image/png;base64,${data}`),
   fc.constant(`data:image/png;base64,${pixel}`)
 )
@@ -53,16 +54,16 @@ const part: fc.Arbitrary<Part> = fc.oneof(
   fc.record({ type: fc.constant('text' as const), text }),
   fc.record({ type: fc.constant('reasoning' as const), text, signature: text }),
   fc.record({ type: fc.constant('image' as const), url, detail: fc.constantFrom('low', 'high', 'auto', undefined) }),
-  fc.record({ type: fc.constant('audio' as const), data: text, format: text }),
+  fc.record({ type: fc.constant('audio' as const), data: text, format: some }),
   fc.record({ type: fc.constant('file' as const), url, filename: text }),
   fc.record({
     type: fc.constant('other' as const),
-    value: fc.dictionary(text, fc.jsonValue() as fc.Arbitrary<Json>, { maxKeys: 3 })
+    value: fc.dictionary(fc.string({ unit: 'grapheme', maxLength: 5 }), fc.jsonValue() as fc.Arbitrary<Json>, { maxKeys: 3 })
   })
 )
 const content = fc.oneof(text, fc.array(part, { maxLength: 4 }))
 const id = fc.constantFrom('a', 'b', 'c')
-const toolCalls = fc.array(fc.record({ id, name: text, arguments: text }), { maxLength: 3 })
+const toolCalls = fc.array(fc.record({ id, name: some, arguments: text }), { maxLength: 3 })
 const message: fc.Arbitrary<Message> = fc.oneof(
   fc.record({
     role: fc.constantFrom('system' as const, 'developer' as const, 'user' as const),
@@ -129,7 +130,7 @@ test(`any request of the contract counts a whole number, which the proof by byte
 
 test(`calls and their results add up: an exchange costs the same wherever it stands (seed ${seed})`, () => {
   const exchange = fc.tuple(
-    fc.array(fc.record({ name: text, arguments: text, result: text }), { minLength: 1, maxLength: 3 }),
+    fc.array(fc.record({ name: some, arguments: text, result: text }), { minLength: 1, maxLength: 3 }),
     text
   )
   fc.assert(
@@ -254,4 +255,24 @@ test('tools without comments stand on one line, others on a line a property', ()
   const either = { a: { anyOf: [{ type: 'string', format: 'date' }, { type: 'null' }] } }
   expect(body(either)).toBe('{\na:\n | string // format: date\n | null\n,\n}')
   expect(body(either, 'inline')).toBe('{\na: string | null,\n}')
+})
+
+test('refuses what has another shape than the contract, and says where: it would count too little', () => {
+  const user = { role: 'user', content: 'hello' }
+  const wrong: [unknown, unknown, string][] = [
+    [[{ role: 'assistant', content: null, tool_calls: [] }], {}, 'messages[0].content'],
+    [[user, { role: 'assistant', content: '', tool_calls: [] }], {}, 'messages[1].tool_calls'],
+    [[{ role: 'tool', content: '', tool_call_id: 'a' }], {}, 'messages[0].toolCallId'],
+    [[{ role: 'usr', content: 'hello' }], {}, 'messages[0].role'],
+    [[{ role: 'user', content: [{ type: 'input_text', text: 'hello' }] }], {}, 'messages[0].content[0].type'],
+    [[user], { tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools[0].name'],
+    [[user], { responseFormat: { type: 'json_schema' } }, 'responseFormat.type']
+  ]
+  const tokenizer = tokenizers.for('gpt-4o')
+  for (const [messages, beside, path] of wrong) {
+    expect(() => tokenizer.countMessages(messages as Message[], beside as never)).toThrow(
+      expect.objectContaining({ code: 'invalid-request', details: { path } })
+    )
+  }
+  expect(() => tokenizer.countMessages({ messages: [] } as never)).toThrow('messages must be an array')
 })
