@@ -38,8 +38,8 @@ export class BudgetChunks extends ChunkBatches {
   }
 
   protected async pull(): Promise<readonly Chunk[] | undefined> {
+    if (this.#left) return undefined
     if (this.#starting === undefined) {
-      if (this.#left) return undefined
       this.#starting = this.#start()
       return this.#starting
     }

@@ -1,4 +1,4 @@
-import { Piece } from './piece.ts'
+import { maxPiece, Piece } from './piece.ts'
 import type { Progress, Vocabulary } from './vocabulary.ts'
 
 /** The running total of a text that comes in pieces. */
@@ -26,8 +26,9 @@ export class TextCount {
   #bytes: Uint8Array = new Uint8Array(0)
   #buffer: Buffer = Buffer.from(this.#bytes.buffer)
   #end = 0
-  /** A high surrogate whose other half may come. */
+  /** A high surrogate whose other half may come, and the total with it. */
   #half = ''
+  #withHalf: number | undefined
 
   constructor(vocabulary: Vocabulary) {
     this.#vocabulary = vocabulary
@@ -46,7 +47,9 @@ export class TextCount {
 
   /** Adds at most `sliceChars` characters. */
   add(slice: string): void {
+    if (slice === '') return
     let text = slice
+    this.#withHalf = undefined
     if (this.#half !== '') {
       text = this.#half + slice
       this.#half = ''
@@ -66,10 +69,19 @@ export class TextCount {
   total(): number {
     const { closed, open } = this.#progress
     if (this.#half === '') return closed + open
+    if (this.#withHalf !== undefined) return this.#withHalf
     this.#bytes.set(replacement, this.#end)
     const whole = { ...this.#progress, piece: new Piece() }
     this.#vocabulary.advance(whole, this.#bytes, this.#end + replacement.length)
-    return whole.closed + whole.open
+    this.#withHalf = whole.closed + whole.open
+    return this.#withHalf
+  }
+
+  /** Gives back the room that a long text took: a stream goes on in small pieces. */
+  shrink(): void {
+    if (this.#bytes.length <= maxPiece * 4) return
+    const { at } = this.#progress
+    this.#hold(this.#bytes.slice(at, this.#end + replacement.length), this.#end - at)
   }
 
   clear(): void {
@@ -77,6 +89,7 @@ export class TextCount {
     this.#progress.piece.size = 0
     this.#end = 0
     this.#half = ''
+    this.#withHalf = undefined
   }
 
   /** Makes room behind the end: lets go of what is counted, or else takes more. */
@@ -84,14 +97,19 @@ export class TextCount {
     if (this.#end + more <= this.#bytes.length) return
     const { at } = this.#progress
     const held = this.#end - at
-    if (held + more <= this.#bytes.length) this.#bytes.copyWithin(0, at, this.#end)
+    let bytes = this.#bytes
+    if (held + more <= bytes.length) bytes.copyWithin(0, at, this.#end)
     else {
-      const bytes = new Uint8Array(Math.min(4 * (held + more), maxBytes))
+      bytes = new Uint8Array(Math.min(4 * (held + more), maxBytes))
       bytes.set(this.#bytes.subarray(at, this.#end))
-      this.#bytes = bytes
-      this.#buffer = Buffer.from(bytes.buffer)
     }
-    this.#end = held
+    this.#hold(bytes, held)
+  }
+
+  #hold(bytes: Uint8Array, end: number): void {
+    if (bytes !== this.#bytes) this.#buffer = Buffer.from(bytes.buffer)
+    this.#bytes = bytes
+    this.#end = end
     this.#progress.at = 0
   }
 

@@ -1,21 +1,19 @@
 import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { setImmediate } from 'node:timers/promises'
 import { type Message, MillraceError } from '@millrace/core'
 import { sliceChars, TextCount, type TokenCounter } from './counter.ts'
 import { loading, rankFile } from './load.ts'
 import { memoised } from './memo.ts'
+import { type Counts, listedResult } from './message.ts'
 import type { Encoding } from './model.ts'
+import type { Turns } from './turns.ts'
 import type { Vocabulary } from './vocabulary.ts'
-
-/** How long the event loop is held at once by what promises not to block it. */
-const holdMs = 5
 
 /** All that is counted with one encoding. Its vocabulary is loaded by the first count, or by `ready`. */
 export interface Counting {
   count(text: string): number
   /** The same, with counts remembered. */
-  readonly remembered: (text: string) => number
+  readonly remembered: Counts
   /** Whether the text has at most so many tokens. */
   fits(text: string, budget: number): boolean
   countAsync(text: string, signal: AbortSignal | undefined): Promise<number>
@@ -31,7 +29,7 @@ export interface MessageMemo {
   readonly tokens: number
 }
 
-export function createCounting(encoding: Encoding): Counting {
+export function createCounting(encoding: Encoding, turns: Turns): Counting {
   let vocabulary: Vocabulary | undefined
   let loader: Generator<void, Vocabulary> | undefined
   let whole: TextCount | undefined // one for all texts that are counted in one go
@@ -60,7 +58,6 @@ export function createCounting(encoding: Encoding): Counting {
   }
 
   async function ready(): Promise<void> {
-    const breathe = breather()
     for (;;) {
       if (isClosed) throw closed()
       if (vocabulary !== undefined) return
@@ -68,7 +65,7 @@ export function createCounting(encoding: Encoding): Counting {
         const file = await readFile(rankFile(encoding), 'utf8')
         if (vocabulary === undefined) loader ??= loading(encoding, file)
       } else step(loader)
-      await breathe()
+      await turns.next()
     }
   }
 
@@ -87,7 +84,7 @@ export function createCounting(encoding: Encoding): Counting {
 
   return {
     count,
-    remembered: memoised(count),
+    remembered: { text: memoised(count), parallelResult: memoised((result) => count(listedResult(result))) },
     fits(text, budget) {
       checkText(text)
       if (typeof budget !== 'number' || Number.isNaN(budget)) {
@@ -110,10 +107,10 @@ export function createCounting(encoding: Encoding): Counting {
       checkText(text)
       signal?.throwIfAborted()
       await ready()
+      signal?.throwIfAborted()
       const own = new TextCount(needed())
-      const breathe = breather()
       for (let at = 0; at < text.length; at += sliceChars) {
-        await breathe()
+        await turns.next()
         signal?.throwIfAborted()
         if (isClosed) throw closed()
         own.add(text.slice(at, at + sliceChars))
@@ -127,6 +124,7 @@ export function createCounting(encoding: Encoding): Counting {
           checkText(text)
           if (isClosed) throw closed()
           own.push(text)
+          own.shrink()
           return own.total()
         }
       }
@@ -137,17 +135,6 @@ export function createCounting(encoding: Encoding): Counting {
       isClosed = true
       vocabulary = loader = whole = undefined
     }
-  }
-}
-
-/** Gives the event loop to others when it was held for too long. */
-function breather(): () => Promise<void> | undefined {
-  let heldSince = performance.now()
-  return () => {
-    if (performance.now() - heldSince < holdMs) return undefined
-    return setImmediate().then(() => {
-      heldSince = performance.now()
-    })
   }
 }
 

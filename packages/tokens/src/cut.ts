@@ -1,4 +1,5 @@
 import type { Message } from '@millrace/core'
+import { charged } from './charged.ts'
 import type { BesideMessages, Tokenizer } from './tokenizer.ts'
 import { type Units, unitsOf } from './units.ts'
 
@@ -41,12 +42,12 @@ export function cut(messages: readonly Message[], rules: CutRules): Cut {
   const cost = costs(messages, units, tokenizer)
   // Behind the last of the loose units comes the last turn.
   const roleAt = (index: number): string | undefined => messages[loose[index] ?? turn]?.role
-  const charged = (tokens: number): number => Math.ceil(tokens * tokenizer.safetyFactor)
-  const share = (ofBudget: number): number => (rules.budget * ofBudget) / tokenizer.safetyFactor
+  const { safetyFactor } = tokenizer
+  const share = (ofBudget: number): number => (rules.budget * ofBudget) / safetyFactor
 
   let used = tokenizer.countMessages(staying(messages, units), rules.beside)
-  const budget = Math.max(rules.budget - rules.reserve, Math.min(charged(used), rules.budget))
-  if (charged(used) > budget) return split(messages, units, used)
+  const budget = Math.max(rules.budget - rules.reserve, Math.min(charged(used, safetyFactor), rules.budget))
+  if (charged(used, safetyFactor) > budget) return split(messages, units, used)
 
   const head = rules.drop === 'middle' ? takeHead() : 0
   // The newest first, and the first that does not fit ends it: a conversation with holes misleads the model.
@@ -58,16 +59,24 @@ export function cut(messages: readonly Message[], rules: CutRules): Cut {
   return split(messages, units, used)
 
   function fits(index: number, beside: number): boolean {
-    const text = messages[loose[index] as number]?.content
-    const isLong = typeof text === 'string' && text.length > longText
-    if (isLong && !tokenizer.fits(text, budget - beside * tokenizer.safetyFactor)) return false
-    return charged(beside + cost(index)) <= budget
+    for (const text of longTexts(loose[index] as number)) {
+      if (!tokenizer.fits(text, budget - beside * safetyFactor)) return false
+    }
+    return charged(beside + cost(index), safetyFactor) <= budget
+  }
+
+  function* longTexts(unit: number): Generator<string> {
+    let at = unit
+    do {
+      for (const text of textsOf(messages[at] as Message)) if (text.length > longText) yield text
+      at = units.next[at] as number
+    } while (at !== 0)
   }
 
   /** Whole turns; of a first turn that is longer than the head may be, its beginning. */
   function takeHead(): number {
     // A share of the budget and not of what the last turn leaves, so that the head is the same from call to call.
-    const most = used + Math.min(share(headShare), (budget / tokenizer.safetyFactor - used) / 2)
+    const most = used + Math.min(share(headShare), (budget / safetyFactor - used) / 2)
     let filled = used
     let end = 0
     let turns = 0
@@ -105,7 +114,7 @@ export function cut(messages: readonly Message[], rules: CutRules): Cut {
     if (question === -1 || !fits(question, 0)) return
     let from = tail
     let taken = used + cost(question)
-    while (from < end && charged(taken) > budget) taken -= cost(from++)
+    while (from < end && charged(taken, safetyFactor) > budget) taken -= cost(from++)
     if (from === end) return
     stays[loose[question] as number] = 1
     tail = from
@@ -135,6 +144,12 @@ export function cut(messages: readonly Message[], rules: CutRules): Cut {
     }
     used -= saved
   }
+}
+
+function* textsOf(message: Message): Generator<string> {
+  if (typeof message.content === 'string') yield message.content
+  else for (const part of message.content) if (part.type === 'text' || part.type === 'reasoning') yield part.text
+  if (message.role === 'assistant') for (const call of message.toolCalls ?? []) yield call.arguments
 }
 
 function staying(messages: readonly Message[], { of, stays }: Units): readonly Message[] {

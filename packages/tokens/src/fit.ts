@@ -8,6 +8,7 @@ import {
   type Tool,
   type ToolChoice
 } from '@millrace/core'
+import { charged } from './charged.ts'
 import { type Cut, type CutRules, cut } from './cut.ts'
 import { isPrompt, maxTokens, uncountedParts } from './message.ts'
 import type { BesideMessages, Tokenizer } from './tokenizer.ts'
@@ -92,8 +93,8 @@ const maxSummary = 1024
  */
 export function fit(messages: readonly Message[], options: SummarizeOptions): Promise<FitResult>
 export function fit(messages: readonly Message[], options: FitOptions): FitResult
-export function fit(messages: readonly Message[], options: FitOptions | SummarizeOptions): FitResult | Promise<FitResult> {
-  checkOptions<Required<SummarizeOptions>>('fit', options as Required<SummarizeOptions>, {
+export function fit(messages: readonly Message[], given: FitOptions | SummarizeOptions): FitResult | Promise<FitResult> {
+  checkOptions<Required<SummarizeOptions>>('fit', given as Required<SummarizeOptions>, {
     budget: 1,
     tokenizer: 1,
     tools: 1,
@@ -104,14 +105,15 @@ export function fit(messages: readonly Message[], options: FitOptions | Summariz
     summarize: 1,
     signal: 1
   })
-  const { budget, tokenizer } = options
+  const { budget, tokenizer } = given
   if (typeof tokenizer?.countMessages !== 'function')
     throw new TypeError("tokenizer must be a tokenizer, such as tokenizerFor('gpt-4.1')")
   if (!(typeof budget === 'number' && budget >= 0)) {
     throw new TypeError(`budget must be a number of tokens of at least 0, not ${String(budget)}`)
   }
   if (!Array.isArray(messages)) throw new TypeError('fit takes an array of messages; of a request write (request.messages, ...)')
-  checkDropping(options)
+  checkDropping(given)
+  const options = { ...given, budget: Math.floor(budget) }
   if ('summarize' in options && options.summarize !== undefined) return summarized(messages, options)
   return isProven(messages, options) ? whole(messages, options) : fitted(messages, options, planned(messages, options))
 }
@@ -128,10 +130,6 @@ export function checkDropping({
     throw new TypeError(`summarize must be a function of the dropped messages, not ${typeof summarize}`)
 }
 
-function charged(tokens: number, { safetyFactor }: Tokenizer): number {
-  return Math.ceil(tokens * safetyFactor)
-}
-
 function besideOf({ tools, responseFormat, toolChoice }: FitOptions): BesideMessages {
   return { tools, responseFormat, toolChoice }
 }
@@ -146,7 +144,7 @@ function isProven(messages: readonly Message[], options: FitOptions): boolean {
     else checkMessage(message, index)
     if (least > budget) return false
   }
-  return charged(maxTokens(messages, { ...besideOf(options), model: tokenizer.model }), tokenizer) <= budget
+  return charged(maxTokens(messages, { ...besideOf(options), model: tokenizer.model }), tokenizer.safetyFactor) <= budget
 }
 
 function whole(messages: readonly Message[], options: FitOptions): FitResult {
@@ -156,7 +154,7 @@ function whole(messages: readonly Message[], options: FitOptions): FitResult {
     droppedMessages: [],
     saved: 0,
     get tokens() {
-      return charged(options.tokenizer.countMessages(messages, besideOf(options)), options.tokenizer)
+      return charged(options.tokenizer.countMessages(messages, besideOf(options)), options.tokenizer.safetyFactor)
     },
     get uncounted() {
       return uncountedParts(messages, options.tokenizer.model)
@@ -168,7 +166,7 @@ function planned(messages: readonly Message[], options: FitOptions, rules?: Pick
   const { budget, tokenizer, drop = 'oldest', slack = 1 / 8 } = options
   const { reserve = 0, behind = 'user' } = rules ?? {}
   const found = cut(messages, { tokenizer, beside: besideOf(options), budget, reserve, drop, slack, behind })
-  const tokens = charged(found.tokens, tokenizer)
+  const tokens = charged(found.tokens, tokenizer.safetyFactor)
   if (tokens > budget) throw overflow(tokens, found.kept, options)
   return found
 }
@@ -181,7 +179,7 @@ function fitted(
 ): FitResult {
   if (dropped.length === 0) return whole(messages, options)
   const { tokenizer } = options
-  const taken = charged(tokens, tokenizer)
+  const taken = charged(tokens, tokenizer.safetyFactor)
   return {
     messages: kept,
     dropped: dropped.length,
@@ -189,7 +187,7 @@ function fitted(
     ...(summary === undefined ? {} : { summary }),
     tokens: taken,
     get saved() {
-      return charged(tokenizer.countMessages(messages, besideOf(options)), tokenizer) - taken
+      return charged(tokenizer.countMessages(messages, besideOf(options)), tokenizer.safetyFactor) - taken
     },
     get uncounted() {
       return uncountedParts(kept, tokenizer.model)

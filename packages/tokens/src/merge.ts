@@ -70,10 +70,26 @@ export class Merger {
     return this.countGrown(this.#own, text, from, end)
   }
 
+  /**
+   * What of the piece counted last may be otherwise when the text goes on behind it: the tokens of its last quarter. What is
+   * before them is the encoding whatever comes, or nearly always: it goes back to where one token decides about the next.
+   */
+  unsettled(text: Uint8Array, from: number): { readonly tokens: number; readonly bytes: number } {
+    const { size, count, starts } = this.#own
+    for (let index = count - 1; index > 0; index--) {
+      const start = starts[index] as number
+      // The next piece has to begin with a whole character.
+      if (start > size - maxPiece / 4 || ((text[from + start] as number) & 0xc0) === 0x80) continue
+      return { tokens: count - index, bytes: size - start }
+    }
+    return { tokens: 0, bytes: 0 }
+  }
+
   /** The same of a piece that has grown: what it had, the text from `from` has still. */
   countGrown(piece: Piece, text: Uint8Array, from: number, end: number): number {
-    const { hashes, tokens, starts } = piece
     const size = end - from
+    piece.reserve(size)
+    const { hashes, tokens, starts } = piece
     if (piece.size === 0 || size < piece.size) piece.size = piece.count = 0
     let hash = hashes[piece.size] as number
     for (let at = piece.size; at < size; at++) {

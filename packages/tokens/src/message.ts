@@ -25,6 +25,13 @@ const harmony = { start: 2, answer: 2, call: 4, result: 2 }
 
 type Count = (text: string) => number
 
+/** Both remember what they counted. */
+export interface Counts {
+  readonly text: Count
+  /** Of `listedResult`: to write it down costs more than to count it. */
+  readonly parallelResult: Count
+}
+
 /** What is counted, and how to come to terms with JSON. */
 interface Measure {
   readonly text: Count
@@ -33,14 +40,19 @@ interface Measure {
   readonly parallelResult: (result: string, opening: '[' | ' ') => number
 }
 
-function measuring(text: Count): Measure {
+function measuring({ text, parallelResult }: Counts): Measure {
   return {
     text,
     compact: (json) => text(compactJson(json)),
     parallelCalls: (calls) => text(parallelCallText(calls)),
-    // A piece ends between the comma and the space, so that these add up to the count of the whole list.
-    parallelResult: (result, opening) => text(`${opening}${parallelResultText(result)},`)
+    parallelResult: (result, opening) => parallelResult(opening + result)
   }
+}
+
+/** A result of parallel calls in the list of them, whose opening character stands before it here. */
+export function listedResult(result: string): string {
+  // A piece ends between the comma and the space, so that these add up to the count of the whole list.
+  return `${result[0]}${parallelResultText(result.slice(1))},`
 }
 
 /** Without parsing or escaping anything: a character is at most six when escaped, and a token is at least a byte. */
@@ -52,8 +64,8 @@ const bytes: Measure = {
 }
 
 /** Tokens of one message by itself, the same for every model of a vocabulary. Images are not in it. */
-export function messageTokens(message: Message, count: Count): number {
-  return textTokens(message, measuring(count))
+export function messageTokens(message: Message, counts: Counts): number {
+  return textTokens(message, measuring(counts))
 }
 
 function textTokens(message: Message, measure: Measure): number {
@@ -79,8 +91,8 @@ function callTokens(calls: readonly ToolCall[], measure: Measure): number {
  *
  * @throws {MillraceError} `invalid-request` for a schema that has a cycle
  */
-export function requestTokens(messages: readonly Message[], beside: BesideMessages, rule: ModelRule, count: Count): number {
-  return aroundTokens(messages, beside, rule, measuring(count))
+export function requestTokens(messages: readonly Message[], beside: BesideMessages, rule: ModelRule, counts: Counts): number {
+  return aroundTokens(messages, beside, rule, measuring(counts))
 }
 
 function aroundTokens(messages: readonly Message[], beside: BesideMessages, rule: ModelRule, measure: Measure): number {
@@ -116,6 +128,7 @@ function aroundTokens(messages: readonly Message[], beside: BesideMessages, rule
       if (calls === undefined || textOf(message) !== '') tokens += wrap.answer
       if (calls !== undefined) tokens += wrap.call
       for (const call of calls ?? []) callers.set(call.id, message)
+      answered.delete(message)
     } else if (message.role === 'tool') {
       tokens += resultTokens(message)
     }

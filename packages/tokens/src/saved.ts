@@ -1,4 +1,5 @@
 import type { Message } from '@millrace/core'
+import { charged } from './charged.ts'
 import type { BesideMessages, Tokenizer } from './tokenizer.ts'
 
 /** A message that was left out, or changed into another. */
@@ -22,9 +23,13 @@ const maxChars = 65_536
  * changed: nobody should wait while megabytes are counted that are not even sent.
  */
 export function savedTokens({ before, after, changes }: Saving, tokenizer: Tokenizer, beside: BesideMessages): number {
-  const charged = (tokens: number): number => Math.ceil(tokens * tokenizer.safetyFactor)
+  const { safetyFactor } = tokenizer
   const chars = changes.reduce((sum, change) => sum + charsOf(change.before), 0)
-  if (chars <= maxChars) return charged(tokenizer.countMessages(before, beside)) - charged(tokenizer.countMessages(after, beside))
+  if (chars <= maxChars)
+    return (
+      charged(tokenizer.countMessages(before, beside), safetyFactor) -
+      charged(tokenizer.countMessages(after, beside), safetyFactor)
+    )
 
   const bare = tokenizer.countMessages([])
   let tokens = 0
@@ -37,7 +42,7 @@ export function savedTokens({ before, after, changes }: Saving, tokenizer: Token
     tokens -= change.after === undefined ? bare : tokenizer.countMessages([change.after])
   }
   // Every one of them longer than that: then by the rule of thumb.
-  return charged(counted === 0 ? chars / 4 : (tokens * chars) / counted)
+  return charged(counted === 0 ? chars / 4 : (tokens * chars) / counted, safetyFactor)
 }
 
 /** At least one, so that a message without text counts too. */

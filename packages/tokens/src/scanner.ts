@@ -18,6 +18,8 @@ const lowers: number = lower | caseless | mark // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
 export class Scanner {
   /** Whether the last piece could be another one if text followed behind `end`. */
   isOpen = false
+  /** Whether the last piece goes on behind the place where it was cut for its length. */
+  isCut = false
   readonly #characters: Characters
   readonly #ascii: Uint8Array
   readonly #pattern: Pattern
@@ -35,10 +37,12 @@ export class Scanner {
   pieceEnd(bytes: Uint8Array, from: number, end: number): number {
     this.#bytes = bytes
     this.isOpen = false
+    this.isCut = false
     if (end - from <= maxPiece) return this.#scan(from, end)
     let cut = from + maxPiece
     while (((bytes[cut] as number) & 0xc0) === 0x80) cut--
     const found = this.#scan(from, cut)
+    this.isCut = this.isOpen && found === cut
     this.isOpen = false
     return found
   }

@@ -38,9 +38,17 @@ function argumentsText(schema: JsonObject, unions: UnionStyle): string {
 /** As `checkRequest` has it. Not cut short here: a schema that refers to itself twice has 2^200 ends, this is the first. */
 const maxDepth = 200
 
-function tooDeep(): MillraceError<'invalid-request'> {
+function tooDeep(cause?: unknown): MillraceError<'invalid-request'> {
   const message = `tools hold a schema that is nested deeper than ${maxDepth} levels or refers back to itself (a cycle)`
-  return new MillraceError('invalid-request', message, { details: { path: 'tools' } })
+  return new MillraceError('invalid-request', message, { details: { path: 'tools' }, cause })
+}
+
+function written(value: Json): string {
+  try {
+    return JSON.stringify(value)
+  } catch (cause) {
+    throw tooDeep(cause)
+  }
 }
 
 /** For each property its lines. */
@@ -59,7 +67,7 @@ function fieldsText(schema: JsonObject, depth: number, unions: UnionStyle): stri
       if (typeof title === 'string' && typeof description === 'string') lines.push(`${indent}//`)
       if (typeof description === 'string') lines.push(comment(description, indent))
     }
-    const preset = property.default === undefined ? '' : ` // default: ${JSON.stringify(property.default)}`
+    const preset = property.default === undefined ? '' : ` // default: ${written(property.default)}`
     lines.push(`${indent}${name}${required?.has(name) === true ? '' : '?'}:${fieldType(property, depth, unions)},${preset}`)
     fields.push(lines)
   }
@@ -83,14 +91,15 @@ function alternatives(schema: JsonObject): readonly Json[] | undefined {
 
 function typeText(schema: JsonObject, depth: number, unions: UnionStyle): string {
   if (depth > maxDepth) throw tooDeep()
-  if (Array.isArray(schema.enum)) return schema.enum.map((value: Json) => JSON.stringify(value)).join(' | ')
+  if (Array.isArray(schema.enum)) return schema.enum.map(written).join(' | ')
   const choices = alternatives(schema)
   if (choices !== undefined) {
     return choices.map((choice) => (isJsonObject(choice) ? typeText(choice, depth + 1, unions) : 'any')).join(' | ')
   }
   const { type } = schema
   if (Array.isArray(type)) {
-    return type
+    // Each once: every one of them writes down all that is below it.
+    return [...new Set(type)]
       .map((one: Json) => (typeof one === 'string' ? typeText({ ...schema, type: one }, depth + 1, unions) : 'any'))
       .join(' | ')
   }

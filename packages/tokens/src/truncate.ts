@@ -1,4 +1,5 @@
 import { checkOptions } from '@millrace/core'
+import { mostWithin } from './charged.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 export interface TruncateOptions {
@@ -32,7 +33,7 @@ export function truncateText(text: string, options: TruncateOptions): string {
   if (typeof ellipsis !== 'string') throw new TypeError(`ellipsis must be a string, not ${typeof ellipsis}`)
   if (tokenizer.fits(text, budget)) return text
 
-  const most = Math.floor(budget / tokenizer.safetyFactor)
+  const most = mostWithin(budget, tokenizer.safetyFactor)
   const start = keep === 'end' ? undefined : sideOf(text, 'start', most)
   const end = keep === 'start' ? undefined : sideOf(text, 'end', most)
   // Where pieces meet, a token more or less may come of it; then all is done once more with so much less.

@@ -50,13 +50,18 @@ export class Vocabulary {
     let open = 0
     let isOpen = false
     while (at < end) {
-      const pieceEnd = scanner.pieceEnd(bytes, at, end)
+      let pieceEnd = scanner.pieceEnd(bytes, at, end)
       isOpen ||= scanner.isOpen
       if (isOpen) {
         const isFirst = at === progress.at
         open += isFirst ? merger.countGrown(progress.piece, bytes, at, pieceEnd) : merger.count(bytes, at, pieceEnd)
       } else {
         closed += merger.count(bytes, at, pieceEnd)
+        if (scanner.isCut) {
+          const unsettled = merger.unsettled(bytes, at)
+          closed -= unsettled.tokens
+          pieceEnd -= unsettled.bytes
+        }
         progress.at = pieceEnd
         progress.piece.size = 0
       }

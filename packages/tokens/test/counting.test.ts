@@ -2,6 +2,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setImmediate } from 'node:timers/promises'
 import fc from 'fast-check'
 import { afterAll, expect, test } from 'vitest'
+import { charged } from '../src/charged.ts'
 import { createTokenizers } from '../src/index.ts'
 import { since } from './cpu.ts'
 
@@ -91,6 +92,27 @@ test.each([
   expect(tokens).toBe(tokenizer.count(text))
 })
 
+test('twenty counts at once share the event loop, and do not hold it longer than one', async () => {
+  await tokenizer.ready()
+  const text = 'The quick brown fox, who had 17 lazy dogs, jumped over the fence. '.repeat(10_000)
+  const background = await noise()
+  const block = await longestBlock(() => Promise.all(Array.from({ length: 20 }, () => tokenizer.countAsync(text))))
+  expect(block).toBeLessThan(50 + background)
+})
+
+test('a counter stays small: ten thousand of them take no more than a few kilobytes each, even after a long text', async () => {
+  const long = 'word '.repeat(3000)
+  const before = process.memoryUsage().arrayBuffers
+  const counters = Array.from({ length: 10_000 }, () => tokenizer.counter())
+  for (const { push } of counters) push('a first word')
+  for (const { push } of counters.slice(0, 1000)) push(long)
+  globalThis.gc?.()
+  await setImmediate()
+  globalThis.gc?.()
+  expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(30_000_000)
+  expect(counters[0]?.push('')).toBe(tokenizer.count(`a first word${long}`))
+})
+
 test('stops counting when the signal aborts, with its reason', async () => {
   const reason = new Error('enough')
   await expect(tokenizer.countAsync('hello', { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
@@ -127,10 +149,20 @@ test(`fits says what counting would, for any text and budget (seed ${seed})`, ()
   fc.assert(
     fc.property(text, fc.integer({ min: 0, max: 8000 }), fc.constantFrom('gpt-4o', 'claude-opus-5-5'), (given, budget, model) => {
       const own = tokenizers.for(model)
-      expect(own.fits(given, budget)).toBe(Math.ceil(own.count(given) * own.safetyFactor) <= budget)
+      expect(own.fits(given, budget)).toBe(charged(own.count(given), own.safetyFactor) <= budget)
     }),
     { seed, numRuns: 300 }
   )
+})
+
+test('fits takes a budget that a factor meets exactly', async () => {
+  await using own = createTokenizers()
+  const llama = own.for('llama-3.3-70b')
+  for (let words = 1; words < 200; words++) {
+    const least = charged(llama.count(' a'.repeat(words)), llama.safetyFactor)
+    expect(llama.fits(' a'.repeat(words), least)).toBe(true)
+    expect(llama.fits(' a'.repeat(words), least - 1)).toBe(false)
+  }
 })
 
 test('proves by length alone that a text fits, without a vocabulary', async () => {

@@ -2,6 +2,7 @@ import { getEventListeners } from 'node:events'
 import { isMillraceError, type Message, type ResponseFormat, type Tool } from '@millrace/core'
 import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
+import { charged } from '../src/charged.ts'
 import { type FitOptions, type FitResult, fit } from '../src/fit.ts'
 import { createTokenizers, type Tokenizer } from '../src/tokenizer.ts'
 import { since } from './cpu.ts'
@@ -25,7 +26,7 @@ const call = (...ids: string[]): Message => ({
 })
 const result = (toolCallId: string, content = 'found'): Message => ({ role: 'tool', toolCallId, content })
 const counted = (messages: readonly Message[], own: Tokenizer = tokenizer): number =>
-  Math.ceil(own.countMessages(messages) * own.safetyFactor)
+  charged(own.countMessages(messages), own.safetyFactor)
 
 const words = fc.integer({ min: 1, max: 40 }).map((count) => 'word '.repeat(count))
 const text = fc.record({
@@ -103,11 +104,11 @@ function attempt(messages: readonly Message[], options: FitOptions): FitResult |
   }
 }
 
-function checkFitted(messages: readonly Message[], fitted: FitResult, charged: (messages: readonly Message[]) => number): void {
+function checkFitted(messages: readonly Message[], fitted: FitResult, cost: (messages: readonly Message[]) => number): void {
   const stayed = new Set(fitted.messages)
-  expect(fitted.tokens).toBe(charged(fitted.messages))
+  expect(fitted.tokens).toBe(cost(fitted.messages))
   expect(fitted.dropped).toBe(messages.length - fitted.messages.length)
-  expect(fitted.saved).toBe(charged(messages) - fitted.tokens)
+  expect(fitted.saved).toBe(cost(messages) - fitted.tokens)
   expect(fitted.messages).toEqual(messages.filter((message) => stayed.has(message)))
   expect(fitted.droppedMessages).toEqual(messages.filter((message) => !stayed.has(message)))
   for (const message of mustStay(messages)) expect(stayed.has(message)).toBe(true)
@@ -121,7 +122,7 @@ describe.each([
   ['gpt-5', { tools, toolChoice: { name: 'look' } }]
 ])('fitting for %s', (model, beside) => {
   const own = tokenizers.for(model)
-  const charged = (messages: readonly Message[]): number => Math.ceil(own.countMessages(messages, beside) * own.safetyFactor)
+  const cost = (messages: readonly Message[]): number => charged(own.countMessages(messages, beside), own.safetyFactor)
 
   test(`is never over the budget, parts no call from its results, and keeps what it must (seed ${seed})`, () => {
     fc.assert(
@@ -129,12 +130,12 @@ describe.each([
         const options = { budget, tokenizer: own, ...beside, ...how }
         const fitted = attempt(messages, options)
         if (fitted === undefined) {
-          expect(charged(allThatStays(messages))).toBeGreaterThan(budget)
+          expect(cost(allThatStays(messages))).toBeGreaterThan(budget)
           return
         }
         expect(fitted.tokens).toBeLessThanOrEqual(budget)
-        checkFitted(messages, fitted, charged)
-        if (charged(messages) <= budget) expect(fitted.messages).toBe(messages)
+        checkFitted(messages, fitted, cost)
+        if (cost(messages) <= budget) expect(fitted.messages).toBe(messages)
         expect(fit(messages, options).messages).toEqual(fitted.messages)
       }),
       { seed, numRuns: 500 }
@@ -509,4 +510,35 @@ describe('with a summary', () => {
     expect(turns).toBeGreaterThan(40)
     expect(asked.size).toBeLessThan(turns / 2)
   })
+})
+
+test('a budget that is no whole number is kept too, with a summary', async () => {
+  const claude = tokenizers.for('claude-opus-4-1')
+  for (let part = 0; part < 100; part++) {
+    const history = Array.from({ length: 60 }, (_, index) =>
+      say(index % 2 === 0 ? 'user' : 'assistant', `message ${index} `.repeat(10 + (part % 7)))
+    )
+    const budget = 900 + part * 1.37
+    const result = await fit(history, { budget, tokenizer: claude, summarize: () => 'what was said before '.repeat(200) })
+    expect(result.tokens).toBeLessThanOrEqual(budget)
+  }
+})
+
+test('a unit far too long is dropped without being counted to its end, and parallel results are counted once', () => {
+  const calls: Message = {
+    role: 'assistant',
+    content: '',
+    toolCalls: ['a', 'b'].map((id) => ({ id, name: 'look', arguments: '{}' }))
+  }
+  const results = (content: string): Message[] => ['a', 'b'].map((toolCallId) => ({ role: 'tool', toolCallId, content }))
+  const took = (history: readonly Message[], budget: number): number => {
+    const before = process.cpuUsage()
+    fit(history, { budget, tokenizer })
+    return since(before)
+  }
+  const huge = [say('user', 'go'), calls, ...results('['.repeat(10_000_000)), say('user', 'on')]
+  expect(took(huge, 10_000)).toBeLessThan(500)
+  const many = Array.from({ length: 200 }, () => [say('user', 'go'), { ...calls }, ...results('{"a": 1}'.repeat(400))]).flat()
+  const first = took([...many, say('user', 'on')], 500_000)
+  expect(took([...many, say('user', 'on')], 500_000)).toBeLessThan(first / 3 + 5)
 })

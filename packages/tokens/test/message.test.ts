@@ -1,6 +1,7 @@
 import {
   isMillraceError,
   type Json,
+  type JsonObject,
   type Message,
   type Part,
   type ResponseFormat,
@@ -275,4 +276,30 @@ test('refuses what has another shape than the contract, and says where: it would
     )
   }
   expect(() => tokenizer.countMessages({ messages: [] } as never)).toThrow('messages must be an array')
+})
+
+test('a schema that names a type twice on every level is written down once a level', () => {
+  let schema: JsonObject = { type: 'string' }
+  for (let depth = 0; depth < 60; depth++) schema = { type: ['object', 'object'], properties: { a: schema } }
+  const tools = [{ name: 'f', parameters: { type: 'object', properties: { a: schema } } }]
+  expect(tokenizers.for('gpt-4o').countMessages([], { tools })).toBeLessThan(1000)
+})
+
+test('a cycle in an enum or a default is told like one in the schema', () => {
+  const cycle: Record<string, unknown> = {}
+  cycle['self'] = cycle
+  for (const property of [{ enum: [cycle] }, { type: 'object', default: cycle }]) {
+    const tools = [{ name: 'f', parameters: { type: 'object', properties: { a: property } } }] as unknown as Tool[]
+    expect(() => tokenizers.for('gpt-4o').countMessages([], { tools })).toThrow(
+      expect.objectContaining({ code: 'invalid-request' })
+    )
+  }
+})
+
+test('one assistant message that stands twice counts like two that are equal', () => {
+  const calls = calling('', call('a', 'f', '{}'), call('b', 'f', '{}'))
+  const results = [answer('a', 'yes'), answer('b', 'no')]
+  const twice = [calls, ...results, calls, ...results]
+  const equal = [calls, ...results, structuredClone(calls), ...results]
+  expect(count(twice, {}, 'gpt-4o')).toBe(count(equal, {}, 'gpt-4o'))
 })

@@ -34,6 +34,18 @@ test.each([
   ['text-ada-001', 'r50k_base', true],
   ['ada:ft-org-2023', 'r50k_base', true],
   ['gpt-2', 'r50k_base', true],
+  ['gpt-4-1106-vision-preview', 'cl100k_base', true],
+  ['gpt-4-turbo-2024-04-09', 'cl100k_base', true],
+  ['gpt-4-32k-0613', 'cl100k_base', true],
+  ['ft:gpt-4-0613:acme:llama:a1', 'cl100k_base', true],
+  ['ft:gpt-4o-2024-08-06:mistral-shop::a1', 'o200k_base', true],
+  ['curie:ft-llama-2023', 'r50k_base', true],
+  ['gpt-4-x-alpaca-13b', 'o200k_base', false],
+  ['gpt-4-all', 'o200k_base', false],
+  ['gpt-4o-distil-llama-3.1-8b', 'o200k_base', false],
+  ['gpt-3.5-vicuna', 'o200k_base', false],
+  ['gpt-2-chinese', 'o200k_base', false],
+  ['o1-distill-qwen-7b', 'o200k_base', false],
   ['gpt-4.2', 'o200k_base', false],
   ['gpt-6', 'o200k_base', false],
   ['o1x', 'o200k_base', false],
@@ -64,7 +76,7 @@ test.each([
 const factor = (model: string): number => tokenizerFor(model).safetyFactor
 
 test('a model without a known vocabulary states how far to stay off: new Claudes further than old ones, old Llamas furthest', () => {
-  for (const model of ['claude-opus-4-7', 'claude-opus-5-5', 'anthropic/claude-sonnet-5', 'claude-opus-4.8', 'claude-next']) {
+  for (const model of ['claude-opus-4-7', 'claude-opus-5-5', 'anthropic/claude-sonnet-5', 'claude-opus-4.8', 'claude-opus-4-10', 'claude-next']) {
     expect(factor(model), model).toBe(1.8)
   }
   for (const model of [
@@ -72,12 +84,47 @@ test('a model without a known vocabulary states how far to stay off: new Claudes
     'claude-sonnet-4-20250514',
     'claude-opus-4@20250514',
     'claude-haiku-4-5',
+    'claude-sonnet-3-7',
+    'claude-opus-4-1-20250805',
     'claude-2.1'
   ]) {
     expect(factor(model), model).toBe(1.4)
   }
-  expect(factor('mistral-large-latest')).toBe(1.35)
-  for (const model of ['meta-llama/Llama-2-70b-chat-hf', 'mistralai/Mixtral-8x7B-Instruct-v0.1', 'open-mistral-7b'])
+  for (const model of [
+    'mistral-large-latest',
+    'mistral.mistral-large-3-675b-instruct',
+    'mistral-nemo',
+    'mistral-small-2506',
+    'mistral.ministral-3-8b-instruct',
+    'llama-v3p1-8b-instruct',
+    'llama3.2:1b',
+    'llama-3.2-1b-preview',
+    'llama-4-scout-17b-16e-instruct'
+  ])
+    expect(factor(model), model).toBe(1.35)
+  for (const model of [
+    'meta-llama/Llama-2-70b-chat-hf',
+    'meta.llama2-13b-chat-v1',
+    'llama-v2-7b',
+    'llama2:7b',
+    'llama-7b',
+    'huggyllama/llama-65b',
+    'mistralai/Mixtral-8x7B-Instruct-v0.1',
+    'open-mistral-7b',
+    'mistral',
+    'mistral:7b',
+    'mistral:latest',
+    'mistral.mistral-7b-instruct-v0:2',
+    'mistral-large-2411',
+    'mistral-tiny',
+    'zephyr',
+    'tinyllama',
+    'TinyLlama/TinyLlama-1.1B-Chat-v1.0',
+    'code-llama-34b',
+    'codellama:13b',
+    'gpt-4-x-alpaca-13b',
+    'phi-3-mini-128k-instruct'
+  ])
     expect(factor(model), model).toBe(2.4)
   expect(factor('some-deployment')).toBe(2)
 })

@@ -34,7 +34,16 @@ describe('a model is found by', () => {
     ],
     ['an id of Vertex', 'vertex_ai/claude-opus-5@20260701', 'google claude-opus-5'],
     ['a resource of Google', 'publishers/google/models/gemini-2.5-flash', 'google gemini-2.5-flash'],
+    ['a resource of Vertex', 'projects/p/locations/l/publishers/anthropic/models/claude-opus-5', 'google claude-opus-5'],
+    ['one behind a prefix', 'vertex_ai/publishers/google/models/gemini-2.5-flash', 'google gemini-2.5-flash'],
+    ['a resource of the Gemini API', 'models/gemini-2.5-flash', 'google gemini-2.5-flash'],
     ['a name of Fireworks', 'accounts/fireworks/models/deepseek-v3p2', 'fireworks deepseek-v3p2'],
+    ['one that its maker has too', 'accounts/fireworks/models/deepseek-r1-0528', 'fireworks deepseek-r1-0528'],
+    ['one behind a prefix', 'fireworks_ai/accounts/fireworks/models/deepseek-v4-flash-0731', 'fireworks deepseek-v4-flash'],
+    ['the short form of it', 'fireworks/deepseek-v4-pro', 'fireworks deepseek-v4-pro'],
+    ['a name of Cloudflare', '@cf/meta/llama-3.1-8b-instruct', 'cloudflare @cf/meta/llama-3.1-8b-instruct'],
+    ['a seller behind Hugging Face', 'huggingface_novita/deepseek-ai/DeepSeek-R1', 'huggingface_novita deepseek-ai/DeepSeek-R1'],
+    ["OpenRouter's name, which is the maker's", 'mistralai/mistral-medium-3', 'mistral mistral-medium-3-5'],
     ['a fine-tune whose price is known', 'ft:gpt-4o-mini-2024-07-18:acme:bot:a1b2', 'openai ft:gpt-4o-mini']
   ])('%s: %s', (_, name, expected) => {
     expect(found(name)).toBe(expected)
@@ -57,9 +66,36 @@ describe('a name is not taken for another that it begins like', () => {
     'my-claude-3-opus-20240229',
     'ft:gpt-4-0613:acme', // a base model's rule takes it in
     'ft:gpt-4.1-2025-04-14:acme:bot:a1',
-    'us.anthropic.claude-sonnet-5-9-v1:0'
+    'us.anthropic.claude-sonnet-5-9-v1:0',
+    'claude-sonnet-4-500', // three digits that are neither date nor version
+    'claude-sonnet-4-5001',
+    'claude-opus-4-100',
+    'claude-opus-4-10-20',
+    'mixtral-8x7b-32768', // Groq's alone
+    'mixtral-8x7b-32k',
+    'deepseek-r1:latest' // of Ollama
   ])('%s', (name) => {
     expect(found(name)).toBeUndefined()
+  })
+
+  // Who sells it is not said, or is nobody that we know.
+  test.each([
+    'accounts/fireworks/models/mixtral-8x7b-instruct',
+    'accounts/acme/models/deepseek-r1-0528',
+    'accounts/acme/deployments/gpt-4o',
+    '/data/models/deepseek-r1',
+    '/models/mistral-large',
+    './models/mistral-large',
+    'models/mistral-large',
+    'data/deployments/gpt-4o',
+    'publishers/mistralai/models/mistral-large-2411',
+    'acme/us.anthropic.claude-opus-4-5-20251101-v1:0',
+    'zai-org/glm-5.2', // Arcee sells it under this name, and others do
+    's3://bucket/models/gpt-4o',
+    'C:/models/gpt-4o'
+  ])('%s', (name) => {
+    expect(found(name)).toBeUndefined()
+    expect(found(name, 'deepseek')).toBeUndefined()
   })
 
   test('with a provider that takes in much', () => {
@@ -80,6 +116,8 @@ test.each([
   ['mistral_ai', 'mistral'],
   ['x_ai', 'x-ai'],
   ['xai', 'x-ai'],
+  ['huggingface_fireworks-ai', 'huggingface_fireworks-ai'],
+  ['HuggingFace.Novita', 'huggingface_novita'],
   ['__proto__', '--proto--']
 ])('the provider %s is %s', (name, seller) => {
   expect(sellerOf(name)).toBe(seller)

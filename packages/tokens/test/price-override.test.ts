@@ -52,6 +52,27 @@ describe('an override', () => {
     )
   })
 
+  test.each([
+    ['azure-openai/gpt-4o', 'azure/gpt-4o', undefined],
+    ['azure-openai/gpt-4o', 'gpt-4o', 'azure'],
+    ['Azure_OpenAI/gpt-4o', 'gpt-4o', 'az.ai.openai'],
+    ['azure-openai:gpt-4o', 'azure/gpt-4o', undefined],
+    ['azure-openai/*', 'gpt-4o', 'azure'],
+    ['bedrock/mine', 'mine', 'aws'],
+    ['aws/mine', 'bedrock/mine', undefined],
+    ['my_gateway/mine', 'mine', 'my_gateway']
+  ])('for %s holds for %s at %s: a provider has several names', (key, model, provider) => {
+    expect(total({ [key]: { inputPerMillion: 1, outputPerMillion: 1 } }, model, provider)).toBeCloseTo(0.2, 12)
+  })
+
+  test("under the provider's own name wins over one under another name of it, whichever comes first", () => {
+    const one = { inputPerMillion: 1, outputPerMillion: 1 }
+    const two = { inputPerMillion: 2, outputPerMillion: 2 }
+    expect(total({ 'bedrock/mine': one, 'aws/mine': two }, 'mine', 'aws')).toBeCloseTo(0.4, 12)
+    expect(total({ 'aws/mine': two, 'bedrock/mine': one }, 'mine', 'aws')).toBeCloseTo(0.4, 12)
+    expect(total({ 'bedrock/*': one, '*': two }, 'mine', 'aws')).toBeCloseTo(0.2, 12)
+  })
+
   test('by its very name wins over a pattern, and a first pattern over a later one', () => {
     const overrides = {
       'ft:*': { inputPerMillion: 1, outputPerMillion: 1 },
@@ -106,7 +127,9 @@ describe('refuses at creation, and says what to write', () => {
     [{ 'gpt-4o': { outputPerMillion: Number.NaN } }, /outputPerMillion must be/],
     [{ 'gpt-4o': { outputPerMillion: Number.POSITIVE_INFINITY } }, /outputPerMillion must be/],
     [{ 'gpt-4o': { cacheReadPerMillion: '1' } }, /cacheReadPerMillion must be/],
-    [{ 'gpt-4o': { contextWindow: -5 } }, /contextWindow must be tokens.*128_000/],
+    [{ 'gpt-4o': { contextWindow: -5 } }, /contextWindow must be tokens, a whole number above 0.*128_000/],
+    [{ 'gpt-4o': { contextWindow: 0 } }, /contextWindow must be/],
+    [{ 'gpt-4o': { contextWindow: 0.5 } }, /contextWindow must be/],
     [{ 'gpt-4o': { batchFactor: null } }, /batchFactor must be a factor.*0\.5/],
     [{ 'gpt-4o': { input: 1 } }, /has no option "input"; it has inputPerMillion/],
     [{ 'gpt-4o': 2 }, /takes an object/],
