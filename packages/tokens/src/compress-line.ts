@@ -1,3 +1,5 @@
+import { keptEnd } from './compress-kept.ts'
+
 /**
  * What one line of a text looks like. The question is never "is this prose?", which nobody can answer, but "is there any
  * sign that its spaces mean something?". A wrong yes costs a few tokens; a wrong no damages what the user sent.
@@ -19,8 +21,10 @@ export interface Line {
   readonly value: number
   /** Commas and semicolons. */
   readonly commas: number
-  /** The columns where a run of two or more spaces begins and ends, in turn. */
+  /** The columns where a run of two or more spaces begins and ends, in turn; none inside of code and quotations. */
   readonly gaps: readonly number[]
+  /** Holds such a run, other than the two spaces that typists put between sentences. */
+  readonly isSpaced: boolean
   /** Whether it holds a sign that something begins which goes on over blank lines. See `openRegion`. */
   readonly mayOpen: boolean
 }
@@ -30,7 +34,7 @@ export type Look = 'plain' | 'marked' | 'code'
 
 const space = 32
 const tab = 9
-export const backtick = 0x60
+const backtick = 0x60
 
 /** Tables are not wider; of a longer line the gaps are of no use. */
 const maxColumns = 1000
@@ -43,6 +47,9 @@ const noGaps: readonly number[] = []
 
 const program =
   /^(?:import|from|def|class|return|const|let|var|function|func|fn|public|private|protected|static|package|using|struct|enum|interface|export|async|await|elif|except|raise|throw|switch|print|echo|sudo|namespace|module|include|require|SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER|DROP|FROM|WHERE|GROUP BY|ORDER BY|VALUES)[ \t]/
+
+/** Around a gap: the end of a sentence, and the beginning of another. */
+const sentences = /[.!?…]["'’”»)]? {2}["'‘“«(]*\p{Lu}/u
 
 export function lookAt(text: string, from: number, to: number): Line {
   let first = from
@@ -65,7 +72,9 @@ export function lookAt(text: string, from: number, to: number): Line {
   let wordCount = 0
   let keyWords = -1
   let mayOpen = false
-  let isUnclosed = false
+  let keptTo = 0 // where a quotation ends
+  let isUnsure = false
+  let isSpaced = false
   let isHint = false // a sign of code that sentences about code hold too
   let gaps: number[] | undefined
   let before = space
@@ -76,20 +85,22 @@ export function lookAt(text: string, from: number, to: number): Line {
       let tabbed = unit === tab
       while (isGap(text.charCodeAt(at + 1))) if (text.charCodeAt(++at) === tab) tabbed = true
       if (tabbed) tabs++
-      if (at > begin && at - from < maxColumns) (gaps ??= []).push(begin - from, at + 1 - from)
       before = space
+      if (at === begin || begin < keptTo) continue
+      if (at - from < maxColumns) (gaps ??= []).push(begin - from, at + 1 - from)
+      isSpaced ||= at > begin + 1 || !sentences.test(text.slice(begin - 2, at + 4))
       continue
     }
     if (before === space) wordCount++
-    if (unit === backtick && !isUnclosed) {
-      const close = codeEnd(text, at, last)
-      isUnclosed = close === -1
-      if (isUnclosed)
-        look = worse(look, 'marked') // it may end on another line
-      else at = close - 1
+    const kept = isUnsure || at < keptTo ? at : keptEnd(text, at, last)
+    if (kept === -1) {
+      isUnsure = true
+      look = worse(look, 'marked') // it may end on another line
+    } else if (unit === backtick && kept > at) {
+      at = kept - 1
       before = backtick
       continue
-    }
+    } else if (kept > at) keptTo = kept // its signs may still be those of a program
     const next = at + 1 < last ? text.charCodeAt(at + 1) : space
     if (isWord(unit)) {
       letters++
@@ -177,21 +188,8 @@ export function lookAt(text: string, from: number, to: number): Line {
     value: keyWords < 0 ? -1 : wordCount - keyWords,
     commas,
     gaps: gaps ?? noGaps,
+    isSpaced,
     mayOpen
-  }
-}
-
-/** Where the code that these backticks open ends: behind the next run of as many; -1 when that is not on this line. */
-export function codeEnd(text: string, from: number, to: number): number {
-  let at = from
-  while (at < to && text.charCodeAt(at) === backtick) at++
-  const length = at - from
-  for (;;) {
-    while (at < to && text.charCodeAt(at) !== backtick) at++
-    const run = at
-    while (at < to && text.charCodeAt(at) === backtick) at++
-    if (at === run) return -1
-    if (at - run === length) return at
   }
 }
 

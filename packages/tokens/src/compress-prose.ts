@@ -1,9 +1,7 @@
-import { backtick, codeEnd, isGap, markerOf } from './compress-line.ts'
+import { keptEnd } from './compress-kept.ts'
+import { isGap, markerOf } from './compress-line.ts'
 
 const newline = 10
-const singleQuote = 0x27
-const doubleQuote = 0x22
-const isLetter = /[\p{L}\p{N}]/u
 
 /**
  * Takes the needless spaces out of a paragraph. What stays: what is before the first word of a line, code between
@@ -12,36 +10,31 @@ const isLetter = /[\p{L}\p{N}]/u
 export function prose(text: string): string {
   let out = ''
   let copied = 0
-  let at = 0
-  let lineTo = -1 // where the line ends
-  let apostrophes = 0 // up to here no ' ends a quotation
-  while (at < text.length) {
-    if (at > lineTo) {
-      lineTo = text.indexOf('\n', at)
-      if (lineTo === -1) lineTo = text.length
-      while (at < lineTo && isGap(text.charCodeAt(at))) at++
-      const { end } = markerOf(text, at, lineTo)
-      // Not where a line holds nothing but the marker: those spaces trail.
-      if (!isLineEnd(text, end)) at = end
-    }
-    const unit = text.charCodeAt(at)
-    if (isGap(unit)) {
+  let from = 0
+  while (from < text.length) {
+    const found = text.indexOf('\n', from)
+    const to = found === -1 ? text.length : found
+    let first = from
+    while (first < to && isGap(text.charCodeAt(first))) first++
+    const { end } = markerOf(text, first, to)
+    // Where a line holds nothing but the marker the spaces behind it trail.
+    if (!isLineEnd(text, end)) first = end
+    for (let at = first; at < to; at++) {
+      const kept = keptEnd(text, at, to)
+      if (kept === -1) break // a quotation without an end: the rest of the line stays
+      if (kept > at) {
+        at = kept - 1
+        continue
+      }
+      if (!isGap(text.charCodeAt(at))) continue
       const gap = at
-      while (isGap(text.charCodeAt(at))) at++
-      const kept = isLineEnd(text, at) ? breakOf(text, gap, at) : ' '
-      if (text.slice(gap, at) === kept) continue
-      out += text.slice(copied, gap) + kept
-      copied = at
-    } else if (unit === backtick) {
-      at = codeEnd(text, at, lineTo)
-    } else if (unit === doubleQuote && isOpening(text, at)) {
-      const close = text.indexOf('"', at + 1)
-      at = close === -1 || close > lineTo ? at + 1 : close + 1
-    } else if (unit === singleQuote && at >= apostrophes && isOpening(text, at)) {
-      const close = closingApostrophe(text, at, lineTo)
-      if (close === -1) apostrophes = lineTo
-      at = close === -1 ? at + 1 : close + 1
-    } else at++
+      while (isGap(text.charCodeAt(at + 1))) at++
+      const needed = isLineEnd(text, at + 1) ? breakOf(text, gap, at + 1) : ' '
+      if (text.slice(gap, at + 1) === needed) continue
+      out += text.slice(copied, gap) + needed
+      copied = at + 1
+    }
+    from = to + 1
   }
   return out + text.slice(copied)
 }
@@ -57,17 +50,4 @@ function isLineEnd(text: string, at: number): boolean {
   if (at >= text.length) return true
   const unit = text.charCodeAt(at)
   return unit === newline || (unit === 13 && text.charCodeAt(at + 1) === newline)
-}
-
-function isOpening(text: string, at: number): boolean {
-  if (at === 0) return true
-  const before = text.charCodeAt(at - 1)
-  return isGap(before) || before === newline || before === 0x28 || before === 0x5b
-}
-
-/** A ' inside of a word is an apostrophe. */
-function closingApostrophe(text: string, open: number, to: number): number {
-  let close = text.indexOf("'", open + 1)
-  while (close !== -1 && close < to && isLetter.test(text.charAt(close + 1))) close = text.indexOf("'", close + 1)
-  return close < to ? close : -1
 }

@@ -23,12 +23,14 @@ interface Block {
   pairs: number
   value: number
   headings: number
+  /** Lines that could be of a table of two columns, whatever they end in. */
+  columns: number
+  hasRow: boolean
   /** Whether the first line is indented, a little. */
   isIndented: boolean
   /** Column of the text of the last list item; -1 outside of a list. */
   column: number
   previous: Line | undefined
-  previousFrom: number
 }
 
 /** Looks at each line once. */
@@ -56,15 +58,16 @@ export function segmentsOf(text: string): Segments {
 
   function endBlock(end: number): void {
     if (block === undefined) return
-    const { look, pairs, value, headings } = block
+    const { look, pairs, value, headings, columns, hasRow } = block
+    const isSingle = block.lines === 1
     lines += block.lines
     codeLines += block.code
     let kind: Kind = look === 'plain' ? 'prose' : look
-    if (kind === 'prose' && block.isIndented && block.lines === 1) kind = 'marked'
+    // A lone line with gaps has nothing to be aligned with.
+    if (kind === 'prose' && (isSingle ? block.isIndented : hasRow || columns === block.lines)) kind = 'marked'
     if (headings > 1 && headings === block.lines)
       kind = 'code' // comments of a program
-    else if (kind === 'prose' && (pairs > 1 || (block.lines === 1 && pairs === 1 && value > 0 && value <= maxValueWords)))
-      kind = 'marked'
+    else if (kind === 'prose' && (pairs > 1 || (isSingle && pairs === 1 && value > 0 && value <= maxValueWords))) kind = 'marked'
     put(kind, end)
     block = undefined
   }
@@ -115,7 +118,7 @@ export function segmentsOf(text: string): Segments {
       continue
     }
     block ??= createBlock()
-    grow(text, block, line, from)
+    grow(text, block, line)
     const index = kinds.length
     if (line.tabs > 0) {
       tabbedLines++
@@ -123,8 +126,10 @@ export function segmentsOf(text: string): Segments {
       if (line.tabs > 1) block.look = worse(block.look, 'marked')
     }
     if (line.gaps.length > 0) {
-      // Over a blank line one column in common is chance.
-      if (last !== undefined && last.index < index && shared(last.line.gaps, line.gaps) > 1) {
+      // Over a blank line two rows are a table; in sentences one column in common is chance.
+      const isTable =
+        last !== undefined && ((isRow(text, last.line) && isRow(text, line)) || shared(last.line.gaps, line.gaps) > 1)
+      if (last !== undefined && last.index < index && isTable) {
         block.look = worse(block.look, 'marked')
         if (kinds[last.index] === 'prose') kinds[last.index] = 'marked'
       }
@@ -154,14 +159,15 @@ function createBlock(): Block {
     pairs: 0,
     value: 0,
     headings: 0,
+    columns: 0,
+    hasRow: false,
     isIndented: false,
     column: -1,
-    previous: undefined,
-    previousFrom: 0
+    previous: undefined
   }
 }
 
-function grow(text: string, block: Block, line: Line, from: number): void {
+function grow(text: string, block: Block, line: Line): void {
   const { previous } = block
   let { look } = line
   if (previous === undefined && beginsProgram(text, line)) look = 'code'
@@ -177,33 +183,33 @@ function grow(text: string, block: Block, line: Line, from: number): void {
   if (line.isItem) block.column = line.indent + line.words - line.first
   else if (line.indent === 0) block.column = -1
   if (line.isHeading) block.headings++
+  if (line.isSpaced && line.gaps.length === 2) block.columns++
+  if (isRow(text, line)) block.hasRow = true
   if (line.value >= 0) {
     block.pairs++
     block.value = line.value
   }
-  if (previous !== undefined && isRow(text, previous, block.previousFrom, line, from)) look = worse(look, 'marked')
+  if (previous !== undefined && areRows(text, previous, line)) look = worse(look, 'marked')
   block.look = look === 'code' ? look : worse(block.look, look)
   block.lines++
   block.previous = line
-  block.previousFrom = from
 }
 
-/** Whether two lines under each other look like rows of one table. */
-function isRow(text: string, above: Line, aboveFrom: number, line: Line, from: number): boolean {
-  if (line.commas > 1 && line.commas === above.commas && !endsSentence(text, line) && !endsSentence(text, above)) return true
-  if (line.gaps.length === 0 || above.gaps.length === 0) return false
+/** Whether two lines under each other look like rows of one table although they may end as sentences do. */
+function areRows(text: string, above: Line, line: Line): boolean {
+  const isList = line.commas > 1 && line.commas === above.commas
+  if (isList && !endsSentence(text, line) && !endsSentence(text, above)) return true
   // Half of them: among many gaps one is in the same column by chance.
-  if (shared(above.gaps, line.gaps) * 4 >= Math.min(above.gaps.length, line.gaps.length)) return true
-  // A last column that is aligned to the right.
-  return line.last - from === above.last - aboveFrom && widthOfLast(line.gaps) > 2 && widthOfLast(above.gaps) > 2
+  const gaps = Math.min(above.gaps.length, line.gaps.length)
+  return gaps > 0 && shared(above.gaps, line.gaps) * 4 >= gaps
+}
+
+function isRow(text: string, line: Line): boolean {
+  return line.isSpaced && !endsSentence(text, line)
 }
 
 function endsSentence(text: string, { last }: Line): boolean {
   return '.!?'.includes(text.charAt(last - 1))
-}
-
-function widthOfLast(gaps: readonly number[]): number {
-  return (gaps.at(-1) as number) - (gaps.at(-2) as number)
 }
 
 /** How many gaps of two lines begin, or end, in the same column. */
@@ -216,8 +222,8 @@ function common(one: readonly number[], other: readonly number[], side: 0 | 1): 
   for (let i: number = side, j: number = side; i < one.length && j < other.length; ) {
     const difference = (one[i] as number) - (other[j] as number)
     if (difference === 0) count++
-    if (difference <= 0) i += 2
-    if (difference >= 0) j += 2
+    if (difference > 0) j += 2
+    else i += 2
   }
   return count
 }

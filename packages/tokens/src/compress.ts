@@ -20,7 +20,8 @@ export interface Compressed {
 /**
  * Takes needless whitespace out of prose: runs of spaces and tabs between words become one space, spaces at the end of a
  * line go, of several blank lines one stays. No word changes, no line is joined to another, no indentation is touched, and
- * what may be code, data or a table stays byte for byte: a paragraph in doubt stays. The same text always gives the same,
+ * what is quoted or may be code, data or a table stays byte for byte: a paragraph in doubt stays, such as one of several lines
+ * with gaps in one that is no sentence, or with a quotation that goes on in the next line. The same text always gives the same,
  * and compressing it again changes nothing. Linear in the text.
  *
  * Two spaces at the end of a line stay where Markdown reads them as a line break. Texts that will be joined without

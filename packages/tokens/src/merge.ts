@@ -4,7 +4,7 @@ import { hashed, hashPowers, maxTokens, none, type Ranks } from './ranks.ts'
 
 const memoBits = 16
 
-/** More of them, and the search from left to right is given up. */
+/** More of them in a piece, and the search from left to right is given up. */
 const maxDeadEnds = 8
 
 /** Tokens at the end of a piece that are likely to change when it grows. */
@@ -43,6 +43,7 @@ export class Merger {
 
   constructor(ranks: Ranks) {
     this.#ranks = ranks
+    this.#own.reserve(maxPiece)
     this.#powers = hashPowers(ranks.longest + 1)
     this.#lefts = new Int32Array(ranks.size).fill(none)
     this.#rights = new Int32Array(ranks.size)
@@ -88,7 +89,6 @@ export class Merger {
   /** The same of a piece that has grown: what it had, the text from `from` has still. */
   countGrown(piece: Piece, text: Uint8Array, from: number, end: number): number {
     const size = end - from
-    piece.reserve(size)
     const { hashes, tokens, starts } = piece
     if (piece.size === 0 || size < piece.size) piece.size = piece.count = 0
     let hash = hashes[piece.size] as number

@@ -67,11 +67,13 @@ const ours: readonly (readonly [RegExp, ModelRule])[] = [
   [/^computer-use-preview(?![0-9a-z])/, own('o200k_base', { image: tiles(65, 129) })],
   [/^(?:gpt-4o|gpt-4\.1|gpt-4\.5|chatgpt-4o)(?![0-9a-z])/, own('o200k_base', { image: tiles4o })],
   [/^(?:gpt-audio|gpt-realtime|omni-moderation)(?![0-9a-z])/, own('o200k_base')],
-  [/^gpt-4(?![0-9a-z.])/, own('cl100k_base', { image: tiles4o })],
-  [/^(?:gpt-3\.5|gpt-35|text-embedding-(?:ada-002|3)|davinci-002|babbage-002)(?![0-9a-z.])/, own('cl100k_base')],
+  // The names of old families are known, and others borrow them: gpt-4-all, gpt-2-chinese.
+  [/^gpt-4(?:-(?:turbo|vision|preview|32k|\d\d|\d{4}))*(?![^:@])/, own('cl100k_base', { image: tiles4o })],
+  [/^gpt-3\.?5(?:-(?:turbo|instruct|16k|\d{4}))*(?![^:@])/, own('cl100k_base')],
+  [/^(?:text-embedding-(?:ada-002|3)|davinci-002|babbage-002)(?![0-9a-z.])/, own('cl100k_base')],
   [/^(?:text-davinci-(?:00[23]|edit)|code-davinci|code-cushman|davinci-codex|cushman-codex)(?![0-9a-z])/, own('p50k_base')],
   [/^(?:text-|code-search-)?(?:davinci|curie|babbage|ada)(?![0-9a-z])/, own('r50k_base')],
-  [/^(?:gpt-2|text-similarity|text-search)(?![0-9a-z])/, own('r50k_base')]
+  [/^(?:gpt-2(?![^:@])|text-similarity|text-search)(?![0-9a-z])/, own('r50k_base')]
 ]
 
 /**
@@ -80,13 +82,19 @@ const ours: readonly (readonly [RegExp, ModelRule])[] = [
  */
 const theirs: readonly (readonly [RegExp, ModelRule])[] = [
   // Up to 4.6: 14 requests, at most 1.19 over 1,000 tokens of English. With tools 360 to 590 more, in 8.
-  [/claude-(?:instant|v?[123](?!\d)|(?:[a-z]+-)?4(?!\d|[-.][7-9](?!\d)))/, near(1.4, 2, 560, sheets(28, 1568, 1568))],
+  [
+    /claude-(?:instant|(?:[a-z]+-)?(?:v?[123](?!\d)|4(?!\d|[-.](?:[7-9]|[1-9]\d)(?!\d))))/,
+    near(1.4, 2, 560, sheets(28, 1568, 1568))
+  ],
   // A new vocabulary since Opus 4.7: 1.47 times the one before on English and code, at least 1.36 over tiktoken.
   [/claude/, near(1.8, 2, 560, sheets(28, 2576, 4784))],
   [/gemini-[3-9]/, near(1.25, 0, 40, flat(1120))],
   [/gemini|gemma|learnlm/, near(1.25, 3, 40, crops)],
   // A vocabulary of 32,000: 0.56 tokens a byte of Chinese where larger ones take 0.31 (cc-100), o200k_base fewer still.
-  [/llama-?2(?![0-9])|codellama|vicuna|mixtral|(?:mistral|zephyr)-?(?:7b|tiny)/, near(2.4, 10, 250)],
+  // Before Llama 3, Mistral until 2024 (a bare `mistral` is Ollama's, of 2023), and what was made of them.
+  [/(?:tiny|code)-?llama|llama-?(?:v?2(?![0-9])|(?:7|13|30|33|65)b)|-l2-|alpaca|vicuna|wizardlm|phi-?3/, near(2.4, 10, 250)],
+  [/mixtral|zephyr|mathstral|mistral(?!\.|-(?:small|medium|large|nemo|saba|embed|ocr))/, near(2.4, 10, 250)],
+  [/mistral-(?:(?:small|medium|large)(?:-instruct)?-2[34]\d\d|large(?:$|:)|small:22b)/, near(2.4, 10, 250)],
   // 12 requests; the default instructions of the template are up to 28.
   [/llama|sonar/, near(1.35, 28, 240)],
   // 12 requests, 544 for 540 at the longest; digits are one token each.
@@ -118,9 +126,12 @@ export const dearest: ModelRule = {
 /** By the model's name; `openai/`, `ft:`, regions and the like are looked past. */
 export function ruleOf(model: string): ModelRule {
   const whole = model.toLowerCase()
-  const name = whole.slice(whole.lastIndexOf('/') + 1).replace(/^(?:ft:|(?:[a-z]+\.)?openai[.:])/, '')
+  const last = whole.slice(whole.lastIndexOf('/') + 1)
+  // Of a fine-tune only the base: behind it stand a customer's own words.
+  const name = last.replace(/^ft:([^:]*).*|^([^:]*):ft-.*/, '$1$2').replace(/^(?:[a-z]+\.)?openai[.:]/, '')
   const encoding = encodings.get(name)
   if (encoding !== undefined) return own(encoding)
   const isIt = ([pattern]: readonly [RegExp, ModelRule]): boolean => pattern.test(name)
-  return (ours.find(isIt) ?? theirs.find(isIt))?.[1] ?? unknown
+  // What names another family is none of OpenAI's: gpt-4-x-alpaca, gpt-4o-distil-llama.
+  return (theirs.find(isIt) ?? ours.find(isIt))?.[1] ?? unknown
 }

@@ -38,7 +38,7 @@ export function sellerOf(provider: string): string {
     .trim()
     .toLowerCase()
     .replace(/[._\s]/g, '-')
-  return aliases.get(dashed) ?? dashed
+  return aliases.get(dashed) ?? dashed.replace(/^huggingface-/, 'huggingface_')
 }
 
 /** Whether the name is longer than any real one: nothing is looked up then. */
@@ -46,20 +46,34 @@ export function isNoName(name: string): boolean {
   return name === '' || name.length > 256
 }
 
-/** `us-east-1/openai:x` has none; `openai/gpt-4o` and `openai:gpt-4o` have `openai`. */
+/** `openai/gpt-4o` and `openai:gpt-4o` have `openai`; what stands before the first of either need not be a seller. */
 export function splitPrefix(name: string): { prefix: string; rest: string } | undefined {
   const at = name.search(/[/:]/)
   return at > 0 ? { prefix: name.slice(0, at), rest: name.slice(at + 1) } : undefined
 }
 
-/** Only Amazon Bedrock writes the maker before a point: `us.anthropic.claude-sonnet-4-5-20250929-v1:0`. */
-export function isBedrock(name: string): boolean {
-  return /(?:^|[./])(?:amazon|anthropic|cohere|deepseek|google|meta|mistral|nvidia|openai|qwen|writer)\.[a-z]/.test(name)
+/** `bedrock/x` is `aws/x`; what has no such prefix stays as it is. */
+export function withSeller(name: string): string {
+  const split = splitPrefix(name)
+  return split === undefined ? name : `${sellerOf(split.prefix)}/${split.rest}`
 }
 
-/** Resource names: `models/gemini-2.5-pro`, `publishers/google/models/…`, a Bedrock ARN. Gives back the model alone. */
-export function withoutPath(name: string): string {
-  return name.replace(/^(?:.*[/:])?(?:models|deployments|foundation-model|inference-profile)\//, '')
+const region = '(?:(?:[a-z]{2}|us-gov|apac|global)\\.)?'
+
+/** Resource names that only one seller has, and what stands before the model in them. Any other path is a stranger's. */
+const resources: readonly (readonly [string, RegExp])[] = [
+  ['fireworks', /^accounts\/fireworks\/(?:models|routers)\//],
+  ['cloudflare', /^(?=@cf\/)/],
+  ['google', /^(?:projects\/[^/]+\/locations\/[^/]+\/)?(?:publishers\/[^/]+\/)?models\//],
+  ['aws', /^arn:aws[a-z-]*:bedrock:[^/]*:(?:foundation-model|inference-profile)\//],
+  // Only Bedrock writes the maker before a point: `us.anthropic.claude-sonnet-4-5-20250929-v1:0`.
+  ['aws', new RegExp(`^(?=${region}(?:amazon|anthropic|cohere|deepseek|google|meta|mistral|nvidia|openai|qwen|writer)\\.[a-z])`)]
+]
+
+/** Whose resource name it is, with the model alone: of `publishers/google/models/gemini-2.5-pro` the last part. */
+export function resourceOf(name: string): { seller: string; rest: string } | undefined {
+  const found = resources.find(([, path]) => path.test(name))
+  return found && { seller: found[0], rest: name.replace(found[1], '') }
 }
 
 /** Other spellings of one name: Azure leaves the point out of `gpt-3.5`, some write the date in one piece. */
@@ -77,27 +91,37 @@ export function fits(rule: MatchLogic, name: string): boolean {
   if ('or' in rule) return rule.or.some((one) => fits(one, name))
   // Only the first says what the name is; the others take something out of it.
   if ('and' in rule) return rule.and.every((one) => ('regex' in one ? new RegExp(one.regex).test(name) : fits(one, name)))
-  if ('regex' in rule) return new RegExp(rule.regex).test(name)
+  if ('regex' in rule) {
+    const seen = new RegExp(rule.regex).exec(name)?.[0]
+    return seen !== undefined && isVersion(name, 0, seen)
+  }
   if ('equals' in rule) return name === rule.equals.toLowerCase()
   if ('starts_with' in rule) return name.startsWith(rule.starts_with.toLowerCase()) && isVersion(name, 0, rule.starts_with)
-  if ('ends_with' in rule) return name.endsWith(rule.ends_with.toLowerCase()) && isRegion(name.slice(0, -rule.ends_with.length))
+  if ('ends_with' in rule)
+    return name.endsWith(rule.ends_with.toLowerCase()) && before.test(name.slice(0, -rule.ends_with.length))
   const at = name.indexOf(rule.contains.toLowerCase())
-  return at >= 0 && isRegion(name.slice(0, at)) && isVersion(name, at, rule.contains)
+  return at >= 0 && before.test(name.slice(0, at)) && isVersion(name, at, rule.contains)
 }
 
 /** `us.` and `eu.anthropic.`, as Bedrock writes them, and what two makers put before a model's name. */
-function isRegion(before: string): boolean {
-  return before === '' || /^(?:[a-z0-9.-]*\.|c4ai-|minimax-)$/.test(before)
-}
+const before = new RegExp(`^(?:${region}(?:amazon\\.|anthropic\\.)?|c4ai-|minimax-)$`)
 
-const versions = /^(?::\d|[-@:._](?:\d{3,}|\d\d-\d\d(?:\d\d)?|v\d+|\d+k|latest|preview|exp|experimental|default|instruct))*$/
+const month = '(?:0[1-9]|1[0-2])'
+const day = '(?:0[1-9]|[12]\\d|3[01])'
+
+/** As makers write them: 20250514, 250514, 2025-05-14, 05-14, 0514, 2505, 05-2025. No two ways to read one, for speed. */
+const date = `(?:(?:20)?2\\d${month}${day}|20\\d\\d-${month}-${day}|${month}-?${day}|2[3-9]${month}|${month}-20\\d\\d)`
+const words = 'latest|preview|exp|experimental|default|instruct'
+/** A second version with a date has its first one's price; one without is another model: `titan-embed-text-v2`. */
+const versions = new RegExp(`^(?::\\d(?::\\d+k)?|[-@._](?:${date}(?:-v2)?|v2@${date}|00\\d|v1|${words}))*$`)
 
 function isVersion(name: string, at: number, literal: string): boolean {
   // Behind it a customer's own words are expected.
-  if (/ft[:-]/.test(literal)) return true
-  let end = at + literal.length
-  // The literal may end inside a word (`-2025` of `-20250514`) or with its separator: that word is looked at whole.
-  const isWhole = end >= name.length || /[-@:._]/.test(name.charAt(end))
-  if (!isWhole) while (end > at && !/[-@:._]/.test(name.charAt(end))) end--
-  return versions.test(name.slice(end))
+  if (literal.endsWith('ft-')) return true
+  const isTuned = literal.startsWith('ft:')
+  const whole = isTuned ? name.replace(/^(ft:[^:]*):.*/, '$1') : name
+  if (versions.test(whole.slice(at + literal.length))) return true
+  // The literal may end inside a word, `-2025` of `-20250514` or `-0` of `-001`, or with its separator: only such a word.
+  const word = whole.slice(at + literal.search(/[-@:._][^-@:._]*$/))
+  return versions.test(word) && (isTuned || /[-@:._]$/.test(literal) || /^.(?:20\d{6}|00\d)(?![a-z\d])/.test(word))
 }

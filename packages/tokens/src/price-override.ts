@@ -1,4 +1,5 @@
 import { checkOptions } from '@millrace/core'
+import { withSeller } from './price-name.ts'
 import { findListing, type Listing } from './price-table.ts'
 
 /** What one model costs at one provider: US dollars for a million tokens. What is left out is not known. */
@@ -55,17 +56,21 @@ export function readOverrides(overrides: Readonly<Record<string, PriceOverride>>
     throw new TypeError("overrides is an object by model: write { 'gpt-4o': { inputPerMillion: 2 } }")
   }
   const byName = new Map<string, Override>()
+  const bySeller = new Map<string, Override>()
   const byPattern: { pieces: readonly string[]; override: Override }[] = []
   for (const [key, given] of Object.entries(overrides)) {
     const override = readOverride(key, given)
     const name = key.trim().toLowerCase()
-    if (name.includes('*')) byPattern.push({ pieces: name.split('*'), override })
-    else byName.set(name, override)
+    // `bedrock/x` is what we call `aws/x`; as it is written it counts more.
+    if (name.includes('*')) for (const one of [name, withSeller(name)]) byPattern.push({ pieces: one.split('*'), override })
+    else {
+      byName.set(name, override)
+      bySeller.set(withSeller(name), override)
+    }
   }
   return (names) => {
-    const named = names.find((name) => byName.has(name))
-    if (named !== undefined) return byName.get(named)
-    return byPattern.find(({ pieces }) => names.some((name) => isLike(name, pieces)))?.override
+    const named = names.map((name) => byName.get(name) ?? bySeller.get(name)).find((override) => override !== undefined)
+    return named ?? byPattern.find(({ pieces }) => names.some((name) => isLike(name, pieces)))?.override
   }
 }
 
@@ -74,8 +79,10 @@ function readOverride(key: string, given: PriceOverride): Override {
   checkOptions<PriceOverride>(where, given, keys)
   const { sameAs, ...price } = given
   for (const [name, value] of Object.entries(price)) {
-    if (value !== undefined && !(Number.isFinite(value) && value >= 0)) {
-      throw new TypeError(`${where}.${name} must be ${unitOf(name)}, zero or more: write ${name}: ${exampleOf(name)}`)
+    const isWindow = name === 'contextWindow'
+    if (value !== undefined && !(isWindow ? Number.isSafeInteger(value) && value > 0 : Number.isFinite(value) && value >= 0)) {
+      const least = isWindow ? 'a whole number above 0' : 'zero or more'
+      throw new TypeError(`${where}.${name} must be ${unitOf(name)}, ${least}: write ${name}: ${exampleOf(name)}`)
     }
   }
   if (sameAs === undefined) return { price, listing: undefined }

@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import type * as genai from '@pydantic/genai-prices'
 import { addedModels, addedWindows } from './price-added.ts'
-import { fits, isBedrock, isNoName, sellerOf, spellings, splitPrefix, withoutPath } from './price-name.ts'
+import { fits, isNoName, resourceOf, sellerOf, spellings, splitPrefix } from './price-name.ts'
 
 /** A model as one provider sells it. */
 export interface Listing {
@@ -25,7 +25,7 @@ export interface Rates {
   readonly request: number | undefined
 }
 
-/** Whose models are looked for, in this order, when no provider is named. The last two have names of their own. */
+/** Whose models are looked for, in this order, when nothing says who sells it. */
 const makers = [
   'openai',
   'anthropic',
@@ -40,37 +40,36 @@ const makers = [
   'zhipuai',
   'perplexity',
   'voyageai',
-  'arcee',
-  'fireworks',
-  'cloudflare'
+  'arcee'
 ] as const
 
 const require = createRequire(import.meta.url)
 
 /**
- * Finds a model in the table. Without a provider it is the maker's own. The table is a package of 480 KB; it is loaded by
- * the first call, synchronously, and never fetches anything.
+ * Finds a model in the table. Without a provider it is who stands in the name that sells it, and else the maker:
+ * `mistralai/mistral-medium-3` is Mistral's own, though OpenRouter has that name too, at another price. A path that starts
+ * with nobody we know is not looked up. The table is a package of 480 KB; it is loaded by the first call, synchronously, and
+ * never fetches anything.
  */
 export function findListing(name: string, provider?: string): Listing | null {
   if (isNoName(name)) return null
   const wanted = name.trim().toLowerCase()
-  if (provider !== undefined) {
-    const seller = sellerNamed(sellerOf(provider))
-    return seller === undefined ? null : (listed(seller, wanted) ?? listed(seller, splitSeller(wanted)?.rest))
-  }
   const split = splitSeller(wanted)
-  if (split !== undefined) return listed(split.seller, split.rest)
-  for (const maker of isBedrock(wanted) ? ['aws'] : makers) {
-    const seller = sellerNamed(maker)
-    const listing = seller && listed(seller, wanted)
+  const seller = provider === undefined ? split?.seller : sellerNamed(sellerOf(provider))
+  if (seller !== undefined) return listed(seller, wanted) ?? listed(seller, split?.rest)
+  if (provider !== undefined || wanted.includes('/')) return null
+  for (const maker of makers) {
+    const owner = sellerNamed(maker)
+    const listing = owner && listed(owner, wanted)
     if (listing) return listing
   }
   return null
 }
 
-/** `groq/llama-3.1-8b-instant` into the seller and the rest, if we know the seller. */
+/** `groq/llama-3.1-8b-instant` into the seller and the rest, if we know the seller. A resource name stays whole. */
 export function splitSeller(name: string): { seller: genai.Provider; rest: string } | undefined {
-  const split = splitPrefix(name)
+  const owner = resourceOf(name)?.seller
+  const split = owner === undefined ? splitPrefix(name) : { prefix: owner, rest: name }
   const seller = split && sellerNamed(sellerOf(split.prefix))
   return seller && split && { seller, rest: split.rest }
 }
@@ -82,11 +81,17 @@ function sellerNamed(id: string): genai.Provider | undefined {
   return found?.id === id ? found : undefined
 }
 
+/** Makers whose models cost the same wherever they are sold. The table takes more for that, whose prices differ. */
+const sameElsewhere: ReadonlySet<string> = new Set(['openai', 'anthropic'])
+
 function listed(seller: genai.Provider, name: string | undefined): Listing | null {
   if (name === undefined) return null
-  for (const owner of [seller.id, ...(seller.fallback_model_providers ?? [])]) {
+  const resource = resourceOf(name)
+  const names = resource?.seller === seller.id ? [name, resource.rest] : [name]
+  const others = seller.fallback_model_providers?.filter((id) => sameElsewhere.has(id)) ?? []
+  for (const owner of [seller.id, ...others]) {
     const models = [...(addedModels.get(owner) ?? []), ...(sellerNamed(owner)?.models ?? [])]
-    for (const spelling of new Set([name, withoutPath(name)].flatMap(spellings))) {
+    for (const spelling of names.flatMap(spellings)) {
       const model = models.find((one) => isNamed(one, spelling))
       if (model !== undefined) return listingOf(seller.id, owner, model)
     }
@@ -96,7 +101,7 @@ function listed(seller: genai.Provider, name: string | undefined): Listing | nul
 
 function isNamed(model: genai.ModelInfo, name: string): boolean {
   // A fine-tune has a price of its own: some rules of base models take it in.
-  return (!name.startsWith('ft:') || model.id.startsWith('ft:')) && fits(model.match, name)
+  return (!name.startsWith('ft:') || model.id.startsWith('ft:')) && (name === model.id.toLowerCase() || fits(model.match, name))
 }
 
 function listingOf(provider: string, owner: string, model: genai.ModelInfo): Listing {

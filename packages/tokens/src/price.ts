@@ -11,7 +11,8 @@ export type { Price, PriceOverride } from './price-override.ts'
 export interface PricesOptions {
   /**
    * Your prices, by model (`gpt-4o`), by provider and model (`azure/gpt-4o`), or by a pattern with `*` (`ft:gpt-4.1:*`).
-   * The very name wins over a pattern, a first pattern over a later one, and all of them over the table. Case is ignored.
+   * The very name wins over a pattern, a first pattern over a later one, and all of them over the table. Case is ignored,
+   * and a provider's other names hold too: `bedrock/…` for `aws`.
    * @default {}
    */
   readonly overrides?: Readonly<Record<string, PriceOverride>> | undefined
@@ -21,7 +22,11 @@ export interface PricesOptions {
 
 /** Which price of a model. */
 export interface PriceOptions {
-  /** Who sells it: `openai`, `azure`, `groq`. One that is not known has no prices. @default the one of the table of prices */
+  /**
+   * Who sells it: `openai`, `azure`, `groq`. One that is not known has no prices.
+   * @default the one of the table of prices, else the one in the name (`groq/…`, `mistralai/…` even where OpenRouter uses the
+   * same name), else the model's maker
+   */
   readonly provider?: string | undefined
   /** Whether it went through the provider's batch API; the cost is `null` where no rate is published for that. @default false */
   readonly batch?: boolean | undefined
@@ -86,9 +91,9 @@ export function createPrices(options: PricesOptions = {}): Prices {
     return entry
   }
 
-  function priceOf(model: string, options: PriceOptions & { readonly inputTokens?: number | undefined } = {}): Price | null {
-    checkOptions<typeof options>('prices', options, { provider: 1, batch: 1, at: 1, longCacheWrites: 1, inputTokens: 1 })
-    const { provider, batch = false, at = new Date(), inputTokens = 0 } = options
+  function priceOf(model: string, how: PriceOptions & { readonly inputTokens?: number | undefined } = {}): Price | null {
+    checkOptions<typeof how>('prices', how, { provider: 1, batch: 1, at: 1, longCacheWrites: 1, inputTokens: 1 })
+    const { provider, batch = false, at = new Date(), inputTokens = 0 } = how
     if (!(at instanceof Date) || Number.isNaN(at.getTime()))
       throw new TypeError("at must be a valid date: write at: new Date('2026-11-01')")
     const { override, listing } = find(model, provider)

@@ -54,7 +54,10 @@ export class Vocabulary {
       isOpen ||= scanner.isOpen
       if (isOpen) {
         const isFirst = at === progress.at
-        open += isFirst ? merger.countGrown(progress.piece, bytes, at, pieceEnd) : merger.count(bytes, at, pieceEnd)
+        if (isFirst) {
+          progress.piece.reserve(pieceEnd - at)
+          open += merger.countGrown(progress.piece, bytes, at, pieceEnd)
+        } else open += merger.count(bytes, at, pieceEnd)
       } else {
         closed += merger.count(bytes, at, pieceEnd)
         if (scanner.isCut) {

@@ -519,8 +519,8 @@ test('a budget that is no whole number is kept too, with a summary', async () =>
       say(index % 2 === 0 ? 'user' : 'assistant', `message ${index} `.repeat(10 + (part % 7)))
     )
     const budget = 900 + part * 1.37
-    const result = await fit(history, { budget, tokenizer: claude, summarize: () => 'what was said before '.repeat(200) })
-    expect(result.tokens).toBeLessThanOrEqual(budget)
+    const summed = await fit(history, { budget, tokenizer: claude, summarize: () => 'what was said before '.repeat(200) })
+    expect(summed.tokens).toBeLessThanOrEqual(budget)
   }
 })
 

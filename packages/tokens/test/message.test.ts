@@ -259,15 +259,15 @@ test('tools without comments stand on one line, others on a line a property', ()
 })
 
 test('refuses what has another shape than the contract, and says where: it would count too little', () => {
-  const user = { role: 'user', content: 'hello' }
+  const said = { role: 'user', content: 'hello' }
   const wrong: [unknown, unknown, string][] = [
     [[{ role: 'assistant', content: null, tool_calls: [] }], {}, 'messages[0].content'],
-    [[user, { role: 'assistant', content: '', tool_calls: [] }], {}, 'messages[1].tool_calls'],
+    [[said, { role: 'assistant', content: '', tool_calls: [] }], {}, 'messages[1].tool_calls'],
     [[{ role: 'tool', content: '', tool_call_id: 'a' }], {}, 'messages[0].toolCallId'],
     [[{ role: 'usr', content: 'hello' }], {}, 'messages[0].role'],
     [[{ role: 'user', content: [{ type: 'input_text', text: 'hello' }] }], {}, 'messages[0].content[0].type'],
-    [[user], { tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools[0].name'],
-    [[user], { responseFormat: { type: 'json_schema' } }, 'responseFormat.type']
+    [[said], { tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools[0].name'],
+    [[said], { responseFormat: { type: 'json_schema' } }, 'responseFormat.type']
   ]
   const tokenizer = tokenizers.for('gpt-4o')
   for (const [messages, beside, path] of wrong) {
@@ -279,18 +279,18 @@ test('refuses what has another shape than the contract, and says where: it would
 })
 
 test('a schema that names a type twice on every level is written down once a level', () => {
-  let schema: JsonObject = { type: 'string' }
-  for (let depth = 0; depth < 60; depth++) schema = { type: ['object', 'object'], properties: { a: schema } }
-  const tools = [{ name: 'f', parameters: { type: 'object', properties: { a: schema } } }]
-  expect(tokenizers.for('gpt-4o').countMessages([], { tools })).toBeLessThan(1000)
+  let nested: JsonObject = { type: 'string' }
+  for (let depth = 0; depth < 60; depth++) nested = { type: ['object', 'object'], properties: { a: nested } }
+  const given = [{ name: 'f', parameters: { type: 'object', properties: { a: nested } } }]
+  expect(tokenizers.for('gpt-4o').countMessages([], { tools: given })).toBeLessThan(1000)
 })
 
 test('a cycle in an enum or a default is told like one in the schema', () => {
   const cycle: Record<string, unknown> = {}
   cycle['self'] = cycle
   for (const property of [{ enum: [cycle] }, { type: 'object', default: cycle }]) {
-    const tools = [{ name: 'f', parameters: { type: 'object', properties: { a: property } } }] as unknown as Tool[]
-    expect(() => tokenizers.for('gpt-4o').countMessages([], { tools })).toThrow(
+    const given = [{ name: 'f', parameters: { type: 'object', properties: { a: property } } }] as unknown as Tool[]
+    expect(() => tokenizers.for('gpt-4o').countMessages([], { tools: given })).toThrow(
       expect.objectContaining({ code: 'invalid-request' })
     )
   }

@@ -76,7 +76,14 @@ test.each([
 const factor = (model: string): number => tokenizerFor(model).safetyFactor
 
 test('a model without a known vocabulary states how far to stay off: new Claudes further than old ones, old Llamas furthest', () => {
-  for (const model of ['claude-opus-4-7', 'claude-opus-5-5', 'anthropic/claude-sonnet-5', 'claude-opus-4.8', 'claude-opus-4-10', 'claude-next']) {
+  for (const model of [
+    'claude-opus-4-7',
+    'claude-opus-5-5',
+    'anthropic/claude-sonnet-5',
+    'claude-opus-4.8',
+    'claude-opus-4-10',
+    'claude-next'
+  ]) {
     expect(factor(model), model).toBe(1.8)
   }
   for (const model of [

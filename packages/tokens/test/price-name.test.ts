@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { sellerOf } from '../src/price-name.ts'
+import { fits, sellerOf } from '../src/price-name.ts'
 import { findListing } from '../src/price-table.ts'
+import { since } from './cpu.ts'
 
 const found = (name: string, provider?: string): string | undefined => {
   const listing = findListing(name, provider)
@@ -44,6 +45,10 @@ describe('a model is found by', () => {
     ['a name of Cloudflare', '@cf/meta/llama-3.1-8b-instruct', 'cloudflare @cf/meta/llama-3.1-8b-instruct'],
     ['a seller behind Hugging Face', 'huggingface_novita/deepseek-ai/DeepSeek-R1', 'huggingface_novita deepseek-ai/DeepSeek-R1'],
     ["OpenRouter's name, which is the maker's", 'mistralai/mistral-medium-3', 'mistral mistral-medium-3-5'],
+    ['a version on Vertex', 'vertex_ai/claude-3-5-sonnet-v2@20241022', 'google claude-3-5-sonnet'],
+    ['a second version', 'anthropic.claude-3-5-sonnet-20241022-v2:0', 'aws regional.anthropic.claude-3-5-sonnet-20241022-v2:0'],
+    ['a context on Bedrock', 'amazon.nova-pro-v1:0:300k', 'aws amazon.nova-pro-v1:0'],
+    ['a fine-tune of a dated model', 'ft:gpt-3.5-turbo-0125:acme::a1', 'openai ft:gpt-3.5-turbo-'],
     ['a fine-tune whose price is known', 'ft:gpt-4o-mini-2024-07-18:acme:bot:a1b2', 'openai ft:gpt-4o-mini']
   ])('%s: %s', (_, name, expected) => {
     expect(found(name)).toBe(expected)
@@ -71,6 +76,13 @@ describe('a name is not taken for another that it begins like', () => {
     'claude-sonnet-4-5001',
     'claude-opus-4-100',
     'claude-opus-4-10-20',
+    'claude-opus-4-012',
+    'claude-3-haiku-v9',
+    'gemini-3.5-flash-8b', // the table says `gemini-3.5-flash-` and a digit
+    'amazon.titan-embed-text-v2:0', // a fifth of v1, and not in the table
+    'gemini-2.5-pro-1000', // no day has the number 0
+    'ft:gpt-3.5-turbo-16k:acme::a1',
+    'ft:gpt-3.5-turbox:acme::a1',
     'mixtral-8x7b-32768', // Groq's alone
     'mixtral-8x7b-32k',
     'deepseek-r1:latest' // of Ollama
@@ -96,6 +108,14 @@ describe('a name is not taken for another that it begins like', () => {
   ])('%s', (name) => {
     expect(found(name)).toBeUndefined()
     expect(found(name, 'deepseek')).toBeUndefined()
+  })
+
+  test('however many dates stand behind it, at once', () => {
+    const start = process.cpuUsage()
+    for (const dates of ['-2012-12-12', '-2412-12', '-12-2012', '-1212', '-12-12-v1']) {
+      expect(fits({ starts_with: 'a' }, `a${dates.repeat(28)}x`)).toBe(false)
+    }
+    expect(since(start)).toBeLessThan(1000)
   })
 
   test('with a provider that takes in much', () => {

@@ -75,6 +75,58 @@ test(`agrees with the table's own calculator on every model that both price (see
   expect(compared).toBeGreaterThan(3000)
 })
 
+test('every model of every provider is found by its name, and nothing that is almost that name', async () => {
+  const providers = (await waitForUpdate()) ?? []
+  const byId = new Map(providers.map((provider) => [provider.id, provider]))
+  let rows = 0
+  for (const { id: provider, fallback_model_providers: others = [], models } of providers) {
+    const sold = [provider, ...others].flatMap((id) => [...(byId.get(id)?.models ?? []), ...(addedModels.get(id) ?? [])])
+    for (const { id } of models) {
+      rows++
+      const own = { provider, model: id }
+      for (const name of [id, id.toUpperCase(), `${provider}/${id}`, `${provider}:${id}`]) {
+        expect([name, findListing(name, provider)]).toEqual([name, expect.objectContaining(own)])
+        if (name.length > id.length) expect([name, findListing(name)]).toEqual([name, expect.objectContaining(own)])
+      }
+      const more = [
+        '0',
+        '9',
+        'x',
+        '-0',
+        '-9',
+        '.9',
+        '-10',
+        '-500',
+        '-5001',
+        '-32768',
+        '-32k',
+        '-x',
+        '-distill-llama',
+        ':7b',
+        '/x'
+      ]
+      const before = ['x', 'my-', 'acme.', 'acme/', '/', '/models/', 'accounts/acme/models/']
+      const close = [...more.map((end) => id + end), ...before.map((start) => start + id), id.slice(1), id.slice(0, -1)]
+      // Fine-tunes have any words, and a rule of the table takes in one digit more.
+      for (const name of close.filter((one) => !/ft-|^gemini-3\.5-flash-\d$/.test(one))) {
+        const found = findListing(name, provider)
+        if (found === null) continue
+        const { match } = sold.find((model) => model.id === found.model) ?? {}
+        const known = match && [found.model, ...literalsOf(match)].map((literal) => literal.toLowerCase())
+        expect([provider, name, known]).toEqual([provider, name, expect.arrayContaining([name.toLowerCase()])])
+      }
+      for (const start of before.slice(3)) expect([start + id, findListing(start + id)]).toEqual([start + id, null])
+    }
+  }
+  expect(rows).toBeGreaterThan(1600)
+})
+
+function literalsOf(rule: MatchLogic): readonly string[] {
+  if ('or' in rule) return rule.or.flatMap(literalsOf)
+  if ('and' in rule) return rule.and.flatMap(literalsOf)
+  return Object.values(rule) as string[]
+}
+
 /** The first name that a rule names whole. */
 function nameOf(rule: MatchLogic): string | undefined {
   if ('equals' in rule) return rule.equals

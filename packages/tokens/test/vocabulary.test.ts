@@ -32,7 +32,7 @@ const oddities = [
   'Hello', 'CamelCase', 'HTTP', 'ing', 'aaaaaaaa', '='.repeat(80), '<|endoftext|>'
 ]
 
-const letters = String.fromCharCode(...fc.sample(fc.integer({ min: 97, max: 122 }), { seed, numRuns: 6000 }))
+const randomLetters = String.fromCharCode(...fc.sample(fc.integer({ min: 97, max: 122 }), { seed, numRuns: 6000 }))
 
 const ordinary = [
   'The quick brown fox didn\'t jump over 12345 lazy dogs; it\'s "HTTPServer2", said he (twice).\n\n',
@@ -198,7 +198,7 @@ describe.each(oracles)('counting with %s', (encoding, oracle) => {
       ...hostile,
       ['two signs', '-='],
       ['nine of one and one other', '=,,,,,,,,#'],
-      ['random letters', letters]
+      ['random letters', randomLetters]
     ]) {
       const text = fill(unit as string, 6000)
       expect(tokenizer.count(text), name).toBe(truth(text))
