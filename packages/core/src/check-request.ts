@@ -43,6 +43,21 @@ export function checkMessage(message: Message, index: number): void {
   messageFields(message, index, { key: 'messages', parent: undefined })
 }
 
+/** What of a request stands beside its messages and is read by the model. */
+export type BesideMessages = Pick<ChatRequest, 'tools' | 'toolChoice' | 'responseFormat'>
+
+/**
+ * The same for what stands beside the messages.
+ *
+ * @throws {MillraceError} `invalid-request`; `details.path` names the field, such as `tools[0].name`
+ *
+ * @example
+ * checkBeside({ tools })
+ */
+export function checkBeside(beside: BesideMessages): void {
+  besideFields(beside, '', undefined)
+}
+
 /** Key and parent come apart: a place is made for what holds others, and for an error, not for each field. */
 type Check = (value: unknown, key: string | number, parent: Place | undefined) => void
 type RequiredKey<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T]
@@ -167,6 +182,25 @@ const messages = list(messageFields)
 
 const toolChoiceName = fields<{ name: string }>('a tool choice', { name }, {})
 
+const beside: Optional<BesideMessages> = {
+  tools: list(fields<Tool>('a tool', { name }, { description: string, parameters: jsonObject, strict: flag, ...extra })),
+  toolChoice(value, key, parent) {
+    if (value === 'auto' || value === 'none' || value === 'required') return
+    if (!isJsonObject(value)) throw invalid({ key, parent }, "must be 'auto', 'none', 'required' or { name }")
+    toolChoiceName(value, key, parent)
+  },
+  responseFormat: oneOf<ResponseFormat['type']>('a response format', 'type', {
+    text: fields<{ type: 'text' }>('a text format', { type: tag }, {}),
+    json: fields<{ type: 'json' }>('a json format', { type: tag }, {}),
+    'json-schema': fields<Extract<ResponseFormat, { type: 'json-schema' }>>(
+      'a json-schema format',
+      { type: tag, name, schema: jsonObject },
+      { description: string, strict: flag }
+    )
+  })
+}
+const besideFields = fields<BesideMessages>('what stands beside messages', {}, beside)
+
 const checkFields = fields<ChatRequest>(
   'a request',
   {
@@ -177,21 +211,7 @@ const checkFields = fields<ChatRequest>(
     }
   },
   {
-    tools: list(fields<Tool>('a tool', { name }, { description: string, parameters: jsonObject, strict: flag, ...extra })),
-    toolChoice(value, key, parent) {
-      if (value === 'auto' || value === 'none' || value === 'required') return
-      if (!isJsonObject(value)) throw invalid({ key, parent }, "must be 'auto', 'none', 'required' or { name }")
-      toolChoiceName(value, key, parent)
-    },
-    responseFormat: oneOf<ResponseFormat['type']>('a response format', 'type', {
-      text: fields<{ type: 'text' }>('a text format', { type: tag }, {}),
-      json: fields<{ type: 'json' }>('a json format', { type: tag }, {}),
-      'json-schema': fields<Extract<ResponseFormat, { type: 'json-schema' }>>(
-        'a json-schema format',
-        { type: tag, name, schema: jsonObject },
-        { description: string, strict: flag }
-      )
-    }),
+    ...beside,
     maxOutputTokens: wholeNumber(1),
     temperature: numberUpTo(Number.MAX_VALUE),
     topP: numberUpTo(1),

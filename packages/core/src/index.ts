@@ -13,7 +13,7 @@ export {
 } from './channels.ts'
 export { checkJson } from './check-json.ts'
 export { checkOptions } from './check-options.ts'
-export { checkMessage, checkRequest } from './check-request.ts'
+export { type BesideMessages, checkBeside, checkMessage, checkRequest } from './check-request.ts'
 export {
   type Chunk,
   type ExtraChunk,

@@ -10,6 +10,7 @@ it('exports these names, and no others', () => {
     'annotate',
     'assemble',
     'channels',
+    'checkBeside',
     'checkJson',
     'checkMessage',
     'checkOptions',

@@ -5,6 +5,8 @@ const closers: Readonly<Record<string, string>> = {
   '"': '"',
   "'": "'",
   '“': '”',
+  '❝': '❞',
+  '＂': '＂',
   '”': '”',
   '„': '“”',
   '‘': '’',

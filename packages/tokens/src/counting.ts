@@ -65,7 +65,7 @@ export function createCounting(encoding: Encoding, turns: Turns): Counting {
         const file = await readFile(rankFile(encoding), 'utf8')
         if (vocabulary === undefined) loader ??= loading(encoding, file)
       } else step(loader)
-      await turns.next()
+      await turns.soon()
     }
   }
 
@@ -87,9 +87,6 @@ export function createCounting(encoding: Encoding, turns: Turns): Counting {
     remembered: { text: memoised(count), parallelResult: memoised((result) => count(listedResult(result))) },
     fits(text, budget) {
       checkText(text)
-      if (typeof budget !== 'number' || Number.isNaN(budget)) {
-        throw new TypeError(`budget must be a number of tokens, not ${String(budget)}`)
-      }
       // A token is at least one byte, and a unit of UTF-16 at most three.
       if (text.length * 3 <= budget) return true
       const bytes = Buffer.byteLength(text)
@@ -110,7 +107,7 @@ export function createCounting(encoding: Encoding, turns: Turns): Counting {
       signal?.throwIfAborted()
       const own = new TextCount(needed())
       for (let at = 0; at < text.length; at += sliceChars) {
-        await turns.next()
+        await turns.next(signal)
         signal?.throwIfAborted()
         if (isClosed) throw closed()
         own.add(text.slice(at, at + sliceChars))

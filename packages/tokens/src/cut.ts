@@ -1,6 +1,7 @@
-import type { Message } from '@millrace/core'
+import type { BesideMessages, Message } from '@millrace/core'
+import { compactJson } from './call-text.ts'
 import { charged } from './charged.ts'
-import type { BesideMessages, Tokenizer } from './tokenizer.ts'
+import type { Tokenizer } from './tokenizer.ts'
 import { type Units, unitsOf } from './units.ts'
 
 /** By what a conversation is cut. */
@@ -59,16 +60,16 @@ export function cut(messages: readonly Message[], rules: CutRules): Cut {
   return split(messages, units, used)
 
   function fits(index: number, beside: number): boolean {
-    for (const text of longTexts(loose[index] as number)) {
-      if (!tokenizer.fits(text, budget - beside * safetyFactor)) return false
+    for (const { text, least } of longTexts(loose[index] as number)) {
+      if (!tokenizer.fits(text, (budget - beside * safetyFactor) / least)) return false
     }
     return charged(beside + cost(index), safetyFactor) <= budget
   }
 
-  function* longTexts(unit: number): Generator<string> {
+  function* longTexts(unit: number): Generator<LowerBound> {
     let at = unit
     do {
-      for (const text of textsOf(messages[at] as Message)) if (text.length > longText) yield text
+      for (const bound of boundsOf(messages[at] as Message)) if (bound.text.length > longText) yield bound
       at = units.next[at] as number
     } while (at !== 0)
   }
@@ -146,10 +147,24 @@ export function cut(messages: readonly Message[], rules: CutRules): Cut {
   }
 }
 
-function* textsOf(message: Message): Generator<string> {
-  if (typeof message.content === 'string') yield message.content
-  else for (const part of message.content) if (part.type === 'text' || part.type === 'reasoning') yield part.text
-  if (message.role === 'assistant') for (const call of message.toolCalls ?? []) yield call.arguments
+/** A text of a message, and the share of its tokens that the message takes at least. */
+interface LowerBound {
+  readonly text: string
+  readonly least: number
+}
+
+/** Arguments and some results are written down in other spacing, and so take fewer tokens than their text: see `call-text.ts`. */
+function* boundsOf(message: Message): Generator<LowerBound> {
+  const isResult = message.role === 'tool'
+  const texts =
+    typeof message.content === 'string' ? [message.content] : message.content.map((part) => ('text' in part ? part.text : ''))
+  for (const text of texts) yield isResult ? respaced(text) : { text, least: 1 }
+  if (message.role === 'assistant') for (const call of message.toolCalls ?? []) yield respaced(call.arguments)
+}
+
+/** Half, for other spaces can merge otherwise: this is to tell what is far too long. */
+function respaced(text: string): LowerBound {
+  return { text: text.length > longText ? compactJson(text) : '', least: 1 / 2 }
 }
 
 function staying(messages: readonly Message[], { of, stays }: Units): readonly Message[] {

@@ -1,9 +1,11 @@
 import {
   abortable,
+  type BesideMessages,
   checkMessage,
   checkOptions,
   type Message,
   MillraceError,
+  type Part,
   type ResponseFormat,
   type Tool,
   type ToolChoice
@@ -11,7 +13,7 @@ import {
 import { charged } from './charged.ts'
 import { type Cut, type CutRules, cut } from './cut.ts'
 import { isPrompt, maxTokens, uncountedParts } from './message.ts'
-import type { BesideMessages, Tokenizer } from './tokenizer.ts'
+import type { Tokenizer } from './tokenizer.ts'
 import { truncateText } from './truncate.ts'
 
 export interface FitOptions {
@@ -139,12 +141,20 @@ function isProven(messages: readonly Message[], options: FitOptions): boolean {
   const { budget, tokenizer } = options
   let least = 0
   for (const [index, message] of messages.entries()) {
-    const content = message?.content
-    if (typeof content === 'string') least += content.length
-    else checkMessage(message, index)
+    if (typeof message?.content === 'string') least += message.content.length
+    if (!isOurs(message)) checkMessage(message, index)
     if (least > budget) return false
   }
   return charged(maxTokens(messages, { ...besideOf(options), model: tokenizer.model }), tokenizer.safetyFactor) <= budget
+}
+
+const partTypes: ReadonlySet<unknown> = new Set(['text', 'image', 'audio', 'file', 'reasoning', 'other'])
+
+/** What the counting would refuse is not to pass because it seems short. Cheap; `checkMessage` tells what is wrong. */
+function isOurs(message: Message): boolean {
+  if (typeof message !== 'object' || message === null || 'tool_calls' in message || 'tool_call_id' in message) return false
+  const { content } = message
+  return typeof content === 'string' || (Array.isArray(content) && content.every((part: Part) => partTypes.has(part?.type)))
 }
 
 function whole(messages: readonly Message[], options: FitOptions): FitResult {

@@ -1,5 +1,5 @@
 // The types of the contract that these functions take, so that nobody has to install core to name them.
-export type { ChatRequest, Message, Tool, Usage } from '@millrace/core'
+export type { BesideMessages, ChatRequest, Message, Tool, Usage } from '@millrace/core'
 export { type TokenBudgetOptions, withTokenBudget } from './budget.ts'
 export { type Compressed, type CompressOptions, compress } from './compress.ts'
 export { type CompressedMessages, type CompressMessagesOptions, compressMessages } from './compress-messages.ts'
@@ -19,5 +19,5 @@ export {
   type Prices,
   type PricesOptions
 } from './price.ts'
-export { type BesideMessages, createTokenizers, type Tokenizer, type Tokenizers, tokenizerFor } from './tokenizer.ts'
+export { createTokenizers, type Tokenizer, type Tokenizers, tokenizerFor } from './tokenizer.ts'
 export { type TruncateOptions, truncateText } from './truncate.ts'

@@ -1,7 +1,6 @@
-import type { AssistantMessage, Message, Part, ToolCall, ToolMessage } from '@millrace/core'
+import type { AssistantMessage, BesideMessages, Message, Part, ToolCall, ToolMessage } from '@millrace/core'
 import { compactJson, formatText, parallelCallText, parallelResultText } from './call-text.ts'
 import { dearest, type ModelRule, ruleOf } from './model.ts'
-import type { BesideMessages } from './tokenizer.ts'
 import { toolText } from './tool-text.ts'
 
 // What the chat format adds, found by taking the tokens of the texts away from what the API charged. Written down for the

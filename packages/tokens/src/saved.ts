@@ -1,6 +1,6 @@
-import type { Message } from '@millrace/core'
+import type { BesideMessages, Message } from '@millrace/core'
 import { charged } from './charged.ts'
-import type { BesideMessages, Tokenizer } from './tokenizer.ts'
+import type { Tokenizer } from './tokenizer.ts'
 
 /** A message that was left out, or changed into another. */
 export interface Change {

@@ -1,31 +1,64 @@
+import { onAbort } from '@millrace/core'
+
 /** How long the event loop is held at once by what promises not to block it. */
 const holdMs = 5
 
 /**
- * Shares the event loop between all who count without blocking it: together they hold it for some 5 ms, and then one of
- * them goes on at its next turn. Each with a limit of its own would add up, for all that wait for a turn get the same one.
+ * Shares the event loop between all who count without blocking it: together they hold it for some 5 ms, and the next of
+ * them go on at its next turn. Each with a limit of its own would add up, for all that wait for a turn get the same one.
  */
 export interface Turns {
-  /** Waits for a turn; `undefined` while the present one is not used up. */
-  next(): Promise<void> | undefined
+  /** Waits for a turn, unless there is time left in the present one. Rejects with the reason when the signal aborts. */
+  next(signal?: AbortSignal): Promise<void> | undefined
+  /** The same for what others wait for: it goes first. */
+  soon(): Promise<void> | undefined
 }
 
 export function createTurns(): Turns {
-  const waiting: (() => void)[] = []
+  const waiting = new Set<() => void>()
+  const first = new Set<() => void>()
   let startedAt = performance.now()
+  let isCalled = false
 
-  function give(): void {
-    startedAt = performance.now()
-    waiting.shift()?.()
-    if (waiting.length > 0) setImmediate(give)
+  const isOver = (): boolean => performance.now() - startedAt >= holdMs
+
+  function call(): void {
+    if (isCalled) return
+    isCalled = true
+    setImmediate(() => {
+      isCalled = false
+      startedAt = performance.now()
+      give().catch(queueMicrotask)
+    })
   }
 
-  return {
-    next() {
-      if (waiting.length === 0 && performance.now() - startedAt < holdMs) return undefined
-      return new Promise((resolve) => {
-        if (waiting.push(resolve) === 1) setImmediate(give)
+  /** One after the other, each of which has done its part before the next one is let go. */
+  async function give(): Promise<void> {
+    do {
+      const [next] = first.size > 0 ? first : waiting
+      if (next === undefined) return
+      next()
+      await Promise.resolve()
+    } while (!isOver())
+    if (first.size + waiting.size > 0) call()
+  }
+
+  function queued(queue: Set<() => void>, signal?: AbortSignal): Promise<void> | undefined {
+    if (!isOver()) return undefined
+    return new Promise((resolve, reject) => {
+      const go = (): void => {
+        queue.delete(go)
+        off()
+        resolve()
+      }
+      queue.add(go)
+      const off = onAbort(signal, (reason) => {
+        queue.delete(go)
+        reject(reason)
       })
-    }
+      call()
+    })
   }
+
+  return { next: (signal) => queued(waiting, signal), soon: () => queued(first) }
 }

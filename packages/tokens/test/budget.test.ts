@@ -140,7 +140,7 @@ test('refuses a cyclic schema at once in a bare count, too', () => {
   const startedAt = process.cpuUsage()
   const count = (): number =>
     tokenizers.for('gpt-4o').countMessages(long.messages, { tools: [{ name: 'f', parameters: cyclic as never }] })
-  expect(count).toThrow('refers back to itself (a cycle)')
+  expect(count).toThrow('refers back to')
   expect(since(startedAt)).toBeLessThan(2000)
 })
 
@@ -302,7 +302,7 @@ test(`the proof by bytes never allows what counting refuses (seed ${seed})`, () 
   )
   const property = fc.record({ description: part, title: part, enum: fc.array(part) })
   const properties = fc.dictionary(part, property)
-  const tool = fc.record({ name: part, description: part, parameters: fc.record({ properties }) })
+  const tool = fc.record({ name, description: part, parameters: fc.record({ properties }) })
   fc.assert(
     fc.property(fc.array(message), fc.array(tool, { maxLength: 3 }), (messages, tools) => {
       const most = maxTokens(messages, { tools })

@@ -100,6 +100,44 @@ test('twenty counts at once share the event loop, and do not hold it longer than
   expect(block).toBeLessThan(50 + background)
 })
 
+test('counts at once use their whole turns, so that two beside other work are about as fast as one', async () => {
+  await tokenizer.ready()
+  const text = 'The quick brown fox, who had 17 lazy dogs, jumped over the fence. '.repeat(15_000)
+  let ticks = 0
+  let isOver = false
+  const tick = (): void => {
+    ticks++
+    if (!isOver) globalThis.setImmediate(tick)
+  }
+  tick()
+  await Promise.all([tokenizer.countAsync(text), tokenizer.countAsync(text)])
+  isOver = true
+  // A turn for each slice of 16,384 characters would take 120.
+  expect(ticks).toBeLessThan(80)
+})
+
+test('an abort does not wait for those in front, nor does a load', async () => {
+  await using own = createTokenizers()
+  const first = own.for('gpt-4o')
+  await first.ready()
+  const long = '-= '.repeat(100_000)
+  const controller = new AbortController()
+  const reason = new Error('enough')
+  const order: string[] = []
+  const crowd = Array.from({ length: 40 }, () => first.countAsync(long).then(() => order.push('count')))
+  const aborted = first.countAsync(long, { signal: controller.signal }).catch((error: unknown) => {
+    order.push(error === reason ? 'abort' : 'other')
+  })
+  const loaded = own
+    .for('gpt-4')
+    .ready()
+    .then(() => order.push('load'))
+  setTimeout(() => controller.abort(reason), 20)
+  await Promise.all([...crowd, aborted, loaded])
+  expect(order.slice(0, 20)).toContain('abort')
+  expect(order.slice(0, 20)).toContain('load')
+})
+
 test('a counter stays small: ten thousand of them take no more than a few kilobytes each, even after a long text', async () => {
   const long = 'word '.repeat(3000)
   const before = process.memoryUsage().arrayBuffers
@@ -135,6 +173,7 @@ test('refuses what is no text', async () => {
   for (const wrong of [undefined, null, 5, ['text']]) {
     expect(() => tokenizer.count(wrong as never)).toThrow(TypeError)
     expect(() => tokenizer.fits(wrong as never, 5)).toThrow(TypeError)
+    if (wrong !== 5) expect(() => tokenizer.fits('text', wrong as never)).toThrow(TypeError)
     expect(() => tokenizer.counter().push(wrong as never)).toThrow(TypeError)
     await expect(tokenizer.countAsync(wrong as never)).rejects.toThrow(TypeError)
   }

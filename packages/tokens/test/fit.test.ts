@@ -542,3 +542,29 @@ test('a unit far too long is dropped without being counted to its end, and paral
   const first = took([...many, say('user', 'on')], 500_000)
   expect(took([...many, say('user', 'on')], 500_000)).toBeLessThan(first / 3 + 5)
 })
+
+test('arguments and results in wide spacing are not taken for too long: what is counted decides', () => {
+  const wide = JSON.stringify(
+    Array.from({ length: 3000 }, (_, id) => ({ id, name: `item ${id}`, tags: ['a', 'b'] })),
+    null,
+    2
+  )
+  const asks = (ids: readonly string[], given: string): Message => ({
+    role: 'assistant',
+    content: '',
+    toolCalls: ids.map((id) => ({ id, name: 'look', arguments: given }))
+  })
+  const single = [say('user', 'go'), asks(['a'], wide), result('a'), say('assistant', 'done'), say('user', 'on')]
+  const parallel = [say('user', 'go'), asks(['a', 'b'], '{}'), result('a', wide), result('b', wide), say('user', 'on')]
+  for (const history of [single, parallel]) {
+    const all = tokenizer.countMessages(history)
+    expect(tokenizer.count(wide)).toBeGreaterThan(60_000)
+    expect(fit(history, { budget: all, tokenizer, slack: 0 }).messages).toBe(history)
+  }
+})
+
+test('refuses messages of another shape although their bytes seem to fit', () => {
+  const calls = [{ id: 'a', type: 'function', function: { name: 'f', arguments: 'x'.repeat(500_000) } }]
+  const history = [say('user', 'hello'), { role: 'assistant', content: '', tool_calls: calls }, say('user', 'on')] as Message[]
+  expect(() => fit(history, { budget: 1000, tokenizer })).toThrow(/tool_calls/)
+})

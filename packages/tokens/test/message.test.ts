@@ -101,15 +101,15 @@ const parameters = fc.record({
   properties: fc.dictionary(text, schema, { maxKeys: 4 }),
   required: fc.array(text, { maxLength: 2 })
 })
-const tools = fc.array(fc.record({ name: text, description: text, parameters }), { maxLength: 3 }) as fc.Arbitrary<Tool[]>
+const tools = fc.array(fc.record({ name: some, description: text, parameters }), { maxLength: 3 }) as fc.Arbitrary<Tool[]>
 const toolChoice = fc.oneof(
   fc.constantFrom('auto' as const, 'none' as const, 'required' as const, undefined),
-  fc.record({ name: text })
+  fc.record({ name: some })
 )
 const responseFormat = fc.option(
   fc.record({
     type: fc.constant('json-schema' as const),
-    name: text,
+    name: some,
     schema: parameters,
     description: fc.option(text, { nil: undefined })
   }),
@@ -225,8 +225,10 @@ test('a schema with a cycle is refused at once', () => {
       return isMillraceError(error, 'invalid-request') ? error.details.path : error
     }
   }
-  expect(refused({ tools: [{ name: 'f', parameters: cyclic }] })).toBe('tools')
-  expect(refused({ responseFormat: { type: 'json-schema', name: 'f', schema: cyclic } })).toBe('responseFormat.schema')
+  expect(refused({ tools: [{ name: 'f', parameters: cyclic }] })).toBe('tools[0].parameters.properties.a')
+  expect(refused({ responseFormat: { type: 'json-schema', name: 'f', schema: cyclic } })).toBe(
+    'responseFormat.schema.properties.a'
+  )
 })
 
 test('hostile arguments and results take linear time', () => {
@@ -267,6 +269,10 @@ test('refuses what has another shape than the contract, and says where: it would
     [[{ role: 'usr', content: 'hello' }], {}, 'messages[0].role'],
     [[{ role: 'user', content: [{ type: 'input_text', text: 'hello' }] }], {}, 'messages[0].content[0].type'],
     [[said], { tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools[0].name'],
+    [[said], { tools: [{ name: 'f', input_schema: {} }] }, 'tools[0].input_schema'],
+    [[said], { tools: [{ name: 'f', parameters: null }] }, 'tools[0].parameters'],
+    [[said], { toolChoice: { type: 'function', function: { name: 'f' } } }, 'toolChoice.name'],
+    [[said], { responseFormat: { type: 'json-schema', name: 'a' } }, 'responseFormat.schema'],
     [[said], { responseFormat: { type: 'json_schema' } }, 'responseFormat.type']
   ]
   const tokenizer = tokenizers.for('gpt-4o')

@@ -126,10 +126,16 @@ function toolsOf(request: JsonObject): Tool[] | undefined {
     const declared = tool['functionDeclarations'] ??
       tool['function_declarations'] ?? [tool['function'] ?? tool['toolSpec'] ?? tool]
     for (const one of declared as readonly Json[]) {
-      if (!isJsonObject(one) || typeof one['name'] !== 'string') return undefined
+      if (!isJsonObject(one)) return undefined
       const wrapped = one['inputSchema']
       const parameters = one['parameters'] ?? one['input_schema'] ?? (isJsonObject(wrapped) ? wrapped['json'] : undefined)
-      tools.push({ name: one['name'], ...one, ...(isJsonObject(parameters) ? { parameters } : {}) } as Tool)
+      const { name, description } = one
+      if (typeof name !== 'string') return undefined
+      tools.push({
+        name,
+        ...(typeof description === 'string' && { description }),
+        ...(isJsonObject(parameters) && { parameters })
+      })
     }
   }
   return tools
