@@ -41,8 +41,8 @@ export class HeapMerge {
       this.#pairs[right] = none
       ends[at] = end
       before[end] = at
-      this.#offer(at, size, rankOf)
       if (at > 0) this.#offer(before[at] as number, size, rankOf)
+      this.#offer(at, size, rankOf)
     }
     piece.count = 0
     for (let at = 0; at < size; at = ends[at] as number) {

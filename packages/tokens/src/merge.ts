@@ -5,7 +5,7 @@ import { hashed, hashPowers, maxTokens, none, type Ranks } from './ranks.ts'
 const memoBits = 16
 
 /** More of them in a piece, and the search from left to right is given up. */
-const maxDeadEnds = 8
+const maxDeadEnds = 4
 
 /** Tokens at the end of a piece that are likely to change when it grows. */
 const unsettled = 2
@@ -72,15 +72,15 @@ export class Merger {
   }
 
   /**
-   * What of the piece counted last may be otherwise when the text goes on behind it: the tokens of its last quarter. What is
-   * before them is the encoding whatever comes, or nearly always: it goes back to where one token decides about the next.
+   * What of the piece counted last may be otherwise when the text goes on behind it: the tokens of its last eighth, as long
+   * as the longest token. What is before them is the encoding whatever comes, or nearly always.
    */
   unsettled(text: Uint8Array, from: number): { readonly tokens: number; readonly bytes: number } {
     const { size, count, starts } = this.#own
     for (let index = count - 1; index > 0; index--) {
       const start = starts[index] as number
       // The next piece has to begin with a whole character.
-      if (start > size - maxPiece / 4 || ((text[from + start] as number) & 0xc0) === 0x80) continue
+      if (start > size - maxPiece / 8 || ((text[from + start] as number) & 0xc0) === 0x80) continue
       return { tokens: count - index, bytes: size - start }
     }
     return { tokens: 0, bytes: 0 }
