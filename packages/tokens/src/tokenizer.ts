@@ -47,7 +47,7 @@ export interface Tokenizer {
   ready(): Promise<void>
 }
 
-/** Owns the vocabularies: about 50 ms and 10 MB each, loaded by the first count or by `ready()`. */
+/** Owns the vocabularies: about 50 ms and 20 MB each, loaded by the first count or by `ready()`. */
 export interface Tokenizers extends AsyncDisposable {
   /** Never fails: a model not known here gets the nearest vocabulary, with `exact: false` and a safety factor. */
   for(model: string): Tokenizer
