@@ -32,6 +32,7 @@ export interface MessageMemo {
 export function createCounting(encoding: Encoding, turns: Turns): Counting {
   let vocabulary: Vocabulary | undefined
   let loader: Generator<void, Vocabulary> | undefined
+  let beginning: Promise<void> | undefined
   let whole: TextCount | undefined // one for all texts that are counted in one go
   let isClosed = false
 
@@ -57,14 +58,24 @@ export function createCounting(encoding: Encoding, turns: Turns): Counting {
     }
   }
 
+  /** Once for all who wait: each file is two megabytes. */
+  function begin(): Promise<void> {
+    beginning ??= readFile(rankFile(encoding), 'utf8')
+      .then((file) => {
+        if (!isClosed && vocabulary === undefined) loader ??= loading(encoding, file)
+      })
+      .finally(() => {
+        beginning = undefined
+      })
+    return beginning
+  }
+
   async function ready(): Promise<void> {
     for (;;) {
       if (isClosed) throw closed()
       if (vocabulary !== undefined) return
-      if (loader === undefined) {
-        const file = await readFile(rankFile(encoding), 'utf8')
-        if (vocabulary === undefined) loader ??= loading(encoding, file)
-      } else step(loader)
+      if (loader === undefined) await begin()
+      else step(loader)
       await turns.soon()
     }
   }

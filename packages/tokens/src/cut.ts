@@ -1,4 +1,4 @@
-import type { BesideMessages, Message } from '@millrace/core'
+import { type BesideMessages, type Message, parseJson } from '@millrace/core'
 import { compactJson } from './call-text.ts'
 import { charged } from './charged.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -159,12 +159,18 @@ function* boundsOf(message: Message): Generator<LowerBound> {
   const texts =
     typeof message.content === 'string' ? [message.content] : message.content.map((part) => ('text' in part ? part.text : ''))
   for (const text of texts) yield isResult ? respaced(text) : { text, least: 1 }
-  if (message.role === 'assistant') for (const call of message.toolCalls ?? []) yield respaced(call.arguments)
+  if (message.role !== 'assistant') return
+  for (const call of message.toolCalls ?? []) {
+    const bound = respaced(call.arguments)
+    // What is no JSON loses its spaces all the same, and nothing is known of what it takes then.
+    if (bound.text !== call.arguments) yield bound
+  }
 }
 
 /** Half, for other spaces can merge otherwise: this is to tell what is far too long. */
 function respaced(text: string): LowerBound {
-  return { text: text.length > longText ? compactJson(text) : '', least: 1 / 2 }
+  const isJson = text.length > longText && parseJson(text) !== undefined
+  return { text: isJson ? compactJson(text) : text, least: 1 / 2 }
 }
 
 function staying(messages: readonly Message[], { of, stays }: Units): readonly Message[] {

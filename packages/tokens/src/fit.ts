@@ -1,6 +1,7 @@
 import {
   abortable,
   type BesideMessages,
+  checkBeside,
   checkMessage,
   checkOptions,
   type Message,
@@ -8,6 +9,7 @@ import {
   type Part,
   type ResponseFormat,
   type Tool,
+  type ToolCall,
   type ToolChoice
 } from '@millrace/core'
 import { charged } from './charged.ts'
@@ -115,6 +117,8 @@ export function fit(messages: readonly Message[], given: FitOptions | SummarizeO
   }
   if (!Array.isArray(messages)) throw new TypeError('fit takes an array of messages; of a request write (request.messages, ...)')
   checkDropping(given)
+  checkBeside(besideOf(given))
+  for (const [index, message] of messages.entries()) if (!isOurs(message)) checkMessage(message, index)
   const options = { ...given, budget: Math.floor(budget) }
   if ('summarize' in options && options.summarize !== undefined) return summarized(messages, options)
   return isProven(messages, options) ? whole(messages, options) : fitted(messages, options, planned(messages, options))
@@ -140,21 +144,36 @@ function besideOf({ tools, responseFormat, toolChoice }: FitOptions): BesideMess
 function isProven(messages: readonly Message[], options: FitOptions): boolean {
   const { budget, tokenizer } = options
   let least = 0
-  for (const [index, message] of messages.entries()) {
-    if (typeof message?.content === 'string') least += message.content.length
-    if (!isOurs(message)) checkMessage(message, index)
+  for (const message of messages) {
+    if (typeof message.content === 'string') least += message.content.length
     if (least > budget) return false
   }
   return charged(maxTokens(messages, { ...besideOf(options), model: tokenizer.model }), tokenizer.safetyFactor) <= budget
 }
 
-const partTypes: ReadonlySet<unknown> = new Set(['text', 'image', 'audio', 'file', 'reasoning', 'other'])
+const partTypes: ReadonlySet<unknown> = new Set(['image', 'audio', 'file', 'other'])
+
+const messageKeys: ReadonlySet<string> = new Set(['role', 'content', 'name', 'toolCalls', 'toolCallId', 'extra'])
+const roles: ReadonlySet<unknown> = new Set(['system', 'developer', 'user', 'assistant', 'tool'])
 
 /** What the counting would refuse is not to pass because it seems short. Cheap; `checkMessage` tells what is wrong. */
 function isOurs(message: Message): boolean {
-  if (typeof message !== 'object' || message === null || 'tool_calls' in message || 'tool_call_id' in message) return false
+  if (typeof message !== 'object' || message === null || !roles.has(message.role)) return false
+  for (const key of Object.keys(message)) if (!messageKeys.has(key)) return false
   const { content } = message
-  return typeof content === 'string' || (Array.isArray(content) && content.every((part: Part) => partTypes.has(part?.type)))
+  if (typeof content !== 'string' && !(Array.isArray(content) && content.every(isPart))) return false
+  if (message.role === 'tool') return typeof message.toolCallId === 'string' && message.toolCallId !== ''
+  if (message.role !== 'assistant' || message.toolCalls === undefined) return true
+  return Array.isArray(message.toolCalls) && message.toolCalls.every(isCall)
+}
+
+function isPart(part: Part | null | undefined): boolean {
+  if (part?.type === 'text' || part?.type === 'reasoning') return typeof part.text === 'string'
+  return partTypes.has(part?.type)
+}
+
+function isCall(call: ToolCall | null | undefined): boolean {
+  return typeof call?.id === 'string' && typeof call.name === 'string' && typeof call.arguments === 'string'
 }
 
 function whole(messages: readonly Message[], options: FitOptions): FitResult {

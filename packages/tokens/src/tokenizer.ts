@@ -19,7 +19,7 @@ export interface Tokenizer {
    * the text whatever is in it, and synchronous: expect 20 ms for a megabyte of English or code, 30 ms of Chinese, up to 0.4 s
    * of a hostile one. Equal to tiktoken's `encode_ordinary` but for characters that are newer than its tables of Unicode; a
    * run of more than 1,024 bytes without the end of a word, number or clause is cut where a token ends, which was seen to
-   * cost a token between hundreds of blank lines, and nowhere else.
+   * cost a token in long runs of white space, and nowhere else.
    *
    * @throws {MillraceError} `closed` after `tokenizers.close()`
    */

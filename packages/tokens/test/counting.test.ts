@@ -54,6 +54,14 @@ test('a count that cannot wait finishes the load that others wait for', async ()
   expect(own.for('gpt-4o').count('hello world')).toBe(2)
 })
 
+test('two hundred who wait for one vocabulary read it once', async () => {
+  await using own = createTokenizers()
+  const before = process.memoryUsage().rss
+  await Promise.all(Array.from({ length: 200 }, () => own.for('gpt-4o').countAsync('short')))
+  // Read by each of them it would be 500 MB.
+  expect(process.memoryUsage().rss - before).toBeLessThan(150_000_000)
+})
+
 test('closing while it loads or counts rejects with closed', async () => {
   const own = createTokenizers()
   const loading = own.for('gpt-4o').ready()

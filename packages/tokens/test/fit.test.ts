@@ -537,7 +537,7 @@ test('a unit far too long is dropped without being counted to its end, and paral
     return since(before)
   }
   const huge = [say('user', 'go'), calls, ...results('['.repeat(10_000_000)), say('user', 'on')]
-  expect(took(huge, 10_000)).toBeLessThan(500)
+  expect(took(huge, 10_000)).toBeLessThan(1200)
   const many = Array.from({ length: 200 }, () => [say('user', 'go'), { ...calls }, ...results('{"a": 1}'.repeat(400))]).flat()
   const first = took([...many, say('user', 'on')], 500_000)
   expect(took([...many, say('user', 'on')], 500_000)).toBeLessThan(first / 3 + 5)
@@ -567,4 +567,38 @@ test('refuses messages of another shape although their bytes seem to fit', () =>
   const calls = [{ id: 'a', type: 'function', function: { name: 'f', arguments: 'x'.repeat(500_000) } }]
   const history = [say('user', 'hello'), { role: 'assistant', content: '', tool_calls: calls }, say('user', 'on')] as Message[]
   expect(() => fit(history, { budget: 1000, tokenizer })).toThrow(/tool_calls/)
+})
+
+test('a plain result full of spaces is bounded as it stands: what fits is not dropped', () => {
+  const long = ['recuperação', 'preocupação', 'participação', 'schizophrenia', 'reconnaissance']
+  const spaced = Array.from({ length: 12_000 }, (_, index) => long[index % long.length]).join(' ')
+  const history = [say('user', 'go'), call('a'), result('a', spaced), say('assistant', 'done'), say('user', 'on')]
+  const all = tokenizer.countMessages(history)
+  for (const times of [1, 1.3])
+    expect(fit(history, { budget: Math.ceil(all * times), tokenizer, slack: 0 }).messages).toBe(history)
+})
+
+test('says where a message, tool or choice has another shape, wherever it stands', () => {
+  const wrong = [
+    null,
+    { role: 'assistant', content: null, tool_calls: [] },
+    { role: 'user', content: [null] },
+    { role: 'assistant', content: '', toolCalls: null },
+    { role: 'assistant', content: '', toolCalls: [{ id: 'a', function: { name: 'f' } }] },
+    { role: 'tool', content: 'found' },
+    { role: 'human', content: 'hello' },
+    { role: 'user', content: [{ type: 'text', text: 5 }] }
+  ]
+  const code = expect.objectContaining({ code: 'invalid-request' })
+  for (const message of wrong) {
+    const history = [say('user', 'word '.repeat(500)), message, say('user', 'on')] as Message[]
+    for (const budget of [100, 100_000]) expect(() => fit(history, { budget, tokenizer })).toThrow(code)
+  }
+  for (const beside of [
+    { tools: [{ type: 'function' }] },
+    { responseFormat: { type: 'json_schema' } },
+    { toolChoice: { type: 'auto' } }
+  ]) {
+    expect(() => fit([say('user', 'hi')], { budget: 1000, tokenizer, ...(beside as object) })).toThrow(code)
+  }
 })
