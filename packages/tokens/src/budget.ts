@@ -10,7 +10,7 @@ import {
 } from '@millrace/core'
 import { BudgetChunks, type Prepared } from './budget-chunks.ts'
 import { type CompressMessagesOptions, compressMessages, isMarked } from './compress-messages.ts'
-import { checkDropping, type FitOptions, type FitResult, fit, type Summarize } from './fit.ts'
+import { checkDropping, type FitOptions, type FitResult, fitChecked, type Summarize, summarized } from './fit.ts'
 import { type Change, savedTokens } from './saved.ts'
 import type { Tokenizer, Tokenizers } from './tokenizer.ts'
 
@@ -95,8 +95,8 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
     const answer = request.maxOutputTokens ?? reserve ?? Math.min(4096, Math.floor(window / 4))
     if (answer > window) throw noRoom(window, answer)
     const fitting = { budget: window - answer, tokenizer, tools, responseFormat, toolChoice, drop, slack }
-    if (summarize === undefined) return changed(fit(messages, fitting))
-    return fit(messages, { ...fitting, summarize, signal: signal() }).then(changed)
+    if (summarize === undefined) return changed(fitChecked(messages, fitting))
+    return summarized(messages, { ...fitting, summarize, signal: signal() }).then(changed)
   }
 
   return (next) => (request, callOptions) => ({

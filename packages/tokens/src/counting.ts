@@ -4,7 +4,7 @@ import { type Message, MillraceError } from '@millrace/core'
 import { sliceChars, TextCount, type TokenCounter } from './counter.ts'
 import { loading, rankFile } from './load.ts'
 import { memoised } from './memo.ts'
-import { type Counts, listedResult } from './message.ts'
+import { listedResult, type Measure, measuring } from './message.ts'
 import type { Encoding } from './model.ts'
 import type { Turns } from './turns.ts'
 import type { Vocabulary } from './vocabulary.ts'
@@ -12,8 +12,8 @@ import type { Vocabulary } from './vocabulary.ts'
 /** All that is counted with one encoding. Its vocabulary is loaded by the first count, or by `ready`. */
 export interface Counting {
   count(text: string): number
-  /** The same, with counts remembered. */
-  readonly remembered: Counts
+  /** The same for messages, with counts remembered. */
+  readonly measure: Measure
   /** Whether the text has at most so many tokens. */
   fits(text: string, budget: number): boolean
   countAsync(text: string, signal: AbortSignal | undefined): Promise<number>
@@ -95,7 +95,10 @@ export function createCounting(encoding: Encoding, turns: Turns): Counting {
 
   return {
     count,
-    remembered: { text: memoised(count), parallelResult: memoised((result) => count(listedResult(result))) },
+    measure: measuring(
+      memoised(count),
+      memoised((result) => count(listedResult(result)))
+    ),
     fits(text, budget) {
       checkText(text)
       // A token is at least one byte, and a unit of UTF-16 at most three.

@@ -1,6 +1,7 @@
 import { type BesideMessages, type Message, parseJson } from '@millrace/core'
 import { compactJson } from './call-text.ts'
 import { charged } from './charged.ts'
+import { maxTextChars } from './memo.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { type Units, unitsOf } from './units.ts'
 
@@ -32,8 +33,11 @@ export interface Cut {
 /** Of the budget: what 'middle' keeps of the head. */
 const headShare = 1 / 4
 
-/** Characters. A longer text is first shown to be too long, which is cheaper than to count it. */
-const longText = 65_536
+/**
+ * Characters. A longer text is first shown to be too long, which is cheaper than to count it; the count of a shorter one is
+ * remembered, also when its message comes as another object.
+ */
+const longText: number = maxTextChars
 
 /** Counts what must stay, and then from the end until the budget is full: never the whole history. Linear. */
 export function cut(messages: readonly Message[], rules: CutRules): Cut {

@@ -120,7 +120,11 @@ export function fit(messages: readonly Message[], given: FitOptions | SummarizeO
   checkBeside(besideOf(given))
   for (const [index, message] of messages.entries()) if (!isOurs(message)) checkMessage(message, index)
   const options = { ...given, budget: Math.floor(budget) }
-  if ('summarize' in options && options.summarize !== undefined) return summarized(messages, options)
+  return 'summarize' in options && options.summarize !== undefined ? summarized(messages, options) : fitChecked(messages, options)
+}
+
+/** `fit` of what has been checked, for a whole number of tokens. */
+export function fitChecked(messages: readonly Message[], options: FitOptions): FitResult {
   return isProven(messages, options) ? whole(messages, options) : fitted(messages, options, planned(messages, options))
 }
 
@@ -224,7 +228,8 @@ function fitted(
   }
 }
 
-async function summarized(messages: readonly Message[], options: SummarizeOptions): Promise<FitResult> {
+/** The same with a summary. */
+export async function summarized(messages: readonly Message[], options: SummarizeOptions): Promise<FitResult> {
   const { budget, tokenizer, summarize, signal } = options
   signal?.throwIfAborted()
   if (isProven(messages, options) || planned(messages, options).dropped.length === 0) return whole(messages, options)

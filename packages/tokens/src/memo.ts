@@ -1,7 +1,7 @@
 /** Characters of the texts whose counts are remembered, all together. */
 const maxChars = 2 ** 21
 /** A longer text is counted again: it would push out too many others. */
-const maxTextChars: number = maxChars / 2
+export const maxTextChars: number = maxChars / 2
 /** A shorter text is counted about as fast as found. */
 const minTextChars = 64
 

@@ -1,6 +1,6 @@
 import { HeapMerge } from './heap-merge.ts'
 import { maxPiece, Piece } from './piece.ts'
-import { hashed, hashPowers, maxTokens, none, type Ranks } from './ranks.ts'
+import { hashed, hashOf, hashPowers, maxTokens, mix, none, type Ranks } from './ranks.ts'
 
 const memoBits = 16
 
@@ -53,11 +53,9 @@ export class Merger {
       const start = starts[rank] as number
       const length = (starts[rank + 1] as number) - start
       if (length < 3) continue
-      let hash = 0
-      for (let at = start; at < start + 3; at++) hash = hashed(hash, bytes[at] as number)
-      this.#lengths[place(hash)]! |= length < 32 ? 1 << length : 1
+      this.#lengths[place(hashOf(bytes, start, start + 3))]! |= length < 32 ? 1 << length : 1
       if (length < 32) continue
-      for (let at = start + 3; at < start + 32; at++) hash = hashed(hash, bytes[at] as number)
+      const hash = hashOf(bytes, start, start + 32)
       const lengths = this.#longLengths.get(hash)
       if (lengths === undefined) this.#longLengths.set(hash, [length])
       else if (!lengths.includes(length)) lengths.push(length)
@@ -261,9 +259,7 @@ export class Merger {
   /** The token that is these bytes of the vocabulary. */
   #part(from: number, end: number): number {
     const { bytes } = this.#ranks
-    let hash = 0
-    for (let at = from; at < end; at++) hash = hashed(hash, bytes[at] as number)
-    return this.#ranks.find(bytes, from, end, hash)
+    return this.#ranks.find(bytes, from, end, hashOf(bytes, from, end))
   }
 
   /** Finds the two tokens that were merged to make this one, by merging its bytes until two are left. */
@@ -291,5 +287,5 @@ export class Merger {
 
 /** Of a hash, in a table. */
 function place(hash: number): number {
-  return Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d) >>> (32 - memoBits)
+  return mix(hash) >>> (32 - memoBits)
 }

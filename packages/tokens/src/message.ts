@@ -24,27 +24,21 @@ const harmony = { start: 2, answer: 2, call: 4, result: 2 }
 
 type Count = (text: string) => number
 
-/** Both remember what they counted. */
-export interface Counts {
-  readonly text: Count
-  /** Of `listedResult`: to write it down costs more than to count it. */
-  readonly parallelResult: Count
-}
-
 /** What is counted, and how to come to terms with JSON. */
-interface Measure {
+export interface Measure {
   readonly text: Count
   readonly compact: Count
   readonly parallelCalls: (calls: readonly ToolCall[]) => number
   readonly parallelResult: (result: string, opening: '[' | ' ') => number
 }
 
-function measuring({ text, parallelResult }: Counts): Measure {
+/** In tokens. Both are to remember what they counted: to write down a `listedResult` costs more than to count it. */
+export function measuring(text: Count, listed: Count): Measure {
   return {
     text,
     compact: (json) => text(compactJson(json)),
     parallelCalls: (calls) => text(parallelCallText(calls)),
-    parallelResult: (result, opening) => parallelResult(opening + result)
+    parallelResult: (result, opening) => listed(opening + result)
   }
 }
 
@@ -63,11 +57,7 @@ const bytes: Measure = {
 }
 
 /** Tokens of one message by itself, the same for every model of a vocabulary. Images are not in it. */
-export function messageTokens(message: Message, counts: Counts): number {
-  return textTokens(message, measuring(counts))
-}
-
-function textTokens(message: Message, measure: Measure): number {
+export function messageTokens(message: Message, measure: Measure): number {
   const text = textOf(message)
   if (message.role === 'tool') return perToolResult + measure.text(text)
   const name = message.name === undefined ? 0 : measure.text(message.name) + (message.name === message.role ? 0 : 1)
@@ -80,7 +70,7 @@ function textTokens(message: Message, measure: Measure): number {
 function callTokens(calls: readonly ToolCall[], measure: Measure): number {
   const [first, second] = calls
   if (second !== undefined) return perParallel + measure.parallelCalls(calls)
-  return first === undefined ? 0 : perToolCall + measure.text(toolName(first)) + measure.compact(first.arguments)
+  return first === undefined ? 0 : perToolCall + measure.text(toolName(first.name)) + measure.compact(first.arguments)
 }
 
 /**
@@ -90,11 +80,7 @@ function callTokens(calls: readonly ToolCall[], measure: Measure): number {
  *
  * @throws {MillraceError} `invalid-request` for a schema that has a cycle
  */
-export function requestTokens(messages: readonly Message[], beside: BesideMessages, rule: ModelRule, counts: Counts): number {
-  return aroundTokens(messages, beside, rule, measuring(counts))
-}
-
-function aroundTokens(messages: readonly Message[], beside: BesideMessages, rule: ModelRule, measure: Measure): number {
+export function requestTokens(messages: readonly Message[], beside: BesideMessages, rule: ModelRule, measure: Measure): number {
   const wrap = rule.layout === 'harmony' ? harmony : chat
   let tokens = rule.perRequest + wrap.start + besideTokens(messages, beside, rule, measure)
   const callers = new Map<string, AssistantMessage>()
@@ -102,7 +88,7 @@ function aroundTokens(messages: readonly Message[], beside: BesideMessages, rule
   const names = new Map<string, number>()
   /** Of the tool that answers; few tools answer many calls. */
   function nameTokens(name: string): number {
-    const known = names.get(name) ?? measure.text(rule.layout === 'chat' ? name : `functions.${name}`)
+    const known = names.get(name) ?? measure.text(rule.layout === 'chat' ? name : toolName(name))
     names.set(name, known)
     return known
   }
@@ -200,8 +186,8 @@ export function maxTokens(
   messages: readonly Message[],
   request: BesideMessages & { readonly model?: string | undefined }
 ): number {
-  let most = aroundTokens(messages, request, request.model === undefined ? dearest : ruleOf(request.model), bytes)
-  for (const message of messages) most += textTokens(message, bytes)
+  let most = requestTokens(messages, request, request.model === undefined ? dearest : ruleOf(request.model), bytes)
+  for (const message of messages) most += messageTokens(message, bytes)
   return most
 }
 
@@ -218,6 +204,6 @@ function callsOf(message: Message): readonly ToolCall[] | undefined {
     : undefined
 }
 
-function toolName(call: ToolCall): string {
-  return `functions.${call.name}`
+function toolName(name: string): string {
+  return `functions.${name}`
 }

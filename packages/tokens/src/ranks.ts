@@ -13,6 +13,13 @@ export function hashed(hash: number, byte: number): number {
   return (Math.imul(hash, hashFactor) + byte + 1) | 0
 }
 
+/** Of the bytes between two places. */
+export function hashOf(bytes: Uint8Array, from: number, end: number): number {
+  let hash = 0
+  for (let at = from; at < end; at++) hash = hashed(hash, bytes[at] as number)
+  return hash
+}
+
 /** The powers of `hashFactor`, for `Ranks.find` on stretches. */
 export function hashPowers(count: number): Int32Array {
   const powers = new Int32Array(count)
@@ -48,8 +55,7 @@ export class Ranks {
   add(end: number): void {
     const { starts, bytes, size } = this
     const start = starts[size] as number
-    let hash = 0
-    for (let at = start; at < end; at++) hash = hashed(hash, bytes[at] as number)
+    const hash = hashOf(bytes, start, end)
     this.hashes[size] = hash
     const mixed = mix(hash)
     let slot = mixed >>> (32 - slotBits)
@@ -97,6 +103,6 @@ export class Ranks {
 }
 
 /** Spreads a hash, whose low bits are poor, over all 32: the high ones are good after it. */
-function mix(hash: number): number {
+export function mix(hash: number): number {
   return Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d)
 }

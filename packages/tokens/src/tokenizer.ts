@@ -94,12 +94,12 @@ export function createTokenizers(): Tokenizers {
 function tokenizer(model: string, rule: ModelRule, countingOf: (encoding: Encoding) => Counting): Tokenizer {
   const { encoding, exact, safetyFactor } = rule
 
-  function ofMessage(message: Message, index: number, { messages, remembered }: Counting): number {
+  function ofMessage(message: Message, index: number, { messages, measure }: Counting): number {
     const memo = messages.get(message)
     // The one change that is both easy to make and cheap to see.
     if (memo !== undefined && memo.content === message.content) return memo.tokens
     checkMessage(message, index)
-    const tokens = messageTokens(message, remembered)
+    const tokens = messageTokens(message, measure)
     messages.set(message, { content: message.content, tokens })
     return tokens
   }
@@ -128,7 +128,7 @@ function tokenizer(model: string, rule: ModelRule, countingOf: (encoding: Encodi
       checkBeside({ tools, toolChoice, responseFormat })
       let tokens = 0
       for (let index = 0; index < messages.length; index++) tokens += ofMessage(messages[index] as Message, index, own)
-      return tokens + requestTokens(messages, beside, rule, own.remembered)
+      return tokens + requestTokens(messages, beside, rule, own.measure)
     }
   }
 }

@@ -571,7 +571,7 @@ test('refuses messages of another shape although their bytes seem to fit', () =>
 
 test('a plain result full of spaces is bounded as it stands: what fits is not dropped', () => {
   const long = ['recuperação', 'preocupação', 'participação', 'schizophrenia', 'reconnaissance']
-  const spaced = Array.from({ length: 12_000 }, (_, index) => long[index % long.length]).join(' ')
+  const spaced = Array.from({ length: 90_000 }, (_, index) => long[index % long.length]).join(' ')
   const history = [say('user', 'go'), call('a'), result('a', spaced), say('assistant', 'done'), say('user', 'on')]
   const all = tokenizer.countMessages(history)
   for (const times of [1, 1.3])
