@@ -3,15 +3,17 @@ import {
   annotate,
   assemble,
   type Chunk,
+  type ChunkIterator,
   type Completion,
   collect,
+  hasEnded,
   incomplete,
   MillraceError,
   nextBatch
 } from '@millrace/core'
 
 /** An answer as it comes. Read it once: by `for await`, or by `completion()`. */
-export interface AnswerStream extends AsyncIterableIterator<Chunk, undefined>, AsyncDisposable {
+export interface AnswerStream extends ChunkIterator, AsyncIterableIterator<Chunk, undefined>, AsyncDisposable {
   /** What has been received so far; also after an abort. Of text beyond 512 Ki characters only the beginning is kept. */
   readonly partial: Completion
   /**
@@ -33,7 +35,7 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
   let left = false
   let ready: readonly Chunk[] = []
   let at = 0
-  let pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
+  let pulling: Promise<unknown> | undefined
 
   /** A chunk that cannot be taken ends the stream; `for await` would not return it after a rejection. */
   function add(chunk: Chunk): void {
@@ -58,22 +60,41 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
     })
   }
 
-  const again = (): Promise<IteratorResult<Chunk, undefined>> => stream.next()
-  function took(batch: readonly Chunk[] | undefined): IteratorResult<Chunk, undefined> {
+  function took(batch: readonly Chunk[] | undefined): readonly Chunk[] | undefined {
     pulling = undefined
-    const [chunk] = batch ?? []
-    if (batch !== undefined && chunk !== undefined) {
-      ready = batch
-      at = 1
-      add(chunk)
-      return { done: false, value: chunk }
-    }
+    if (batch !== undefined) return batch
     if (!left && !assembly.finished) throw incomplete(assembly.partial())
-    return { done: true, value: undefined }
+    return undefined
   }
   function failed(error: unknown): never {
     pulling = undefined
     throw annotate(error, { partial: assembly.partial() })
+  }
+  function one(arrived: readonly Chunk[] | undefined): IteratorResult<Chunk, undefined> {
+    const batch = took(arrived)
+    const [chunk] = batch ?? []
+    if (batch === undefined || chunk === undefined) return { done: true, value: undefined }
+    ready = batch
+    at = 1
+    add(chunk)
+    return { done: false, value: chunk }
+  }
+  function all(arrived: readonly Chunk[] | undefined): readonly Chunk[] | undefined {
+    const batch = took(arrived)
+    if (batch !== undefined) for (const chunk of batch) add(chunk)
+    return batch
+  }
+  /** What is ready and was not yet handed over is withheld once the caller has said that it is enough. */
+  function isReady(): boolean {
+    if (at === ready.length) return false
+    if (signal?.aborted === true) throw signal.reason
+    return true
+  }
+  function pull<R>(take: (arrived: readonly Chunk[] | undefined) => R): Promise<R> {
+    source ??= start()[Symbol.asyncIterator]()
+    const reading = nextBatch(source).then(take, failed)
+    pulling = reading
+    return reading
   }
 
   const stream: AnswerStream = {
@@ -83,23 +104,36 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
     // Not `async`: that would cost each chunk two more promises and three turns of the queue.
     next() {
       // One read at a time: a second one waits for the first.
-      if (pulling !== undefined) return pulling.then(again, again)
+      if (pulling !== undefined) return pulling.then(stream.next, stream.next)
       if (left) return Promise.resolve({ done: true, value: undefined })
       try {
-        const value = ready[at]
-        // What is ready and was not yet handed over is withheld: the caller has said that it is enough.
-        if (value !== undefined && signal?.aborted === true) throw signal.reason
-        if (value !== undefined) {
-          at++
+        if (isReady()) {
+          const value = ready[at++] as Chunk
           add(value)
           return Promise.resolve({ done: false, value })
         }
-        source ??= start()[Symbol.asyncIterator]()
-        pulling = nextBatch(source).then(took, failed)
-        return pulling
+        return pull(one)
       } catch (error) {
         return Promise.reject(error)
       }
+    },
+    nextBatch() {
+      if (pulling !== undefined) return pulling.then(stream.nextBatch, stream.nextBatch)
+      if (left) return Promise.resolve(undefined)
+      try {
+        if (isReady()) {
+          const rest = ready.slice(at)
+          at = ready.length
+          for (const chunk of rest) add(chunk)
+          return Promise.resolve(rest)
+        }
+        return pull(all)
+      } catch (error) {
+        return Promise.reject(error)
+      }
+    },
+    get ended() {
+      return left || (source !== undefined && at === ready.length && assembly.finished && hasEnded(source))
     },
     async return() {
       left = true

@@ -1,5 +1,10 @@
-/** From one stream to another: what `pipe` composes. Each iteration has a state of its own. */
-export type Operator<A, B = A> = (source: AsyncIterable<A>) => AsyncIterable<B>
+import { type ChatRequest, type ChunkIterator, hasEnded, nextBatch } from '@millrace/core'
+
+/**
+ * From one stream to another: what `pipe` composes. Each iteration has a state of its own. As a layer (`withOperators`) it is
+ * told the request too.
+ */
+export type Operator<A, B = A> = (source: AsyncIterable<A>, request?: ChatRequest) => AsyncIterable<B>
 
 /** What an operator does with one stream, without a word of promises: the waiting is done here, once for all. */
 export interface Step<A, B> {
@@ -11,24 +16,55 @@ export interface Step<A, B> {
   readonly dueAt?: number | undefined
   /** `dueAt` has come: emits what it can, and moves `dueAt`. */
   overdue?(emit: (value: B) => void): void
+  /** A read of the source begins, for a reader that waits. */
+  waiting?(): void
+  /** The reader has been given something: it is its turn. */
+  resting?(): void
+  /** The stream is over, however it came to that. Called once, and never for a stream that nobody has read. */
+  close?(): void
+}
+
+/** What a step can do to its stream from outside of `take`: at a signal, at a clock. */
+export interface Running {
+  readonly request: ChatRequest | undefined
+  /**
+   * Ends the stream at once: the reader gets `error`, even during a read, and nothing of what was ready; the source is
+   * returned. Of no effect once the stream is over.
+   */
+  fail(error: unknown): void
 }
 
 /**
- * The operator that runs `start()` on each stream. Written by hand, because a generator queues `return()` behind a pending
- * `next()`: here leaving reaches the source at once. The source is read only while the reader waits, so nothing piles up;
- * what it had given before an error is delivered before the error.
+ * The operator that runs `start()` on each stream, with its first read. Written by hand, because a generator queues
+ * `return()` behind a pending `next()`: here leaving reaches the source at once. The source is read only while the reader
+ * waits, so nothing piles up, and in batches, where it offers that; what it had given before an error is delivered before
+ * the error.
  */
-export function operate<A, B>(start: () => Step<A, B>): Operator<A, B> {
-  return (source) => ({ [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), start()) })
+export function operate<A, B>(start: (running: Running) => Step<A, B>): Operator<A, B> {
+  return (source, request) => ({
+    [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), start, request)
+  })
 }
 
 type Result<B> = IteratorResult<B, undefined>
 const done: IteratorReturnResult<undefined> = Object.freeze({ done: true, value: undefined })
 
-function iterate<A, B>(source: AsyncIterator<A>, step: Step<A, B>): AsyncIterator<B, undefined> {
-  const ready: B[] = []
+/** A read that waits: for one value, or for all there are. */
+type Reader<B> = { readonly settled: Promise<unknown>; fail(error: unknown): void } & (
+  | { readonly wants: 'one'; give(result: Result<B> | Promise<Result<B>>): void }
+  | { readonly wants: 'all'; give(batch: readonly B[] | undefined | Promise<undefined>): void }
+)
+
+function iterate<A, B>(
+  source: AsyncIterator<A>,
+  start: (running: Running) => Step<A, B>,
+  request: ChatRequest | undefined
+): ChunkIterator<B> {
+  let step: Step<A, B> | undefined
+  let ready: B[] = []
+  let at = 0
   const emit = (value: B): void => void ready.push(value)
-  let waiting: PromiseWithResolvers<Result<B>> | undefined
+  let reader: Reader<B> | undefined
   let reading = false
   let state: 'open' | 'ended' | 'failed' = 'open'
   let failure: unknown
@@ -37,20 +73,28 @@ function iterate<A, B>(source: AsyncIterator<A>, step: Step<A, B>): AsyncIterato
 
   function read(): void {
     reading = true
-    source.next().then(took, failed)
+    step ??= start({ request, fail })
+    step.waiting?.()
+    if (state === 'open') nextBatch(source).then(took, failed)
   }
 
-  function took(result: IteratorResult<A>): void {
+  function took(batch: readonly A[] | undefined): void {
     reading = false
     if (state !== 'open') return // the reader left while it was on its way
-    if (result.done === true) return end('ended')
+    if (batch === undefined) return end('ended')
     try {
-      if (step.take(result.value, emit) === 'stop') stop()
+      for (const value of batch) {
+        if (step?.take(value, emit) === 'stop') {
+          stop()
+          return settle()
+        }
+      }
     } catch (error) {
       stop()
       return end('failed', error)
     }
-    settle()
+    if (hasEnded(source)) end('ended')
+    else settle()
   }
 
   function failed(error: unknown): void {
@@ -59,41 +103,74 @@ function iterate<A, B>(source: AsyncIterator<A>, step: Step<A, B>): AsyncIterato
     if (state === 'open') end('failed', error)
   }
 
-  function end(as: 'ended' | 'failed', error?: unknown): void {
+  function over(as: 'ended' | 'failed'): void {
+    const wasOpen = state === 'open'
     state = as
-    failure = error
     clearTimeout(timer)
-    step.flush?.(emit)
+    if (wasOpen) step?.close?.()
+  }
+
+  function end(as: 'ended' | 'failed', error?: unknown): void {
+    over(as)
+    failure = error
+    step?.flush?.(emit)
     settle()
   }
 
   /** Ends on purpose. That the source could not close is told at the end, behind all that was delivered. */
   function stop(): void {
-    state = 'ended'
-    clearTimeout(timer)
+    over('ended')
     closing = Promise.resolve(source.return?.())
     closing.catch(() => {}) // heard when the reader gets there
   }
 
-  /** Gives the waiting reader what there is, or goes for more. */
-  function settle(): void {
-    if (waiting === undefined) return
-    if (ready.length > 0 || state !== 'open') {
-      const reader = waiting
-      waiting = undefined
-      return reader.resolve(take())
-    }
-    if (!reading) read()
-    if (timer === undefined && step.dueAt !== undefined) arm(step.dueAt - performance.now())
+  function fail(error: unknown): void {
+    if (state !== 'open') return
+    over('failed')
+    failure = error
+    clear()
+    leave()
+    settle()
   }
 
-  function take(): Result<B> | Promise<Result<B>> {
-    if (ready.length > 0) return { done: false, value: ready.shift() as B }
-    if (state === 'failed') {
-      state = 'ended'
-      return Promise.reject(failure)
+  /** The source is told to end, and not waited for: a generator answers only after the read it is busy with. */
+  function leave(): void {
+    Promise.resolve(source.return?.()).catch(() => {}) // what it fails with now has no hearer left
+  }
+
+  /** Gives the waiting reader what there is, or goes for more. */
+  function settle(): void {
+    if (reader === undefined) return
+    if (at < ready.length || state !== 'open') {
+      const served = reader
+      reader = undefined
+      step?.resting?.()
+      return serve(served)
     }
-    return closing === undefined ? done : closing.then(() => done)
+    if (!reading) read()
+    if (timer === undefined && reader !== undefined && step?.dueAt !== undefined) arm(step.dueAt - performance.now())
+  }
+
+  function serve(to: Reader<B>): void {
+    if (at < ready.length) {
+      if (to.wants === 'one') to.give({ done: false, value: ready[at++] as B })
+      else to.give(rest())
+    } else if (state === 'failed') {
+      state = 'ended'
+      to.fail(failure)
+    } else if (to.wants === 'one') to.give(closing === undefined ? done : closing.then(() => done))
+    else to.give(closing?.then(() => undefined))
+  }
+
+  function rest(): readonly B[] {
+    const batch = at === 0 ? ready : ready.slice(at)
+    clear()
+    return batch
+  }
+
+  function clear(): void {
+    ready = []
+    at = 0
   }
 
   // One timer for many chunks: it is not moved at each, it looks when it fires and sleeps for the rest.
@@ -103,44 +180,59 @@ function iterate<A, B>(source: AsyncIterator<A>, step: Step<A, B>): AsyncIterato
 
   function fire(): void {
     timer = undefined
-    if (waiting === undefined) return // the reader's turn; `next` looks at the clock itself
+    if (reader === undefined) return // the reader's turn; the next read looks at the clock itself
     expire()
     settle()
   }
 
   function expire(): void {
-    if (step.dueAt !== undefined && performance.now() >= step.dueAt) step.overdue?.(emit)
+    if (step?.dueAt !== undefined && performance.now() >= step.dueAt) step.overdue?.(emit)
+  }
+
+  function isReady(): boolean {
+    if (at < ready.length) return true
+    if (state === 'open') expire()
+    return at < ready.length
   }
 
   /** A reader that does not wait for its reads gets them in order. */
-  async function nextAfter(earlier: Promise<unknown>): Promise<Result<B>> {
-    await Promise.allSettled([earlier])
-    return next()
+  function next(): Promise<Result<B>> {
+    if (reader !== undefined) return reader.settled.then(next, next)
+    if (isReady()) return Promise.resolve({ done: false, value: ready[at++] as B })
+    clear()
+    const { promise, resolve, reject } = Promise.withResolvers<Result<B>>()
+    reader = { wants: 'one', settled: promise, give: resolve, fail: reject }
+    settle()
+    return promise
   }
 
-  function next(): Promise<Result<B>> {
-    if (waiting !== undefined) return nextAfter(waiting.promise)
-    if (ready.length === 0 && state === 'open') expire()
-    if (ready.length > 0 || state !== 'open') return Promise.resolve(take())
-    const { promise } = (waiting = Promise.withResolvers())
+  function batch(): Promise<readonly B[] | undefined> {
+    if (reader !== undefined) return reader.settled.then(batch, batch)
+    if (isReady()) return Promise.resolve(rest())
+    clear()
+    const { promise, resolve, reject } = Promise.withResolvers<readonly B[] | undefined>()
+    reader = { wants: 'all', settled: promise, give: resolve, fail: reject }
     settle()
     return promise
   }
 
   return {
     next,
+    nextBatch: batch,
+    get ended() {
+      return state === 'ended' && at === ready.length && closing === undefined
+    },
     async return() {
-      const open = state === 'open'
-      state = 'ended'
-      ready.length = 0
-      clearTimeout(timer)
-      waiting?.resolve(done)
-      waiting = undefined
-      const closed = open ? source.return?.() : closing
-      // A generator answers `return` only after the read it is busy with, which may be never: then it is not waited for,
-      // and its failure has no hearer left. `withOperators` aborts such a read.
-      if (open && reading) closed?.catch(() => {})
-      else await closed
+      const wasOpen = state === 'open'
+      over('ended')
+      clear()
+      const waiting = reader
+      reader = undefined
+      if (waiting?.wants === 'one') waiting.give(done)
+      else waiting?.give(undefined)
+      // A busy generator is not waited for; `withOperators` aborts such a read.
+      if (wasOpen && reading) leave()
+      else await (wasOpen ? source.return?.() : closing)
       return done
     }
   }

@@ -1,4 +1,14 @@
-import { type CallOptions, type Chunk, type Layer, type LinkedAbort, linkAbort, type Provider } from '@millrace/core'
+import {
+  type CallOptions,
+  type Chunk,
+  type ChunkIterator,
+  hasEnded,
+  type Layer,
+  type LinkedAbort,
+  linkAbort,
+  nextBatch,
+  type Provider
+} from '@millrace/core'
 import type { Operator } from './operate.ts'
 
 /**
@@ -17,41 +27,58 @@ export function withOperators(...operators: readonly Operator<Chunk>[]): Layer<P
     const source: AsyncIterable<Chunk> = {
       [Symbol.asyncIterator]: () => abortFirst((linked) => next(request, linked), options)
     }
-    return operators.reduce((chunks, operator) => operator(chunks), source)
+    return operators.reduce((chunks, operator) => operator(chunks, request), source)
   }
 }
 
-/** Begins the call at the first `next()`, under a signal of its own. */
-function abortFirst(call: (options: CallOptions) => AsyncIterable<Chunk>, options: CallOptions): AsyncIterator<Chunk> {
+/** Begins the call at the first read, under a signal of its own. */
+function abortFirst(call: (options: CallOptions) => AsyncIterable<Chunk>, options: CallOptions): ChunkIterator {
   let linked: LinkedAbort | undefined
-  let source: AsyncIterator<Chunk> | undefined
+  let source: AsyncIterator<Chunk, undefined> | undefined
   let left = false
 
-  function took(result: IteratorResult<Chunk>): IteratorResult<Chunk> {
-    if (result.done === true) linked?.[Symbol.dispose]()
-    return result
+  function begin(): AsyncIterator<Chunk, undefined> {
+    linked = linkAbort(options.signal)
+    return call({ ...options, signal: linked.signal })[Symbol.asyncIterator]() as AsyncIterator<Chunk, undefined>
+  }
+
+  function over(): void {
+    left = true
+    linked?.[Symbol.dispose]()
   }
 
   function failed(error: unknown): never {
-    left = true
-    linked?.[Symbol.dispose]()
+    over()
     throw error
   }
 
-  async function start(): Promise<IteratorResult<Chunk>> {
-    linked = linkAbort(options.signal)
-    try {
-      source = call({ ...options, signal: linked.signal })[Symbol.asyncIterator]()
-    } catch (error) {
-      failed(error)
-    }
-    return source.next().then(took, failed)
+  /** A call that cannot be begun fails as one that breaks does: by a rejection. */
+  async function read<R>(take: (from: AsyncIterator<Chunk, undefined>) => Promise<R>): Promise<R> {
+    source ??= begin()
+    return take(source)
+  }
+
+  function took(result: IteratorResult<Chunk, undefined>): IteratorResult<Chunk, undefined> {
+    if (result.done === true) over()
+    return result
+  }
+
+  function tookAll(batch: readonly Chunk[] | undefined): readonly Chunk[] | undefined {
+    if (batch === undefined || (source !== undefined && hasEnded(source))) over()
+    return batch
   }
 
   return {
     next() {
-      if (source !== undefined) return source.next().then(took, failed)
-      return left ? Promise.resolve({ done: true, value: undefined }) : start()
+      if (left) return Promise.resolve({ done: true, value: undefined })
+      return read((from) => from.next()).then(took, failed)
+    },
+    nextBatch() {
+      if (left) return Promise.resolve(undefined)
+      return read(nextBatch).then(tookAll, failed)
+    },
+    get ended() {
+      return source !== undefined && hasEnded(source)
     },
     async return() {
       left = true
