@@ -10,15 +10,17 @@ import {
   type Provider,
   pipe,
   type Timeouts,
+  type UsageEstimate,
   watch
 } from '@millrace/core'
 import { type Operator, withOperators } from '@millrace/streaming'
 import { createTokenizers, type TokenBudgetOptions, type Tokenizers, withTokenBudget } from '@millrace/tokens'
 import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
-import { type AnswerStream, createAnswerStream } from './answer-stream.ts'
+import { type AnswerStream, createAnswerStream, watchForgotten } from './answer-stream.ts'
 import { type BatchOptions, type BatchResult, runBatch } from './batch.ts'
 import type { WireProvider } from './http-provider.ts'
 import { layersOf } from './layers.ts'
+import { partialUsage } from './partial-usage.ts'
 import { createRunningCalls } from './running-calls.ts'
 import { type CallStats, createCallCounter } from './stats.ts'
 
@@ -102,11 +104,13 @@ export function createAdapter(options: AdapterOptions): Adapter {
   const adapter = {} as Adapter // known before it is whole: it is the `owner` in every message of its calls
 
   const base = typeof options.provider === 'function' ? options.provider : options.provider.connect(transport.send)
+  const tokenizers = options.tokens && tokenizersOf(options.tokens, (made) => owned.push(() => made.close()))
   const calls = createRunningCalls(totalMs)
+  const forgotten = watchForgotten()
   const counter = createCallCounter()
   const layers = layersOf({
     cache: cache && withCache(cache, who),
-    tokens: options.tokens === undefined ? undefined : tokenBudget(options.tokens, (made) => owned.push(() => made.close())),
+    tokens: options.tokens && tokenizers && tokenBudget(options.tokens, tokenizers),
     operators: operators && withOperators(...operators),
     deadline: calls.layer,
     watch: watch(adapter, counter.add)
@@ -124,16 +128,19 @@ export function createAdapter(options: AdapterOptions): Adapter {
   /** The options of a `complete` that was given none, put together once. */
   const plain: CallOptions = Object.freeze({ stream: false, timeouts })
 
+  const estimateOf = (request: ChatRequest): UsageEstimate | undefined => tokenizers && partialUsage(tokenizers, request)
+
   /** Not `async` itself: each such function costs a call three turns of the queue. */
   function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
     if (asked?.onAbort !== undefined) return completeOrTell(request, asked, asked.onAbort)
-    return collect({
+    const chunks = {
       // What the options are refused for is a rejection, as everything else that goes wrong.
       [Symbol.asyncIterator]() {
-        const chunks = asked === undefined ? assembled(request, plain) : provider(request, withoutStream(asked))
-        return chunks[Symbol.asyncIterator]()
+        const answer = asked === undefined ? assembled(request, plain) : provider(request, withoutStream(asked))
+        return answer[Symbol.asyncIterator]()
       }
-    })
+    }
+    return tokenizers === undefined ? collect(chunks) : collect(chunks, { estimateUsage: estimateOf(request) })
   }
 
   async function completeOrTell(
@@ -142,13 +149,21 @@ export function createAdapter(options: AdapterOptions): Adapter {
     onAbort: (partial: Completion) => void
   ): Promise<Completion> {
     const call = withoutStream(asked)
-    const stream = createAnswerStream(() => provider(request, call), call.signal)
+    const stream = streamOf(request, call)
     try {
       return await stream.completion()
     } catch (error) {
       if (call.signal?.aborted === true && error === call.signal.reason) onAbort(stream.partial)
       throw error
     }
+  }
+
+  function streamOf(request: ChatRequest, call: CallOptions): AnswerStream {
+    return createAnswerStream(() => provider(request, call), {
+      signal: call.signal,
+      estimateUsage: estimateOf(request),
+      forgotten
+    })
   }
 
   let closing: Promise<void> | undefined
@@ -160,7 +175,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
 
   return Object.assign(adapter, {
     complete,
-    stream: (request, call = {}) => createAnswerStream(() => provider(request, { ...call, stream: true }), call.signal),
+    stream: (request, call = {}) => streamOf(request, { ...call, stream: true }),
     batch: (requests, batchOptions = {}) => runBatch(requests, complete, batchOptions),
     provider,
     stats: () => ({
@@ -244,7 +259,14 @@ function whatIsSet(timeouts: Timeouts): Timeouts {
   return Object.fromEntries(Object.entries(timeouts).filter(([, value]) => value !== undefined))
 }
 
-function tokenBudget(options: TokenOptions, keep: (made: Tokenizers) => void): Layer<Provider> {
+function tokenizersOf({ tokenizers }: TokenOptions, keep: (made: Tokenizers) => void): Tokenizers {
+  if (tokenizers !== undefined) return tokenizers
+  const made = createTokenizers()
+  keep(made)
+  return made
+}
+
+function tokenBudget(options: TokenOptions, tokenizers: Tokenizers): Layer<Provider> {
   checkOptions<TokenOptions>('tokens', options, {
     contextWindow: 1,
     reserve: 1,
@@ -254,10 +276,5 @@ function tokenBudget(options: TokenOptions, keep: (made: Tokenizers) => void): L
     summarize: 1,
     tokenizers: 1
   })
-  let { tokenizers } = options
-  if (tokenizers === undefined) {
-    tokenizers = createTokenizers()
-    keep(tokenizers)
-  }
   return withTokenBudget({ ...options, tokenizers })
 }

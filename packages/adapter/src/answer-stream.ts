@@ -9,7 +9,8 @@ import {
   hasEnded,
   incomplete,
   MillraceError,
-  nextBatch
+  nextBatch,
+  type UsageEstimate
 } from '@millrace/core'
 
 /** An answer as it comes. Read it once: by `for await`, or by `completion()`. */
@@ -28,28 +29,56 @@ export interface AnswerStream extends ChunkIterator, AsyncIterableIterator<Chunk
 /** Longest answers of today's models are about half a million characters; an endless stream must not fill memory. */
 const maxPartialChars = 512 * 1024
 
-/** `signal`: the caller's own; what is ready and not yet handed over when it aborts is not handed over any more. */
-export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: AbortSignal): AnswerStream {
-  const assembly: Assembly = assemble({ maxChars: maxPartialChars })
-  let source: AsyncIterator<Chunk> | undefined
+export interface AnswerStreamOptions {
+  /** The caller's own; what is ready and not yet handed over when it aborts is not handed over any more. */
+  readonly signal?: AbortSignal | undefined
+  readonly estimateUsage?: UsageEstimate | undefined
+  readonly forgotten: ForgottenStreams
+}
+
+/** Ends the calls of streams that nobody holds any more: whoever forgets one half-read has its provider write on. */
+export type ForgottenStreams = FinalizationRegistry<Reading>
+
+export function watchForgotten(): ForgottenStreams {
+  return new FinalizationRegistry(({ source }) => {
+    Promise.resolve(source?.return?.()).catch(() => {}) // nobody is left to be told
+  })
+}
+
+/** A call on its way to one stream. It does not refer to the stream, so that this may go. */
+interface Reading {
+  source?: AsyncIterator<Chunk>
+}
+
+export function createAnswerStream(
+  start: () => AsyncIterable<Chunk>,
+  { signal, estimateUsage, forgotten }: AnswerStreamOptions
+): AnswerStream {
+  const assembly: Assembly = assemble({ maxChars: maxPartialChars, estimateUsage })
+  const reading: Reading = {}
   let left = false
   let ready: readonly Chunk[] = []
   let at = 0
   let pulling: Promise<unknown> | undefined
+
+  function over(): void {
+    left = true
+    forgotten.unregister(reading)
+  }
 
   /** A chunk that cannot be taken ends the stream; `for await` would not return it after a rejection. */
   function add(chunk: Chunk): void {
     try {
       assembly.add(chunk)
     } catch (error) {
-      left = true
-      source?.return?.().then(undefined, () => {})
+      over()
+      reading.source?.return?.().then(undefined, () => {})
       throw annotate(error, { partial: assembly.partial() })
     }
   }
 
   async function completion(): Promise<Completion> {
-    if (source === undefined) return collect(stream)
+    if (reading.source === undefined) return collect(stream, { estimateUsage })
     // Some of it has been read already: the rest is, and the whole is what was kept of both.
     for await (const _ of stream);
     const whole = assembly.partial()
@@ -63,11 +92,13 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
   function took(batch: readonly Chunk[] | undefined): readonly Chunk[] | undefined {
     pulling = undefined
     if (batch !== undefined) return batch
+    forgotten.unregister(reading)
     if (!left && !assembly.finished) throw incomplete(assembly.partial())
     return undefined
   }
   function failed(error: unknown): never {
     pulling = undefined
+    forgotten.unregister(reading)
     throw annotate(error, { partial: assembly.partial() })
   }
   function one(arrived: readonly Chunk[] | undefined): IteratorResult<Chunk, undefined> {
@@ -91,10 +122,13 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
     return true
   }
   function pull<R>(take: (arrived: readonly Chunk[] | undefined) => R): Promise<R> {
-    source ??= start()[Symbol.asyncIterator]()
-    const reading = nextBatch(source).then(take, failed)
-    pulling = reading
-    return reading
+    if (reading.source === undefined) {
+      reading.source = start()[Symbol.asyncIterator]()
+      forgotten.register(stream, reading, reading)
+    }
+    const pulled = nextBatch(reading.source).then(take, failed)
+    pulling = pulled
+    return pulled
   }
 
   const stream: AnswerStream = {
@@ -133,11 +167,11 @@ export function createAnswerStream(start: () => AsyncIterable<Chunk>, signal?: A
       }
     },
     get ended() {
-      return left || (source !== undefined && at === ready.length && assembly.finished && hasEnded(source))
+      return left || (reading.source !== undefined && at === ready.length && assembly.finished && hasEnded(reading.source))
     },
     async return() {
-      left = true
-      await source?.return?.()
+      over()
+      await reading.source?.return?.()
       return { done: true, value: undefined }
     },
     completion,

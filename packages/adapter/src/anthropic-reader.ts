@@ -97,6 +97,9 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
     get finish() {
       return finish
     },
+    get usage() {
+      return usage && readUsage(usage)
+    },
     event({ data }, out) {
       if (data === '') return false
       const body = parseJson(data)

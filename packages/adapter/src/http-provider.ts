@@ -21,12 +21,15 @@ import {
   type Send,
   type ServerSentEvent,
   type SSEParser,
-  startContentClock
+  startContentClock,
+  type Usage
 } from '@millrace/core'
 import { httpError } from './http-error.ts'
 import type { ProviderIdentity } from './provider-options.ts'
 import { rateLimits } from './rate-limits.ts'
 import { redact } from './redact.ts'
+import { TextTemplate } from './text-template.ts'
+import { WellFormed } from './well-formed.ts'
 
 /** A provider that has everything but its wire; the adapter connects it to its own transport. */
 export interface WireProvider {
@@ -59,6 +62,8 @@ export interface AnswerReader {
   answer(body: JsonObject, out: Chunk[]): void
   /** The stream has ended: adds usage and finish, if the provider told why it stopped. */
   end(out: Chunk[]): boolean
+  /** What the provider has told of its tokens so far; Anthropic tells the input at the start. */
+  readonly usage: Usage | undefined
   /** The provider has said why it stopped; what follows is only bookkeeping. */
   readonly finish: FinishReason | undefined
 }
@@ -96,10 +101,15 @@ class Answer extends ChunkBatches {
   #ready: Chunk[] = []
   #batches: AsyncIterator<readonly Uint8Array[]> | undefined
   #parser: SSEParser | undefined
+  #template: TextTemplate | undefined
+  readonly #wellFormed = new WellFormed()
   #linked: LinkedAbort | undefined
   #clock: ContentClock | undefined
   #response: HttpResponse | undefined
   #state: 'new' | 'open' | 'done' = 'new'
+  /** Of the first batch, what stands behind the first content. */
+  #unread: readonly Uint8Array[] | undefined
+  #hasContent = false
   #lastEvent = false
   #ending = false
   #failure: { readonly error: unknown } | undefined
@@ -133,6 +143,7 @@ class Answer extends ChunkBatches {
         else await this.#read()
       }
     } catch (error) {
+      this.#tellUsageSoFar()
       // What was read before the failure is handed out first; the failure comes with the pull after it.
       if (this.#ready.length > 0 && this.#failure === undefined) this.#failure = { error }
       else this.#settle(error)
@@ -184,7 +195,11 @@ class Answer extends ChunkBatches {
       throw await httpError(response, this.#dialect)
     }
     if (!isStream(response, stream)) return this.#takeAnswer(await response.body.text(), response)
-    this.#parser = createSSEParser((event) => this.#take(event))
+    this.#template = new TextTemplate(
+      () => this.#dialect.reader(this.#request),
+      (chunk) => this.#add(chunk)
+    )
+    this.#parser = createSSEParser((event) => this.#take(event), { shortcut: this.#template })
     this.#batches = response.body[Symbol.asyncIterator]()
   }
 
@@ -197,6 +212,7 @@ class Answer extends ChunkBatches {
       )
     }
     this.#reader.answer(body, this.#ready)
+    this.#wellFormed.mend(this.#ready, 0)
     this.#finish()
     this.#addNotes()
   }
@@ -204,19 +220,37 @@ class Answer extends ChunkBatches {
   async #read(): Promise<void> {
     this.#clock?.waiting()
     const parser = this.#parser as SSEParser
-    const { done, value } = await (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
+    const { done, value } = await this.#nextPieces()
     if (done === true) takeRest(parser)
-    else for (const bytes of value) parser.push(bytes)
+    else if (this.#hasContent) parser.pushAll(value)
+    else this.#takeFirst(value, parser)
     const { finish } = this.#reader
     // Some servers say so behind each of several tool calls: then the next may take as long as any content.
     if (finish !== undefined && finish !== 'tool-calls') this.#expectEnd()
-    else if (this.#ready.some(isContent)) this.#clock?.content()
+    else if (this.#ready.some(isContent)) {
+      this.#hasContent = true
+      this.#clock?.content()
+    }
     if (done === true) this.#finish()
     else if (this.#lastEvent) {
       this.#finish()
       drain(this.#response as HttpResponse, this.#batches as AsyncIterator<unknown>)
     }
     this.#addNotes()
+  }
+
+  #nextPieces(): Promise<IteratorResult<readonly Uint8Array[], unknown>> {
+    const value = this.#unread
+    if (value === undefined) return (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
+    this.#unread = undefined
+    return Promise.resolve({ done: false, value })
+  }
+
+  /** The first content goes out before what came with it is parsed: one read of a fast stream holds hundreds of events. */
+  #takeFirst(pieces: readonly Uint8Array[], parser: SSEParser): void {
+    let at = 0
+    while (at < pieces.length && !this.#ready.some(isContent)) parser.push(pieces[at++] as Uint8Array)
+    if (at < pieces.length) this.#unread = pieces.slice(at)
   }
 
   /** The provider has said why it stopped. Some leave the connection open behind that: then this is the end. */
@@ -231,11 +265,23 @@ class Answer extends ChunkBatches {
   }
 
   #take(event: ServerSentEvent): void {
-    if (!this.#lastEvent) this.#lastEvent = this.#reader.event(event, this.#ready)
+    if (this.#lastEvent) return
+    const from = this.#ready.length
+    this.#lastEvent = this.#reader.event(event, this.#ready)
+    this.#wellFormed.mend(this.#ready, from)
+    this.#template?.parsed(this.#ready, from)
+    if (this.#lastEvent) this.#template?.stop()
+  }
+
+  /** What a template took: its text is well-formed, but may come behind half a pair. */
+  #add(chunk: Chunk): void {
+    this.#ready.push(chunk)
+    if (this.#wellFormed.isHolding) this.#wellFormed.mend(this.#ready, this.#ready.length - 1)
   }
 
   /** The answer is whole: usage and finish go out. */
   #finish(): void {
+    this.#wellFormed.end(this.#ready)
     if (!this.#reader.end(this.#ready)) {
       throw this.#protocolError('incomplete', 'the stream ended without a finish reason; the text so far is in error.partial')
     }
@@ -252,6 +298,14 @@ class Answer extends ChunkBatches {
     const limits = rateLimits(response.headers)
     if (limits !== undefined) notes.push({ type: 'note', from: 'provider', facts: { rateLimits: limits } })
     if (notes.length > 0) this.#ready.splice(1, 0, ...notes)
+  }
+
+  /** Of an answer that breaks off, for it will be billed. Where nothing of it was seen, another attempt's usage is told. */
+  #tellUsageSoFar(): void {
+    const { usage, finish } = this.#reader
+    if (usage === undefined || finish !== undefined || !this.#hasContent || this.#failure !== undefined) return
+    if (this.#options.signal?.aborted === true) return // the reader takes nothing more
+    this.#ready.push({ type: 'usage', usage: { ...usage, estimated: true } })
   }
 
   #settle(error: unknown): void {

@@ -51,6 +51,10 @@ class OpenAIReader implements AnswerReader {
     return this.#finish
   }
 
+  get usage(): Usage | undefined {
+    return this.#usage
+  }
+
   event({ event, data }: ServerSentEvent, out: Chunk[]): boolean {
     if (data === '[DONE]') return true
     if (data === '') return false

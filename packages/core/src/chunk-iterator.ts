@@ -45,16 +45,16 @@ function oneOf<T>(result: IteratorResult<T, unknown>): readonly T[] | undefined 
  *   return() { ... }
  * }
  */
-export abstract class ChunkBatches implements ChunkIterator {
-  #batch: readonly Chunk[] = nothing
+export abstract class ChunkBatches<T = Chunk> implements ChunkIterator<T> {
+  #batch: readonly T[] = nothing
   #at = 0
-  #pulling: Promise<IteratorResult<Chunk, undefined>> | undefined
+  #pulling: Promise<IteratorResult<T, undefined>> | undefined
   /** To be set by the layer when nothing is left to pull, with its last batch if it knows. */
   protected over = false
 
   /** The next batch, not empty; `undefined` at the end. */
-  protected abstract pull(): Promise<readonly Chunk[] | undefined>
-  abstract return(): Promise<IteratorResult<Chunk, undefined>>
+  protected abstract pull(): Promise<readonly T[] | undefined>
+  abstract return(): Promise<IteratorResult<T, undefined>>
 
   get ended(): boolean {
     return this.over && this.#at === this.#batch.length
@@ -66,7 +66,7 @@ export abstract class ChunkBatches implements ChunkIterator {
     this.#at = 0
   }
 
-  nextBatch(): Promise<readonly Chunk[] | undefined> {
+  nextBatch(): Promise<readonly T[] | undefined> {
     if (this.#pulling !== undefined) return this.#pulling.then(this.#batchAgain, this.#batchAgain)
     if (this.#at === this.#batch.length) return this.pull()
     const rest = this.#batch.slice(this.#at)
@@ -74,7 +74,7 @@ export abstract class ChunkBatches implements ChunkIterator {
     return Promise.resolve(rest)
   }
 
-  next(): Promise<IteratorResult<Chunk, undefined>> {
+  next(): Promise<IteratorResult<T, undefined>> {
     if (this.#pulling !== undefined) return this.#pulling.then(this.#nextAgain, this.#nextAgain)
     const value = this.#batch[this.#at]
     if (value !== undefined) {
@@ -85,7 +85,7 @@ export abstract class ChunkBatches implements ChunkIterator {
     return this.#pulling
   }
 
-  async #take(): Promise<IteratorResult<Chunk, undefined>> {
+  async #take(): Promise<IteratorResult<T, undefined>> {
     try {
       const batch = await this.pull()
       const value = batch?.[0]
@@ -99,12 +99,12 @@ export abstract class ChunkBatches implements ChunkIterator {
   }
 
   // A second read waits for the first.
-  get #nextAgain(): () => Promise<IteratorResult<Chunk, undefined>> {
+  get #nextAgain(): () => Promise<IteratorResult<T, undefined>> {
     return () => this.next()
   }
-  get #batchAgain(): () => Promise<readonly Chunk[] | undefined> {
+  get #batchAgain(): () => Promise<readonly T[] | undefined> {
     return () => this.nextBatch()
   }
 }
 
-const nothing: readonly Chunk[] = []
+const nothing: readonly never[] = []

@@ -1,7 +1,7 @@
 import { checkOptions } from './check-options.ts'
 import type { Chunk } from './chunk.ts'
 import { hasEnded, nextBatch } from './chunk-iterator.ts'
-import { assemble, type Completion } from './completion.ts'
+import { assemble, type Completion, type UsageEstimate } from './completion.ts'
 import { annotate, MillraceError } from './error.ts'
 
 export interface CollectOptions {
@@ -10,6 +10,8 @@ export interface CollectOptions {
    * the bound to the memory there is. @default 16777216
    */
   readonly maxChars?: number | undefined
+  /** Counts what the provider did not tell of an answer that broke off, for `error.partial`. @default nothing is counted */
+  readonly estimateUsage?: UsageEstimate | undefined
 }
 
 const none: CollectOptions = {}
@@ -30,9 +32,9 @@ const maxPartialChars = 512 * 1024
  * const completion = await collect(provider(request, {}))
  */
 export async function collect(chunks: AsyncIterable<Chunk>, options: CollectOptions = none): Promise<Completion> {
-  if (options !== none) checkOptions<CollectOptions>('collect', options, { maxChars: 1 })
-  const { maxChars = 16_777_216 } = options
-  const assembly = assemble({ maxChars })
+  if (options !== none) checkOptions<CollectOptions>('collect', options, { maxChars: 1, estimateUsage: 1 })
+  const { maxChars = 16_777_216, estimateUsage } = options
+  const assembly = assemble({ maxChars, estimateUsage })
   const iterator = chunks[Symbol.asyncIterator]()
   try {
     for (let batch = await nextBatch(iterator); batch !== undefined; batch = await nextBatch(iterator)) {

@@ -44,7 +44,15 @@ export interface Assembly {
 export interface AssemblyOptions {
   /** How much content is kept, in characters: text, reasoning, signatures, refusal, arguments, extras together. @default Infinity */
   readonly maxChars?: number | undefined
+  /**
+   * Counts the tokens of an answer that has begun and not finished, for a provider tells its usage at the end. Asked by
+   * `partial()`, with what there is so far.
+   */
+  readonly estimateUsage?: UsageEstimate | undefined
 }
+
+/** The usage of an answer that broke off; `estimated` in it is true. It must not throw. */
+export type UsageEstimate = (partial: Completion) => Usage | undefined
 
 /** What `maxChars` counts and, past it, lets go. */
 const clippable: ReadonlySet<Chunk['type']> = new Set(['text', 'refusal', 'reasoning', 'tool-call', 'extra'])
@@ -69,9 +77,9 @@ function tooMany(what: string): MillraceError<'protocol'> {
  * for await (const chunk of chunks) assembly.add(chunk)
  * console.log(assembly.partial().text)
  */
-export function assemble({ maxChars = Number.POSITIVE_INFINITY }: AssemblyOptions = {}): Assembly {
+export function assemble({ maxChars = Number.POSITIVE_INFINITY, estimateUsage }: AssemblyOptions = {}): Assembly {
   if (!(maxChars >= 0)) throw new TypeError(`maxChars must be a number from 0 up, not ${maxChars}`)
-  return new Assembler(maxChars)
+  return new Assembler(maxChars, estimateUsage)
 }
 
 /** A class, for one is made for each call and runs for each chunk. What few answers have is made when it comes. */
@@ -90,8 +98,11 @@ class Assembler implements Assembly {
   #calls: Map<number, { id: string; name: string; arguments: string }> | undefined
   #extras: { name: string; value: Json }[] | undefined
 
-  constructor(maxChars: number) {
+  readonly #estimateUsage: UsageEstimate | undefined
+
+  constructor(maxChars: number, estimateUsage: UsageEstimate | undefined) {
     this.#left = maxChars
+    this.#estimateUsage = estimateUsage
   }
 
   get finished(): boolean {
@@ -152,8 +163,16 @@ class Assembler implements Assembly {
     if (this.#id !== undefined) completion.id = this.#id
     if (this.#refusal !== undefined) completion.refusal = this.#refusal
     if (this.clipped) completion.clipped = true
-    if (this.#usage !== undefined) completion.usage = this.#usage
+    const usage = this.#usageOf(completion)
+    if (usage !== undefined) completion.usage = usage
     return completion
+  }
+
+  #usageOf(completion: Writable<Completion>): Usage | undefined {
+    const told = this.#usage
+    const isOver = this.#finish !== undefined || this.#provider === '' // nothing has begun
+    if (isOver || this.#estimateUsage === undefined || told?.estimated === false) return told
+    return this.#estimateUsage(told === undefined ? completion : { ...completion, usage: told }) ?? told
   }
 
   /** As much of a piece as there is room for. */

@@ -32,6 +32,9 @@ export interface ContentScanner {
   readonly errorStatus: number | undefined
 }
 
+/** The bound of what it holds. */
+export type ContentScannerOptions = Pick<SSEOptions, 'maxEventChars'>
+
 /**
  * Finds the first content, the end and the errors in the raw bytes of a stream, of any provider and without a look at the
  * request: OpenAI (chat, legacy completions, Responses) and what speaks like it, Anthropic, Google, Mistral, Cohere.
@@ -45,8 +48,8 @@ export interface ContentScanner {
  * scanner.push(new TextEncoder().encode('data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'))
  * console.log(scanner.first, scanner.ended) // content false
  */
-export function createContentScanner(options: SSEOptions = {}): ContentScanner {
-  checkOptions<SSEOptions>('createContentScanner', options, { maxEventChars: 1 })
+export function createContentScanner(options: ContentScannerOptions = {}): ContentScanner {
+  checkOptions<ContentScannerOptions>('createContentScanner', options, { maxEventChars: 1 })
   let first: ContentScanner['first'] = 'none'
   let ended = false
   let errorStatus: number | undefined

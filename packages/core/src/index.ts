@@ -34,8 +34,16 @@ export {
 } from './chunk.ts'
 export { ChunkBatches, type ChunkIterator, hasEnded, nextBatch } from './chunk-iterator.ts'
 export { type CollectOptions, chunksOf, collect, incomplete } from './collect.ts'
-export { type Assembly, type AssemblyOptions, assemble, type Completion, messageOf, type Reasoning } from './completion.ts'
-export { type ContentScanner, createContentScanner } from './content-scanner.ts'
+export {
+  type Assembly,
+  type AssemblyOptions,
+  assemble,
+  type Completion,
+  messageOf,
+  type Reasoning,
+  type UsageEstimate
+} from './completion.ts'
+export { type ContentScanner, type ContentScannerOptions, createContentScanner } from './content-scanner.ts'
 export {
   type ContentClock,
   type ContentLimits,
@@ -77,8 +85,22 @@ export type {
   ToolChoice,
   ToolMessage
 } from './request.ts'
-export type { SharedFollowOptions, SharedLog, SharedLogWriter } from './shared-log.ts'
+export type {
+  SharedFollowOptions,
+  SharedLog,
+  SharedLogState,
+  SharedLogWriter,
+  SharedWriteOptions
+} from './shared-log.ts'
 export { abortable, clampTimer, type LinkedAbort, linkAbort, onAbort, sleep } from './signal.ts'
-export { createSSEParser, parseSSE, type ServerSentEvent, type SSEOptions, type SSEParser } from './sse.ts'
+export {
+  createSSEParser,
+  type EventReader,
+  type EventShortcut,
+  parseSSE,
+  type ServerSentEvent,
+  type SSEOptions,
+  type SSEParser
+} from './sse.ts'
 export { type CallListener, watch } from './watch.ts'
 export type { HttpBody, HttpRequest, HttpResponse, Send, WirePhase } from './wire.ts'

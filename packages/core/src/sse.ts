@@ -1,5 +1,7 @@
 import { checkOptions } from './check-options.ts'
+import { ChunkBatches, type ChunkIterator } from './chunk-iterator.ts'
 import { MillraceError } from './error.ts'
+import { createUtf8Decoder } from './utf8.ts'
 
 /** One server-sent event, as the WHATWG HTML standard section 9.2 dispatches it. */
 export interface ServerSentEvent {
@@ -14,6 +16,19 @@ export interface ServerSentEvent {
 export interface SSEOptions {
   /** Longest event in UTF-16 code units, its incomplete line included. @default 1048576 */
   readonly maxEventChars?: number | undefined
+  /** Takes events whose text it knows before they are parsed. @default every event is parsed */
+  readonly shortcut?: EventShortcut | undefined
+}
+
+/**
+ * Most events of a stream are the same text but for a few words in its middle: who knows that text need not have it parsed
+ * again.
+ */
+export interface EventShortcut {
+  /** An event begins at `start`, or all it has had are comments and an id. Gives where the one it took ends, its blank line included; -1 when it took none. */
+  take(text: string, start: number): number
+  /** What has just been dispatched stands from `start` to `end`. Not told of events that came in pieces. */
+  learn(text: string, start: number, end: number): void
 }
 
 export interface SSEParser {
@@ -23,6 +38,8 @@ export interface SSEParser {
    * @throws {MillraceError} `protocol` with `reason: 'too-large'` when an event outgrows `maxEventChars`
    */
   push(bytes: Uint8Array): void
+  /** All pieces of one read: they are decoded together, for that costs more than the parsing where they are small. */
+  pushAll(pieces: readonly Uint8Array[]): void
   /**
    * The bytes have ended. A browser drops an event that has no blank line behind it; providers are seen to leave it out,
    * so here it is dispatched. After a cut it may be half an event.
@@ -43,16 +60,14 @@ const byteOrderMark = 0xfeff
  *
  * @example
  * const parser = createSSEParser((event) => console.log(event.data))
- * for await (const batch of response.body) for (const bytes of batch) parser.push(bytes)
+ * for await (const batch of response.body) parser.pushAll(batch)
  * parser.end()
  */
 export function createSSEParser(onEvent: (event: ServerSentEvent) => void, options: SSEOptions = {}): SSEParser {
-  checkOptions<SSEOptions>('createSSEParser', options, { maxEventChars: 1 })
-  const { maxEventChars = 1_048_576 } = options
+  checkOptions<SSEOptions>('createSSEParser', options, { maxEventChars: 1, shortcut: 1 })
+  const { maxEventChars = 1_048_576, shortcut } = options
   if (!(maxEventChars > 0)) throw new TypeError(`maxEventChars must be a number above 0, not ${maxEventChars}`)
-  // The decoder holds back a split character and replaces invalid bytes as the standard asks. The one leading BOM is
-  // dropped here: Node's decoder drops a second one too when the first comes in several pieces.
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  const decoder = createUtf8Decoder()
   let atStart = true
   let pieces: string[] = [] // of the line that has not ended yet
   let pieceChars = 0
@@ -75,9 +90,22 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
     }
     let cr = text.indexOf('\r', start)
     let lf = text.indexOf('\n', start)
+    let eventStart = -1
     while (cr !== -1 || lf !== -1) {
+      if (shortcut !== undefined && data === undefined && event === '' && pieces.length === 0) {
+        const taken = shortcut.take(text, start)
+        if (taken === -1) eventStart = start
+        else {
+          if (taken - start > maxEventChars) checkSize(taken - start)
+          start = taken
+          if (lf < start) lf = text.indexOf('\n', start)
+          if (cr !== -1 && cr < start) cr = text.indexOf('\r', start)
+          continue
+        }
+      }
       const byCarriageReturn = cr !== -1 && (lf === -1 || cr < lf)
       const end = byCarriageReturn ? cr : lf
+      const isBlank = end === start && pieces.length === 0 && data !== undefined
       endLine(text.slice(start, end))
       start = end + 1
       if (byCarriageReturn) {
@@ -86,6 +114,7 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
         cr = text.indexOf('\r', start)
       }
       if (lf !== -1 && lf < start) lf = text.indexOf('\n', start)
+      if (isBlank && eventStart !== -1 && !afterCarriageReturn) shortcut?.learn(text, eventStart, start)
     }
     if (start === text.length) return
     pieces.push(start === 0 ? text : text.slice(start))
@@ -137,10 +166,14 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
 
   return {
     push(bytes) {
-      push(decoder.decode(bytes, { stream: true }))
+      push(decoder.decode(bytes))
+    },
+    pushAll(all) {
+      const [only] = all
+      if (only !== undefined) push(decoder.decode(all.length === 1 ? only : Buffer.concat(all)))
     },
     end() {
-      push(decoder.decode())
+      push(decoder.end())
       if (pieces.length > 0) endLine('')
       dispatch()
     },
@@ -150,33 +183,89 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
   }
 }
 
+/** The events of a body: one by one, or by `nextBatch` all that one read has brought. */
+export type EventReader = ChunkIterator<ServerSentEvent> & AsyncIterableIterator<ServerSentEvent, undefined>
+
 /**
- * The events of a body, one by one. For the tightest loop use `createSSEParser`: this form costs one promise an event.
+ * The events of a body. Leaving the loop leaves the body.
  *
- * @throws {MillraceError} `protocol` with `reason: 'too-large'`; whatever `body` throws
+ * @throws {MillraceError} `protocol` with `reason: 'too-large'`; whatever `body` throws. What came before is given first
+ * @throws {TypeError} when an option is wrong
  *
  * @example
  * for await (const { data } of parseSSE(response.body)) console.log(data)
  */
-export async function* parseSSE(
-  body: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
-  options: SSEOptions = {}
-): AsyncGenerator<ServerSentEvent, void, undefined> {
-  let events: ServerSentEvent[] = []
-  const parser = createSSEParser((event) => events.push(event), options)
-  for await (const batch of body) {
-    try {
-      if (batch instanceof Uint8Array) parser.push(batch)
-      else for (const bytes of batch) parser.push(bytes)
-    } catch (error) {
-      yield* events // what came before the fault is not lost
-      throw error
-    }
-    if (events.length === 0) continue
-    const ready = events
-    events = []
-    yield* ready
+export function parseSSE(body: AsyncIterable<Uint8Array | readonly Uint8Array[]>, options: SSEOptions = {}): EventReader {
+  return new Events(body, options)
+}
+
+class Events extends ChunkBatches<ServerSentEvent> implements AsyncIterable<ServerSentEvent, undefined> {
+  #events: ServerSentEvent[] = []
+  readonly #parser: SSEParser
+  readonly #source: AsyncIterator<Uint8Array | readonly Uint8Array[]>
+  #failure: { readonly error: unknown } | undefined
+
+  constructor(body: AsyncIterable<Uint8Array | readonly Uint8Array[]>, options: SSEOptions) {
+    super()
+    this.#parser = createSSEParser((event) => this.#events.push(event), options)
+    this.#source = body[Symbol.asyncIterator]()
   }
-  parser.end()
-  yield* events
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  protected async pull(): Promise<readonly ServerSentEvent[] | undefined> {
+    while (!this.over) {
+      await this.#read()
+      if (this.#events.length === 0) continue
+      const events = this.#events
+      this.#events = []
+      return events
+    }
+    const failure = this.#failure
+    this.#failure = undefined
+    if (failure !== undefined) throw failure.error
+    return undefined
+  }
+
+  async #read(): Promise<void> {
+    let batch: IteratorResult<Uint8Array | readonly Uint8Array[]>
+    try {
+      batch = await this.#source.next()
+    } catch (error) {
+      return this.#fail(error)
+    }
+    try {
+      if (batch.done === true) {
+        this.over = true
+        this.#parser.end()
+      } else if (batch.value instanceof Uint8Array) this.#parser.push(batch.value)
+      else this.#parser.pushAll(batch.value)
+    } catch (error) {
+      const hasEnded = this.over
+      this.#fail(error)
+      if (!hasEnded) await this.#source.return?.()
+    }
+  }
+
+  /** What came before the fault is not lost: it is told behind that. */
+  #fail(error: unknown): void {
+    this.over = true
+    this.#failure = { error }
+  }
+
+  override get ended(): boolean {
+    return this.#failure === undefined && super.ended
+  }
+
+  async return(): Promise<IteratorResult<ServerSentEvent, undefined>> {
+    this.clear()
+    this.#failure = undefined
+    if (!this.over) {
+      this.over = true
+      await this.#source.return?.()
+    }
+    return { done: true, value: undefined }
+  }
 }

@@ -28,7 +28,8 @@ export async function holdBack(
       }
       for (const piece of value) {
         held.push(piece)
-        scanner.push(piece)
+        // Behind the first content only the clock wants to know more.
+        if (clock !== undefined || scanner.first === 'none') scanner.push(piece)
       }
     }
   } catch (error) {
