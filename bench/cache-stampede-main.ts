@@ -120,7 +120,8 @@ async function take(ask: Ask, name: string, askers: number): Promise<Sample> {
     cpuUs: user + system,
     seconds: Math.max(...times) / 1000,
     p99Ms: quantile(times, 0.99),
-    firstMs: Number.NaN
+    firstMs: Number.NaN,
+    peakMB: process.resourceUsage().maxRSS / 1e3
   }
 }
 

@@ -1,6 +1,7 @@
 // `pnpm bench` runs all files; `pnpm bench overhead` one, with its own flags behind it:
 //
-// overhead, streams, cache: --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
+// overhead, cache:   --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
+// streaming:         the same, and --parts=event,packed,cut,memory,long,paused,stop
 // tokens:            --only=name,name --parts=load,count --texts=code --processes=2 --rounds=4 --ms=100; `pnpm build` first
 // start:             --processes=15, on the built files: `pnpm build` first
 // heap:              --calls=50000 --processes=1
@@ -8,7 +9,7 @@
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 
-const all = ['overhead', 'streams', 'cache', 'tokens', 'start', 'heap']
+const all = ['overhead', 'streaming', 'cache', 'tokens', 'start', 'heap']
 const known = [...all, 'profile']
 const [name, ...args] = process.argv.slice(2)
 if (name !== undefined && !known.includes(name))

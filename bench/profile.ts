@@ -1,6 +1,6 @@
 // Where the CPU time of one subject goes: `pnpm bench profile adapter.complete`.
-// Flags: --of=overhead (or streams, cache, cache-stampede, tokens, tokens-stream) --at=memory (of the caches; or keys, redis; of
-// tokens "code/4000/0", of tokens-stream "code/tokens") --concurrency=50 --ms=4000 --top=40
+// Flags: --of=overhead (or streaming, cache, cache-stampede, tokens, tokens-stream) --at=memory (of the caches; or keys, redis; of
+// streaming event, packed or cut; of tokens "code/4000/0", of tokens-stream "code/tokens") --concurrency=50 --ms=4000 --top=40
 // --keep=file.cpuprofile (opens in Chrome's DevTools).
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -65,7 +65,10 @@ async function run(): Promise<number> {
 async function open(stack: AsyncDisposableStack): Promise<string> {
   if (values.of === 'tokens') return values.at ?? 'English/4000/0'
   if (values.of === 'tokens-stream') return values.at ?? 'English/tokens'
-  if (!values.of.startsWith('cache')) return `http://127.0.0.1:${String(stack.use(await start('server-main.ts', ['0'])).hello)}`
+  const server = async (program: string): Promise<string> =>
+    `http://127.0.0.1:${String(stack.use(await start(program, ['0'])).hello)}`
+  if (values.of === 'streaming') return `${await server('streaming-server-main.ts')}/${values.at ?? 'event'}`
+  if (!values.of.startsWith('cache')) return server('server-main.ts')
   if (values.at !== 'redis') return values.at ?? 'memory'
   const redis = stack.use(await startRedis())
   if (redis === undefined) throw new Error('there is no redis-server here')

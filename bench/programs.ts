@@ -19,6 +19,8 @@ export interface Sample {
   readonly p99Ms: number
   /** Median time from the call to its first text; NaN where nothing is streamed. */
   readonly firstMs: number
+  /** The most the child has held so far, resident. */
+  readonly peakMB: number
 }
 
 /** Ends with its scope: the child goes by itself once its parent has let go of it. */

@@ -17,6 +17,8 @@ export interface Goal {
   readonly measure: Measure
   readonly atMost?: number
   readonly atLeast?: number
+  /** The concurrencies at which it stands. @default those of the comparison */
+  readonly at?: readonly number[]
 }
 
 export interface Row {
@@ -48,22 +50,48 @@ interface Pair {
   readonly base: Sample
 }
 
-/** Pairs of turns per ratio: `rounds` in each of `processes` new processes; `only` and `concurrency` leave the others out. */
 const flags = {
   ms: { type: 'string' },
   rounds: { type: 'string', default: '5' },
   processes: { type: 'string', default: '3' },
   concurrency: { type: 'string' },
-  only: { type: 'string' }
+  only: { type: 'string' },
+  parts: { type: 'string' }
 } as const
+
+/** What is measured, and how often. */
+export interface Flags {
+  readonly ms?: number | undefined
+  /** Pairs of turns per ratio: so many in each of `processes` new processes. */
+  readonly rounds: number
+  readonly processes: number
+  readonly concurrencies?: readonly number[] | undefined
+  /** Subjects. */
+  readonly only?: readonly string[] | undefined
+  /** For a bench that has several parts to read: here they are only known. */
+  readonly parts?: readonly string[] | undefined
+}
+
+export function readFlags(): Flags {
+  const { values } = parseArgs({ options: flags })
+  const ms = values.ms === undefined ? undefined : Number(values.ms)
+  const [rounds, processes] = [Number(values.rounds), Number(values.processes)]
+  if (!((ms ?? 1) >= 1 && rounds >= 1 && processes >= 1)) {
+    throw new TypeError('--ms, --rounds and --processes take numbers from 1 up')
+  }
+  return {
+    ms,
+    rounds,
+    processes,
+    concurrencies: values.concurrency?.split(',').map(Number),
+    only: values.only?.split(','),
+    parts: values.parts?.split(',')
+  }
+}
 
 /** Measures every row at every concurrency and prints a table for each; what the flags leave out is left out. */
 export async function compare(comparison: Comparison): Promise<void> {
-  const { values } = parseArgs({ options: flags })
-  const [ms, rounds, processes] = [Number(values.ms ?? comparison.ms), Number(values.rounds), Number(values.processes)]
-  if (!(ms >= 1 && rounds >= 1 && processes >= 1)) throw new TypeError('--ms, --rounds and --processes take numbers from 1 up')
-  const only = values.only?.split(',')
-  const wanted = values.concurrency?.split(',').map(Number)
+  const { ms = comparison.ms, rounds, processes, only, concurrencies: wanted } = readFlags()
   const rows = comparison.rows.filter(({ subject }) => only?.includes(subject) ?? true)
   const concurrencies = comparison.concurrencies.filter((concurrency) => wanted?.includes(concurrency) ?? true)
   if (rows.length === 0 || concurrencies.length === 0) {
@@ -88,8 +116,11 @@ export async function compare(comparison: Comparison): Promise<void> {
   }
   for (const [concurrency, taken] of pairs) {
     console.log(`\n${comparison.title}, ${concurrency} at a time\n`)
-    const judged = comparison.goalsAt?.includes(concurrency) ?? true
-    print(judged ? rows : rows.map(({ subject, base }) => ({ subject, base })), taken, comparison.measures)
+    const judged = rows.map(({ goals = [], ...row }) => ({
+      ...row,
+      goals: goals.filter((goal) => (goal.at ?? comparison.goalsAt)?.includes(concurrency) ?? true)
+    }))
+    print(judged, taken, comparison.measures)
   }
 }
 

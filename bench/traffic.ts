@@ -1,4 +1,4 @@
-// What goes over the wire: one request of about 0.9 KB, one answer of about 1 KB, one stream of 2,000 events.
+// What goes over the wire: one request of about 0.9 KB, one answer of about 1 KB.
 
 const sentence = 'The mill stands by the river, and the water that turns its wheel has come a long way down from the hills. '
 
@@ -22,29 +22,3 @@ export const answerBody: string = JSON.stringify({
   service_tier: 'default',
   system_fingerprint: 'fp_bench'
 })
-
-export const eventCount = 2000
-const pieces = Array.from({ length: eventCount }, (_, index) => ` word${index % 97}`)
-/** The text of the stream. */
-export const streamText: string = pieces.join('')
-
-function event(delta: object, finish: string | null = null): string {
-  const chunk = {
-    id: 'chatcmpl-bench-0123456789abcdefghij',
-    object: 'chat.completion.chunk',
-    created: 1_763_800_000,
-    model,
-    service_tier: 'default',
-    system_fingerprint: 'fp_bench_0123456789',
-    choices: [{ index: 0, delta, logprobs: null, finish_reason: finish }],
-    obfuscation: 'k3f9Qz'
-  }
-  return `data: ${JSON.stringify(chunk)}\n\n`
-}
-
-export const eventTexts: readonly string[] = [
-  event({ role: 'assistant', content: '', refusal: null }),
-  ...pieces.map((content) => event({ content })),
-  event({}, 'stop'),
-  'data: [DONE]\n\n'
-]

@@ -32,5 +32,6 @@ async function take(work: Work, { concurrency, ms }: Turn): Promise<Sample> {
   await Promise.all(Array.from({ length: concurrency }, repeat))
   const seconds = (performance.now() - startedAt) / 1000
   const { user, system } = process.cpuUsage(cpu)
-  return { units, cpuUs: user + system, seconds, p99Ms: quantile(times, 0.99), firstMs: median(firsts) }
+  const peakMB = process.resourceUsage().maxRSS / 1e3
+  return { units, cpuUs: user + system, seconds, p99Ms: quantile(times, 0.99), firstMs: median(firsts), peakMB }
 }

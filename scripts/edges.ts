@@ -51,6 +51,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   '@langchain/redis': ['bench'],
   bentocache: ['bench'],
   cacheable: ['bench'],
+  'eventsource-parser': ['bench'],
   ioredis: ['bench'],
   'fast-check': ['tests'],
   vitest: ['tests']

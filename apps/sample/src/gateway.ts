@@ -2,20 +2,12 @@ import { randomUUID, timingSafeEqual } from 'node:crypto'
 import { type AddressInfo, Server as NetServer } from 'node:net'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Adapter } from '@millrace/adapter'
-import {
-  type Chunk,
-  checkRequest,
-  isContent,
-  isJsonObject,
-  isMillraceError,
-  type JsonObject,
-  MillraceError,
-  parseJson
-} from '@millrace/core'
+import { checkRequest, isJsonObject, isMillraceError, type JsonObject, MillraceError, parseJson } from '@millrace/core'
+import { openaiError, openaiEvents, toSSEResponse } from '@millrace/streaming'
 import { createFetch, type Transport } from '@millrace/transport'
 import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
-import { createEventWriter, errorBody, writeCompletion, writeError } from './openai-answer.ts'
+import { errorBody, writeCompletion } from './openai-answer.ts'
 import { readRequest } from './openai-request.ts'
 import { page } from './page.ts'
 
@@ -36,6 +28,8 @@ export interface GatewayOptions {
   readonly model: string
   /** How long an answer that is passed on untouched may take as a whole, in milliseconds. @default 300000 */
   readonly passTotalMs?: number | undefined
+  /** How long an answer may be streamed as a whole, its reader's own time included, in milliseconds. @default 900000 */
+  readonly streamTotalMs?: number | undefined
 }
 
 export interface Gateway extends AsyncDisposable {
@@ -100,7 +94,7 @@ function listen(app: Hono, { host, port }: GatewayOptions): Promise<ServerType> 
 }
 
 function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
-  const { adapter, transport, upstream, token, model, passTotalMs = 300_000 } = options
+  const { adapter, transport, upstream, token, model, passTotalMs = 300_000, streamTotalMs = 900_000 } = options
   const passing = createFetch(transport.send, { options: () => ({ timeouts: { totalMs: passTotalMs } }) })
   const app = new Hono()
 
@@ -143,26 +137,15 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
   }
 
   /** The head waits for the first content, so that a failure before it still gets its status, and the notes their headers. */
-  async function stream(context: Context, body: JsonObject, request: Parameters<Adapter['stream']>[0]): Promise<Response> {
-    const answer = adapter.stream(request, { signal: context.req.raw.signal })
-    const writer = createEventWriter(
-      newId(),
-      now(),
-      isJsonObject(body.stream_options) && body.stream_options.include_usage === true
-    )
-    const first: Chunk[] = []
-    for (;;) {
-      const { done, value } = await answer.next()
-      if (done === true) break
-      first.push(value)
-      if (isContent(value)) break
-    }
-    const headers = {
-      'content-type': 'text/event-stream; charset=utf-8',
-      'cache-control': 'no-cache',
-      ...factsOf(answer.partial.notes)
-    }
-    return new Response(eventStream(context, first, answer, writer), { headers })
+  function stream(context: Context, body: JsonObject, request: Parameters<Adapter['stream']>[0]): Promise<Response> {
+    const { signal } = context.req.raw
+    return toSSEResponse(adapter.stream(request, { signal }), {
+      format: openaiEvents({ includeUsage: isJsonObject(body.stream_options) && body.stream_options.include_usage === true }),
+      maxDurationMs: streamTotalMs,
+      headers: factsOf,
+      signal,
+      onError: (error) => report(context, error)
+    })
   }
 
   /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte. */
@@ -193,48 +176,6 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
   return app
 }
 
-/** Pulls the next chunk only when the client's socket has room: a slow reader slows the provider. */
-function eventStream(
-  context: Context,
-  first: readonly Chunk[],
-  answer: ReturnType<Adapter['stream']>,
-  writer: ReturnType<typeof createEventWriter>
-): ReadableStream<Uint8Array> {
-  const encoder = new TextEncoder()
-  const ahead = [...first]
-
-  async function nextEvents(): Promise<{ text: string; last: boolean }> {
-    try {
-      for (;;) {
-        const chunk = ahead.shift() ?? (await answer.next()).value
-        if (chunk === undefined) return { text: writer.end(), last: true }
-        const text = writer.write(chunk)
-        if (text !== '') return { text, last: false }
-      }
-    } catch (error) {
-      // It may be the writing that failed: the call would run on with nobody to read it.
-      await answer.return()
-      report(context, error)
-      // The head is out: the failure is told by an event, and no [DONE] follows it.
-      return { text: `data: ${JSON.stringify(writeError(error).body)}\n\n`, last: true }
-    }
-  }
-
-  return new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        const { text, last } = await nextEvents()
-        controller.enqueue(encoder.encode(text))
-        if (last) controller.close()
-      },
-      async cancel() {
-        await answer.return()
-      }
-    },
-    { highWaterMark: 0 }
-  )
-}
-
 /** What nobody foresaw: outward only that it happened, here where. Ours are the caller's to read. */
 function report({ req }: Context, error: unknown): void {
   if (!isMillraceError(error) && !req.raw.signal.aborted) console.error('millrace: a request failed', error)
@@ -242,11 +183,7 @@ function report({ req }: Context, error: unknown): void {
 
 function failed(context: Context, error: unknown): Response {
   report(context, error)
-  const { status, body, retryAfterMs } = writeError(error)
-  const headers =
-    retryAfterMs === undefined
-      ? {}
-      : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)), 'retry-after-ms': String(retryAfterMs) }
+  const { status, headers, body } = openaiError(error)
   return context.json(body, status as 500, headers)
 }
 

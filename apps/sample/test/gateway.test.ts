@@ -14,7 +14,7 @@ let gateway: Gateway
 let client: OpenAI
 const open: AsyncDisposable[] = []
 
-async function start(more: { token?: string; passTotalMs?: number } = {}): Promise<Gateway> {
+async function start(more: { token?: string; passTotalMs?: number; streamTotalMs?: number } = {}): Promise<Gateway> {
   const transport = createTransport({ retry: { baseMs: 1 } })
   const upstream = { apiKey: 'upstream-key', baseURL: provider.url }
   const adapter = createAdapter({ provider: openai(upstream), transport, cache: {} })
@@ -287,6 +287,13 @@ test('what is passed on untouched ends after its total time', async () => {
   await expect.poll(() => provider.stats().openAnswers).toBe(0)
   expect(logged).toHaveBeenCalledOnce()
   logged.mockRestore()
+})
+
+test('a streamed answer ends after its total time, with an error event', async () => {
+  const hasty = await start({ streamTotalMs: 300 })
+  const text = await (await post({ ...ask('slow stream'), stream: true }, hasty.url)).text()
+  expect(text).toMatch(/word[^]*data: {"error":{.*"code":"timeout"}}\n\n$/)
+  await expect.poll(() => provider.stats().openAnswers).toBe(0)
 })
 
 test('closing waits for what is passed on untouched, and cuts it at the end of the grace', async () => {

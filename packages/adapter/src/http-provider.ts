@@ -314,6 +314,7 @@ class Answer extends ChunkBatches {
     this.#close()
     // All content has come and only the bookkeeping broke off (no [DONE], a reset at the end): that is a whole answer.
     const aborted = this.#options.signal?.aborted === true
+    this.#wellFormed.end(this.#ready)
     if (this.#reader.finish !== undefined && !aborted && isMillraceError(error) && this.#reader.end(this.#ready)) return
     throw annotate(error, {
       context: {

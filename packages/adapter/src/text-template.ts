@@ -47,7 +47,7 @@ export class TextTemplate implements EventShortcut {
     this.#candidate = chunks.length === from + 1 && chunk !== undefined && isPlainText(chunk) ? chunk : undefined
   }
 
-  take(text: string, start: number): number {
+  take(text: string, start: number, bytes: Buffer): number {
     const head = this.#head
     if (head === '') return -1
     const wordsAt = start + head.length
@@ -62,7 +62,7 @@ export class TextTemplate implements EventShortcut {
       if (restAt === -1 || text.slice(restAt, end) !== this.#rest) return -1
     }
     if (this.#credit < maxCredit) this.#credit += 1 / 16
-    this.#give({ type: this.#type, text: copy(text, wordsAt, wordsEnd) })
+    this.#give({ type: this.#type, text: wordsOf(text, wordsAt, wordsEnd, bytes) })
     return end
   }
 
@@ -72,8 +72,7 @@ export class TextTemplate implements EventShortcut {
     if (words === undefined || this.#credit < 1 || end - start > maxSourceChars) return
     if (text.charCodeAt(end - 1) !== lineFeed || stringEnd(`${words.text}"`, 0) !== words.text.length) return
     this.#credit--
-    const source = text.slice(start, end)
-    const trial = new Trial(this.#createReader(), source, words)
+    const trial = new Trial(this.#createReader(), text.slice(start, end), words)
     const halves = trial.halves()
     if (halves === undefined) return
     const [head, tail] = halves
@@ -94,24 +93,27 @@ class Trial {
   readonly #reader: AnswerReader
   readonly #source: string
   readonly #words: PlainText
+  /** The words as they stand in the source. */
+  readonly #bytes: string
 
+  /** `source`: a character for each byte. */
   constructor(reader: AnswerReader, source: string, words: PlainText) {
     this.#reader = reader
     this.#source = source
     this.#words = words
+    this.#bytes = Buffer.from(words.text).toString('latin1')
     this.#read(source) // the first event of any reader has more to tell
   }
 
   /** The source before and behind the words. */
   halves(): readonly [string, string] | undefined {
-    const { text } = this.#words
     const source = this.#source
-    let at = source.indexOf(`"${text}"`)
-    for (let tries = 0; at !== -1 && tries < maxTries; at = source.indexOf(`"${text}"`, at + 1), tries++) {
+    const literal = `"${this.#bytes}"`
+    let at = source.indexOf(literal)
+    for (let tries = 0; at !== -1 && tries < maxTries; at = source.indexOf(literal, at + 1), tries++) {
       const head = source.slice(0, at + 1)
-      const tail = source.slice(at + 1 + text.length)
-      if (stringEnd(source, head.length) === head.length + text.length && this.#gives(`${head}${text}0${tail}`, `${text}0`))
-        return [head, tail]
+      const tail = source.slice(at + literal.length - 1)
+      if (this.#takes(head, tail)) return [head, tail]
     }
     return undefined
   }
@@ -126,17 +128,16 @@ class Trial {
     const tail = now.slice(0, valueAt)
     const rest = now.slice(valueEnd)
     if (!before.endsWith(rest) || stringEnd(before, valueAt) !== before.length - rest.length) return undefined
-    const { text } = this.#words
     const other = `${now.slice(valueAt, valueEnd)}0`
-    return this.#gives(`${head}${text}0${tail}${other}${rest}`, `${text}0`) ? [tail, rest] : undefined
+    return this.#takes(head, tail + other + rest) ? [tail, rest] : undefined
   }
 
-  #gives(source: string, text: string): boolean {
-    const chunks = this.#read(source)
+  /** Whether other words there give those words, and nothing else. */
+  #takes(head: string, tail: string): boolean {
+    const chunks = this.#read(`${head}${this.#bytes}0${tail}`)
     const [chunk] = chunks ?? []
-    return (
-      chunks?.length === 1 && chunk !== undefined && isPlainText(chunk) && chunk.type === this.#words.type && chunk.text === text
-    )
+    if (chunks?.length !== 1 || chunk === undefined || !isPlainText(chunk)) return false
+    return chunk.type === this.#words.type && chunk.text === `${this.#words.text}0`
   }
 
   #read(source: string): Chunk[] | undefined {
@@ -146,11 +147,13 @@ class Trial {
       const parser = createSSEParser((event) => {
         isLast ||= this.#reader.event(event, chunks)
       })
-      parser.push(Buffer.from(source))
+      parser.push(Buffer.from(source, 'latin1'))
     } catch {
       return undefined // it is no answer any more: the change was not without meaning
     }
-    return isLast || this.#reader.finish !== undefined ? undefined : chunks
+    const { finish, usage } = this.#reader
+    // What an event tells beside its words must be told each time: another may have told something else in between.
+    return isLast || finish !== undefined || usage !== undefined ? undefined : chunks
   }
 }
 
@@ -174,7 +177,8 @@ function stringEnd(text: string, start: number): number {
 }
 
 /** Not a slice: it would keep the whole text alive that was read with it. Up to 12 characters V8 copies by itself. */
-function copy(text: string, start: number, end: number): string {
+function wordsOf(text: string, start: number, end: number, bytes: Buffer): string {
+  for (let at = start; at < end; at++) if (text.charCodeAt(at) > 127) return bytes.toString('utf8', start, end)
   const slice = text.slice(start, end)
   return slice.length < 13 ? slice : ` ${slice}`.slice(1)
 }

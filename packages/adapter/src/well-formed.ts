@@ -40,7 +40,8 @@ export class WellFormed {
     held.delete(field)
     const text = (before === undefined ? '' : textOf(before)) + textOf(chunk)
     const last = text.charCodeAt(text.length - 1)
-    const isHalf = last >= 0xd800 && last < 0xdc00
+    // A signature closes its block: no other half comes behind it.
+    const isHalf = last >= 0xd800 && last < 0xdc00 && !('signature' in chunk)
     if (isHalf) held.set(field, halfOf(chunk, text.slice(-1)))
     const whole = withText(chunk, (isHalf ? text.slice(0, -1) : text).toWellFormed())
     return isHalf && text.length === 1 && isBare(chunk) ? undefined : whole
@@ -53,7 +54,7 @@ function isPiece(chunk: Chunk): chunk is Piece {
 
 /** It tells nothing but its text. */
 function isBare(chunk: Piece): boolean {
-  return !('signature' in chunk || 'id' in chunk || 'name' in chunk)
+  return !('id' in chunk || 'name' in chunk)
 }
 
 function textOf(chunk: Piece): string {

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { anthropic } from '@millrace/adapter/anthropic'
 import { openai } from '@millrace/adapter/openai'
 import {
@@ -7,12 +8,14 @@ import {
   isMillraceError,
   type MillraceError,
   outputTokens,
-  type Provider
+  type Provider,
+  type Send
 } from '@millrace/core'
-import { loadRecordings, type Recording, serveRecording } from '@millrace/testkit'
+import { loadRecordings, type Recording, seededRandom, serveRecording } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import OpenAI from 'openai'
 import { afterAll, describe, expect, test } from 'vitest'
+import { bytesSend, cutBytes } from './bytes-send.ts'
 
 const chat = loadRecordings({ api: 'openai.chat' })
 const messages = loadRecordings({ api: 'anthropic.messages' })
@@ -28,6 +31,38 @@ async function ask(recording: Recording, seed: number, connect: (url: string) =>
   return await collect(provider({ model: 'asked', messages: [{ role: 'user', content: 'x' }] }, { stream: recording.stream }))
 }
 
+/** The same without a socket: the bytes in 200 other cuts, through the same readers. */
+async function askCut(recording: Recording, seed: number | undefined, connect: Connect): Promise<Completion | MillraceError> {
+  const { body, status, headers } = recording
+  const random = seededRandom(seed ?? 0)
+  // From slivers to pieces as large as a whole answer, one by one or several in a read.
+  const sizes = {
+    maxBytes: Math.ceil(2 ** (5 + random() * Math.log2(1 + body.length / 32))),
+    maxPieces: 1 + Math.floor(random() * 8)
+  }
+  const batches = seed === undefined ? [[body]] : cutBytes(body, random, sizes)
+  const provider = connect(bytesSend({ status, headers, batches }))
+  return outcome(collect(provider({ model: 'asked', messages: [{ role: 'user', content: 'x' }] }, { stream: recording.stream })))
+}
+
+/** What of an outcome may not differ between two cuts: all of it but the ids that the provider left out, which are made up. */
+function fixed(got: Completion | MillraceError): unknown {
+  if (isMillraceError(got)) return { error: got.toJSON(), partial: got.partial && fixed(got.partial) }
+  const toolCalls = got.toolCalls.map((call) => ({ ...call, id: call.id.replace(/^call_[\da-f-]{36}$/, 'made up') }))
+  return { ...got, toolCalls }
+}
+
+async function cutEverywhere(recording: Recording, connect: Connect): Promise<Completion | MillraceError> {
+  const whole = await askCut(recording, undefined, connect)
+  const wanted = fixed(whole)
+  for (let seed = 0; seed < 200; seed++) {
+    const got = fixed(await askCut(recording, seed, connect))
+    // `expect` only where they differ: it would take most of the time.
+    if (!isDeepStrictEqual(got, wanted)) expect({ seed, got }).toEqual({ seed, got: wanted })
+  }
+  return whole
+}
+
 async function outcome(work: Promise<Completion>): Promise<Completion | MillraceError> {
   return work.catch((error: unknown) => {
     if (isMillraceError(error)) return error
@@ -35,11 +70,14 @@ async function outcome(work: Promise<Completion>): Promise<Completion | Millrace
   })
 }
 
+type Connect = (send: Send) => Provider
 const viaOpenAI = (url: string): Provider => openai({ apiKey: 'k', baseURL: url }).connect(transport.send)
 const viaAnthropic = (url: string): Provider => anthropic({ apiKey: 'k', baseURL: url }).connect(transport.send)
+const nowhere = { apiKey: 'k', baseURL: 'http://127.0.0.1:1/v1' }
 
 interface OpenAIChoice {
   content: unknown
+  reasoning?: string
   refusal: string | null
   tool_calls: { id: string; name: string; arguments: string }[]
   finish_reason: string
@@ -84,25 +122,34 @@ describe.skipIf(chat === undefined)('recordings of OpenAI-compatible servers (sk
 
   describe.each(rounds)('cut by seed %i', (seed) => {
     test.each(single.map((recording) => [recording.id, recording] as const))('%s', async (_, recording) => {
-      const got = await outcome(ask(recording, seed, viaOpenAI))
-      const oracle = recording.oracle as OpenAIOracle | undefined
-      if (oracle?.error !== undefined || oracle?.choices?.length === 0) {
-        expect(isMillraceError(got)).toBe(true)
-        return
-      }
-      if (isMillraceError(got)) throw got
-      expect(got.provider).toBe('openai')
-      expect(got.model).not.toBe('')
-      checkUsage(got, recording, oracle)
-      if (oracle === undefined) return expect(got.text + got.toolCalls.length + got.reasoning.length).not.toBe('00')
-      const choice = oracle.choices?.[0] as OpenAIChoice
-      expect(got.finish).toBe(finishes[choice.finish_reason])
-      if (mistralStream(recording)) expect(got.text.endsWith(textOf(choice.content))).toBe(true)
-      else expect(got.text).toBe(textOf(choice.content))
-      expect(got.refusal ?? '').toBe(choice.refusal ?? '')
-      expect(got.toolCalls).toEqual(choice.tool_calls.map(({ id, name, arguments: text }) => ({ id, name, arguments: text })))
+      expectCompletion(await outcome(ask(recording, seed, viaOpenAI)), recording)
     })
   })
+
+  const named = single.filter((recording) => recording.stream).map((recording) => [recording.id, recording] as const)
+  test.each(named)('%s in 200 random cuts (seeds 0 to 199)', async (_, recording) => {
+    expectCompletion(await cutEverywhere(recording, (send) => openai(nowhere).connect(send)), recording)
+  })
+
+  function expectCompletion(got: Completion | MillraceError, recording: Recording): void {
+    const oracle = recording.oracle as OpenAIOracle | undefined
+    if (oracle?.error !== undefined || oracle?.choices?.length === 0) {
+      expect(isMillraceError(got)).toBe(true)
+      return
+    }
+    if (isMillraceError(got)) throw got
+    expect(got.provider).toBe('openai')
+    expect(got.model).not.toBe('')
+    checkUsage(got, recording, oracle)
+    if (oracle === undefined) return expect(got.text + got.toolCalls.length + got.reasoning.length).not.toBe('00')
+    const choice = oracle.choices?.[0] as OpenAIChoice
+    expect(got.finish).toBe(finishes[choice.finish_reason])
+    if (mistralStream(recording)) expect(got.text.endsWith(textOf(choice.content))).toBe(true)
+    else expect(got.text).toBe(textOf(choice.content))
+    if (choice.reasoning) expect(got.reasoning.map(({ text }) => text).join('')).toBe(choice.reasoning)
+    expect(got.refusal ?? '').toBe(choice.refusal ?? '')
+    expect(got.toolCalls).toEqual(choice.tool_calls.map(({ id, name, arguments: text }) => ({ id, name, arguments: text })))
+  }
 
   /** The official client loses text that comes in a list of parts; ours is longer. */
   const mistralStream = (recording: Recording): boolean => recording.stream && recording.body.includes('"type":"thinking"')
@@ -216,32 +263,40 @@ describe.skipIf(messages === undefined)("recordings of Anthropic's API (skipped 
 
   describe.each(rounds)('cut by seed %i', (seed) => {
     test.each(all.map((recording) => [recording.id, recording] as const))('%s', async (_, recording) => {
-      const got = await outcome(ask(recording, seed, viaAnthropic))
-      const oracle = recording.oracle as AnthropicOracle | undefined
-      if (oracle?.error !== undefined || recording.body.includes('"type":"error"')) {
-        expect(isMillraceError(got)).toBe(true)
-        return
-      }
-      if (isMillraceError(got, 'protocol') && !recording.body.includes('message_stop') && recording.stream) return
-      if (isMillraceError(got)) throw got
-      expect(got.provider).toBe('anthropic')
-      if (oracle === undefined) return checkIndexed(got, recording)
-      const content = oracle.content ?? []
-      expect(got.text).toBe(content.map((block) => (block.type === 'text' ? block.text : '')).join(''))
-      expect(got.toolCalls.map((call) => ({ ...call, arguments: JSON.parse(call.arguments) as unknown }))).toEqual(
-        content.filter(({ type }) => type === 'tool_use').map(({ id, name, input }) => ({ id, name, arguments: input }))
-      )
-      expect(got.reasoning.map(({ text }) => text)).toEqual(
-        content.filter(({ type }) => type === 'thinking').map(({ thinking }) => thinking)
-      )
-      const others = content.filter(({ type }) => !['text', 'tool_use', 'thinking'].includes(type))
-      expect(
-        got.extras.filter(({ name }) => name === 'content_block').map(({ value }) => (value as { type: string }).type)
-      ).toEqual(others.map(({ type }) => type))
-      expect(got.finish).toBe(finishes[oracle.stop_reason as string])
-      checkUsage(got, oracle)
+      expectCompletion(await outcome(ask(recording, seed, viaAnthropic)), recording)
     })
   })
+
+  const named = all.filter((recording) => recording.stream).map((recording) => [recording.id, recording] as const)
+  test.each(named)('%s in 200 random cuts (seeds 0 to 199)', async (_, recording) => {
+    expectCompletion(await cutEverywhere(recording, (send) => anthropic(nowhere).connect(send)), recording)
+  })
+
+  function expectCompletion(got: Completion | MillraceError, recording: Recording): void {
+    const oracle = recording.oracle as AnthropicOracle | undefined
+    if (oracle?.error !== undefined || recording.body.includes('"type":"error"')) {
+      expect(isMillraceError(got)).toBe(true)
+      return
+    }
+    if (isMillraceError(got, 'protocol') && !recording.body.includes('message_stop') && recording.stream) return
+    if (isMillraceError(got)) throw got
+    expect(got.provider).toBe('anthropic')
+    if (oracle === undefined) return checkIndexed(got, recording)
+    const content = oracle.content ?? []
+    expect(got.text).toBe(content.map((block) => (block.type === 'text' ? block.text : '')).join(''))
+    expect(got.toolCalls.map((call) => ({ ...call, arguments: JSON.parse(call.arguments) as unknown }))).toEqual(
+      content.filter(({ type }) => type === 'tool_use').map(({ id, name, input }) => ({ id, name, arguments: input }))
+    )
+    expect(got.reasoning.map(({ text, signature = '' }) => [text, signature])).toEqual(
+      content.filter(({ type }) => type === 'thinking').map(({ thinking, signature }) => [thinking, signature])
+    )
+    const others = content.filter(({ type }) => !['text', 'tool_use', 'thinking'].includes(type))
+    expect(
+      got.extras.filter(({ name }) => name === 'content_block').map(({ value }) => (value as { type: string }).type)
+    ).toEqual(others.map(({ type }) => type))
+    expect(got.finish).toBe(finishes[oracle.stop_reason as string])
+    checkUsage(got, oracle)
+  }
 
   function checkIndexed(got: Completion, { usage, body }: Recording): void {
     // Two fixtures hold three answers in a row; the index counts the last, a client reads the first.

@@ -44,7 +44,13 @@ describe('WellFormed', () => {
       { type: 'tool-call', index: 0, arguments: '\ufffd' }
     ])
     const signed: Chunk = { type: 'reasoning', text: '\ud83d', signature: 's' }
-    expect(through([[signed]])[0]).toEqual({ ...signed, text: '' })
+    expect(through([[signed]])).toEqual([{ ...signed, text: '\ufffd' }])
+    const seal: Chunk = { type: 'reasoning', text: '', signature: 's' }
+    const half: Chunk = { type: 'reasoning', text: 'a\ud83d' }
+    expect(through([[half], [seal]])).toEqual([
+      { ...half, text: 'a' },
+      { ...seal, text: '\ufffd' }
+    ])
   })
 
   test('leaves what is well-formed as the same object', () => {

@@ -1,7 +1,7 @@
+import { isAscii } from 'node:buffer'
 import { checkOptions } from './check-options.ts'
 import { ChunkBatches, type ChunkIterator } from './chunk-iterator.ts'
 import { MillraceError } from './error.ts'
-import { createUtf8Decoder } from './utf8.ts'
 
 /** One server-sent event, as the WHATWG HTML standard section 9.2 dispatches it. */
 export interface ServerSentEvent {
@@ -25,8 +25,12 @@ export interface SSEOptions {
  * again.
  */
 export interface EventShortcut {
-  /** An event begins at `start`, or all it has had are comments and an id. Gives where the one it took ends, its blank line included; -1 when it took none. */
-  take(text: string, start: number): number
+  /**
+   * An event begins at `start`, or all it has had are comments and an id. Gives where the one it took ends, its blank line
+   * included; -1 when it took none. `text` is what was read, a character for each of the `bytes`: UTF-8 has not been
+   * decoded. The bytes are only lent.
+   */
+  take(text: string, start: number, bytes: Buffer): number
   /** What has just been dispatched stands from `start` to `end`. Not told of events that came in pieces. */
   learn(text: string, start: number, end: number): void
 }
@@ -52,7 +56,8 @@ export interface SSEParser {
 }
 
 const lineFeed = 10
-const byteOrderMark = 0xfeff
+/** The one at the very start is dropped; a later one is text. */
+const byteOrderMark = '\u00ef\u00bb\u00bf'
 
 /**
  * A push parser: bytes in any cut, events out, synchronously, so that many events of one read cost no promise. Each
@@ -67,23 +72,52 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
   checkOptions<SSEOptions>('createSSEParser', options, { maxEventChars: 1, shortcut: 1 })
   const { maxEventChars = 1_048_576, shortcut } = options
   if (!(maxEventChars > 0)) throw new TypeError(`maxEventChars must be a number above 0, not ${maxEventChars}`)
-  const decoder = createUtf8Decoder()
+  // Lines are found in the bytes as they are, for no byte of a longer character looks like a line's end; only what is used of
+  // them is decoded. So a character may be cut anywhere, and most of the bytes of most events are never decoded at all.
   let atStart = true
-  let pieces: string[] = [] // of the line that has not ended yet
+  let pieces: string[] = [] // of the line that has not ended yet, a character for each byte
   let pieceChars = 0
   let afterCarriageReturn = false
   let data: string | undefined
   let event = ''
   let id = ''
   let retryMs: number | undefined
+  // Small pieces are put together here, again and again: buffers for each batch were seen to double a process's memory.
+  let scratch: Uint8Array = nothing
 
-  function push(text: string): void {
+  function push(bytes: Uint8Array): void {
+    if (bytes.byteLength === 0) return
+    const own = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const isPlain = isAscii(own)
+    if (!atStart || isPlain) read(own, isPlain)
+    else start(own)
+  }
+
+  function pushScratch(size: number): 0 {
+    push(scratch.subarray(0, size))
+    return 0
+  }
+
+  function grow(size: number): void {
+    const larger = new Uint8Array(Math.min(maxScratchBytes, Math.max(size * 2, firstScratchBytes)))
+    larger.set(scratch)
+    scratch = larger
+  }
+
+  /** As long as the bytes can still be a byte order mark, they wait for the rest of it. */
+  function start(bytes: Buffer): void {
+    const text = pieces.join('') + bytes.toString('latin1')
+    const isOpen = text.length < byteOrderMark.length && byteOrderMark.startsWith(text)
+    pieces = isOpen ? [text] : []
+    if (!isOpen) read(Buffer.from(text.startsWith(byteOrderMark) ? text.slice(byteOrderMark.length) : text, 'latin1'), false)
+  }
+
+  /** `isPlain`: all of it is ASCII. */
+  function read(bytes: Buffer, isPlain: boolean): void {
+    const text = bytes.toString('latin1')
+    atStart = false
     if (text === '') return
     let start = 0
-    if (atStart) {
-      atStart = false
-      if (text.charCodeAt(0) === byteOrderMark) start = 1
-    }
     if (afterCarriageReturn) {
       afterCarriageReturn = false
       if (text.charCodeAt(0) === lineFeed) start = 1
@@ -93,10 +127,10 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
     let eventStart = -1
     while (cr !== -1 || lf !== -1) {
       if (shortcut !== undefined && data === undefined && event === '' && pieces.length === 0) {
-        const taken = shortcut.take(text, start)
+        const taken = shortcut.take(text, start, bytes)
         if (taken === -1) eventStart = start
         else {
-          if (taken - start > maxEventChars) checkSize(taken - start)
+          if (taken - start > maxEventChars) checkSize(decodedLength(text.slice(start, taken)))
           start = taken
           if (lf < start) lf = text.indexOf('\n', start)
           if (cr !== -1 && cr < start) cr = text.indexOf('\r', start)
@@ -106,7 +140,7 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
       const byCarriageReturn = cr !== -1 && (lf === -1 || cr < lf)
       const end = byCarriageReturn ? cr : lf
       const isBlank = end === start && pieces.length === 0 && data !== undefined
-      endLine(text.slice(start, end))
+      endLine(text.slice(start, end), isPlain)
       start = end + 1
       if (byCarriageReturn) {
         if (start === text.length) afterCarriageReturn = true
@@ -117,18 +151,19 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
       if (isBlank && eventStart !== -1 && !afterCarriageReturn) shortcut?.learn(text, eventStart, start)
     }
     if (start === text.length) return
-    pieces.push(start === 0 ? text : text.slice(start))
-    pieceChars += text.length - start
+    const piece = start === 0 ? text : text.slice(start)
+    pieces.push(piece)
+    pieceChars += isPlain ? piece.length : decodedLength(piece)
     checkSize(pieceChars + (data?.length ?? 0))
   }
 
-  function endLine(tail: string): void {
-    if (pieces.length === 0) return takeLine(tail)
+  function endLine(tail: string, isPlain: boolean): void {
+    if (pieces.length === 0) return takeLine(isPlain ? tail : decode(tail))
     pieces.push(tail)
     const line = pieces.join('')
     pieces = []
     pieceChars = 0
-    takeLine(line)
+    takeLine(decode(line))
   }
 
   function takeLine(line: string): void {
@@ -165,22 +200,52 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
   }
 
   return {
-    push(bytes) {
-      push(decoder.decode(bytes))
-    },
+    push,
     pushAll(all) {
-      const [only] = all
-      if (only !== undefined) push(decoder.decode(all.length === 1 ? only : Buffer.concat(all)))
+      let size = 0
+      for (const piece of all) {
+        if (size > 0 && size + piece.byteLength > maxScratchBytes) size = pushScratch(size)
+        if (piece.byteLength >= smallBytes || all.length === 1) {
+          if (size > 0) size = pushScratch(size)
+          push(piece)
+        } else {
+          if (size + piece.byteLength > scratch.byteLength) grow(size + piece.byteLength)
+          scratch.set(piece, size)
+          size += piece.byteLength
+        }
+      }
+      if (size > 0) pushScratch(size)
     },
     end() {
-      push(decoder.end())
-      if (pieces.length > 0) endLine('')
+      if (pieces.length > 0) endLine('', false)
       dispatch()
     },
     get retryMs() {
       return retryMs
     }
   }
+}
+
+/** Below this, a piece is cheaper joined with its neighbours than decoded by itself. */
+const smallBytes = 1024
+const firstScratchBytes = 4096
+/** A whole read of a socket. */
+const maxScratchBytes = 65_536
+const nothing = new Uint8Array(0)
+
+/** Bytes, a character each, as UTF-8; what is invalid becomes U+FFFD, as the Encoding standard has it. */
+function decode(bytes: string): string {
+  return Buffer.from(bytes, 'latin1').toString('utf8')
+}
+
+/** How long they are as UTF-16: every character has one byte that continues none, and those of four bytes are pairs. */
+function decodedLength(bytes: string): number {
+  let length = 0
+  for (let at = 0; at < bytes.length; at++) {
+    const byte = bytes.charCodeAt(at)
+    if (byte < 0x80 || byte >= 0xc0) length += byte >= 0xf0 ? 2 : 1
+  }
+  return length
 }
 
 /** The events of a body: one by one, or by `nextBatch` all that one read has brought. */

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
 import { createSSEParser, isMillraceError, parseSSE, type ServerSentEvent, type SSEOptions } from '../src/index.ts'
@@ -25,6 +25,11 @@ function* cut(bytes: Uint8Array, size: () => number): Generator<Uint8Array> {
     yield bytes.subarray(at, at + length)
     at += length
   }
+}
+
+/** Cut once, at each place there is. */
+function* inTwo(bytes: Uint8Array): Generator<Uint8Array[]> {
+  for (let at = 0; at <= bytes.length; at++) yield [bytes.subarray(0, at), bytes.subarray(at)]
 }
 
 /** A repeatable source of cuts: the seed stands in the name of the test. */
@@ -61,6 +66,7 @@ describe('the vectors of browsers', () => {
     it(`gives the events of ${name} at any cut (seed 7)`, () => {
       expect(parse([bytes]).before).toEqual(wanted)
       expect(parse(cut(bytes, () => 1)).before).toEqual(wanted)
+      if (bytes.length < 2000) for (const pieces of inTwo(bytes)) expect(parse(pieces).before).toEqual(wanted)
       const roll = dice(7)
       for (let run = 0; run < 100; run++) expect(parse(cut(bytes, () => roll(5))).before).toEqual(wanted)
     })
@@ -211,15 +217,57 @@ describe('bytes that are no UTF-8', () => {
   const folder = suite('utf8')
   const file = (name: string): Buffer => readFileSync(new URL(name, folder))
 
-  test.skipIf(!folder)('become what TextDecoder makes of them, at any cut (seed 3)', () => {
+  test.skipIf(!folder)('become what TextDecoder makes of them, at every cut (seed 3)', () => {
     for (const name of ['utf8tests.bin', 'utf8tests.txt', 'utf8.replace.ref.txt']) {
       for (const line of splitLines(file(name))) {
         const body = Buffer.concat([Buffer.from('data:x'), line, Buffer.from('\n\n')])
         const wanted = `x${new TextDecoder('utf-8', { ignoreBOM: true }).decode(line)}`
         const roll = dice(3)
-        for (const pieces of [[body], cut(body, () => 1), cut(body, () => roll(4))]) {
+        for (const pieces of [[body], cut(body, () => 1), cut(body, () => roll(4)), ...inTwo(body)]) {
           expect(parse(pieces).before.map(({ data }) => data)).toEqual([wanted])
         }
+      }
+    }
+  })
+
+  it('become what TextDecoder makes of them, whatever they are and wherever they are cut (seed 44)', () => {
+    // Where the standard's table of byte ranges changes: first bytes, continuations, overlong forms, surrogates, too large ones.
+    const edges = [
+      0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbb, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xef, 0xf0, 0xf1
+    ]
+    const byte = fc.constantFrom(...edges, 0xf4, 0xf5, 0xf8, 0xfc, 0xfe, 0xff)
+    fc.assert(
+      fc.property(fc.array(byte, { maxLength: 12 }), (bytes) => {
+        const body = Buffer.from([...Buffer.from('data:x'), ...bytes, 10, 10])
+        const wanted = `x${new TextDecoder('utf-8', { ignoreBOM: true }).decode(Buffer.from(bytes))}`
+        for (const pieces of [[body], cut(body, () => 1), ...inTwo(body)]) {
+          expect(parse(pieces).before.map(({ data }) => data)).toEqual([wanted])
+        }
+        // The bytes end there.
+        expect(parse(cut(body.subarray(0, -2), () => 1)).atEnd.map(({ data }) => data)).toEqual([wanted])
+      }),
+      { seed: 44, numRuns: 1000 }
+    )
+  })
+})
+
+describe('JSON texts in data lines', () => {
+  const folder = suite('json')
+  const texts = new URL('test_parsing/', folder)
+
+  test.skipIf(!folder)('come out as they went in, line by line, at every cut (seed 6)', () => {
+    const names = readdirSync(texts)
+    expect(names.length).toBeGreaterThan(300)
+    for (const name of names) {
+      const lines = [...splitLines(readFileSync(new URL(encodeURIComponent(name), texts)))]
+      const body = Buffer.concat([
+        ...lines.flatMap((line) => [Buffer.from('data: '), line, Buffer.from('\r\n')]),
+        Buffer.from('\r\n')
+      ])
+      const wanted = lines.map((line) => new TextDecoder('utf-8', { ignoreBOM: true }).decode(line)).join('\n')
+      const roll = dice(6)
+      for (const pieces of [[body], cut(body, () => roll(9)), ...(body.length < 300 ? inTwo(body) : [])]) {
+        expect(parse(pieces).before.map(({ data }) => data)).toEqual([wanted])
       }
     }
   })

@@ -1,6 +1,6 @@
 import { type Chunk, checkOptions, type ReasoningChunk, type TextChunk, type ToolCallChunk } from '@millrace/core'
 import { type Operator, operate, type Step } from './operate.ts'
-import { graphemeSeam, pairSeam } from './seam.ts'
+import { graphemeSeam, joinerSeam } from './seam.ts'
 
 export interface CoalesceOptions {
   /** A piece goes out once it has this many characters (UTF-16 code units). @default 10 */
@@ -13,8 +13,9 @@ type Piece = TextChunk | ReasoningChunk | ToolCallChunk
 
 /**
  * Merges small chunks of the same field (text, refusal, reasoning, the arguments of one tool call) by size or time; all
- * else passes in order, behind what came before it. No piece of text ends inside a surrogate pair, nor, when it goes out
- * for its size, inside an emoji or a letter of several code points. What is held goes out before an error.
+ * else passes in order, behind what came before it. No piece ends inside a surrogate pair, nor, when it goes out for its
+ * size, inside an emoji or a letter of several code points; when its time is up, only what is sure to go on is kept back:
+ * half a flag, or what a joiner ends. What is held goes out before an error.
  *
  * Bound: less than `minChars` characters, and one chunk, are held.
  *
@@ -83,8 +84,8 @@ function merging(minChars: number, maxDelayMs: number, segmenter: Intl.Segmenter
     },
     flush,
     overdue(emit) {
-      // Time is up for a half-shown emoji too, but half of a pair is no character at all: it waits for its other half.
-      const seam = pairSeam(text)
+      // Time is up for an emoji that may go on, too. What must go on waits: half a pair, half a flag, a joiner and what it joins.
+      const seam = joinerSeam(text, segmenter)
       if (seam > 0 || text === '') flushTo(seam, emit)
       dueAt = undefined
     }

@@ -94,7 +94,10 @@ function iterate<A, B>(
       return end('failed', error)
     }
     if (hasEnded(source)) end('ended')
-    else settle()
+    else {
+      if (ready.length === 0) expire() // a source that is never silent lets no timer fire
+      settle()
+    }
   }
 
   function failed(error: unknown): void {

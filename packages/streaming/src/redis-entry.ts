@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import type { SharedLogState } from '@millrace/core'
 
 /**
  * How a log lies in its Redis stream. An entry has one field, named after its writer. Its id is the number of items up to its
@@ -20,6 +21,11 @@ export interface Owner {
 
 export function newWriterName(): string {
   return randomBytes(8).toString('hex')
+}
+
+/** The name of a writer that hears what is put into `inbox`. */
+export function newHearerName(inbox: string): string {
+  return `${inbox}.${newWriterName()}`
 }
 
 const lastId = `${Number.MAX_SAFE_INTEGER}-0`
@@ -48,6 +54,15 @@ if redis.call('PEXPIRE', KEYS[1], ARGV[4]) == 1 then return 1 end
 ${add}
 ${expire}`
 
+const last = `
+local entry = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not entry then return false end
+return {entry[1], entry[2][1], entry[1] == ARGV[1] and entry[2][2] or ''}`
+
+const addToInbox = `
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, '*', ARGV[1], ARGV[2])
+${expire}`
+
 type Command = readonly string[]
 
 /** Adds items of which the last makes it `end`, and keeps the log for `ttlMs` from now. May be repeated. */
@@ -65,6 +80,39 @@ export function addLastWord({ key, writer }: Owner, word: LastWord, length: numb
  */
 export function keepLog({ key, writer }: Owner, length: number, ttlMs: number): Command {
   return ['EVAL', keep, '1', key, `${length}-1`, writer, '[]', `${ttlMs}`]
+}
+
+/** The last entry of a log without its items. */
+export function lastEntry(key: string): Command {
+  return ['EVAL', last, '1', key, lastId]
+}
+
+/** Of a reply to `lastEntry`: how far the log is, and where its writer hears; `undefined` when there is no log. */
+export function stateOf(reply: unknown): (SharedLogState & { readonly inbox: string | undefined }) | 'unexpected' | undefined {
+  if (reply === null) return undefined
+  const [id, writer, value] = Array.isArray(reply) ? (reply as unknown[]) : []
+  if (typeof writer !== 'string' || typeof value !== 'string') return 'unexpected'
+  const entry = entryOf([id, [writer, value === '' ? '[]' : value]])
+  if (entry === undefined) return 'unexpected'
+  if (entry.type !== 'items') return { open: false, length: entry.length, inbox: undefined }
+  return { open: true, length: entry.end, inbox: /^([0-9a-f]{16})\.[0-9a-f]{16}$/.exec(writer)?.[1] }
+}
+
+/** Puts a word to the writer of the log `key` into an inbox, of which the last ten thousand or so are kept. */
+export function addWord(inbox: string, key: string, word: string, ttlMs: number): Command {
+  return ['EVAL', addToInbox, '1', inbox, key, word, '', `${ttlMs}`]
+}
+
+/** At most `count` of what has come into an inbox behind the entry `cursor`. */
+export function readWords(inbox: string, cursor: string, count: number): Command {
+  return ['XREAD', 'COUNT', `${count}`, 'STREAMS', inbox, cursor]
+}
+
+/** @throws {TypeError} for what is no reply to `readWords` */
+export function wordsOf(reply: unknown): { readonly id: string; readonly key: string; readonly word: string }[] {
+  if (reply === null) return []
+  const [stream] = reply as [[string, [string, string[]][]]]
+  return stream[1].map(([id, [key = '', word = '']]) => ({ id, key, word }))
 }
 
 /** Of each log, at most `count` entries behind item number `at`. */

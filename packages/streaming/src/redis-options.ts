@@ -1,4 +1,5 @@
 import { checkOptions } from '@millrace/core'
+import { maxMs, wholeNumber } from './log-checks.ts'
 
 export interface RedisLogOptions {
   /**
@@ -10,7 +11,8 @@ export interface RedisLogOptions {
   readonly namespace?: string | undefined
   /**
    * How long a log outlives a writer that died. The log of a living one is kept for as long as it is open. Readers take a log
-   * that is not there for so long as gone for good: the same in all processes. @default 60000
+   * that is not there for so long as gone for good, and hear of a writer's death after at most about 1.7 times as long: the
+   * same in all processes. @default 15000
    */
   readonly ttlMs?: number | undefined
   /** How long a log stays after its end, for late readers. @default 10000 */
@@ -39,9 +41,6 @@ export interface LogCounts {
   readFailures: number
 }
 
-/** A timer cannot be set for longer. */
-const maxMs = 2_147_483_647
-
 /** @throws {TypeError} with the cure */
 export function settingsOf(options: RedisLogOptions): LogSettings {
   checkOptions<RedisLogOptions>('createRedisLog', options, {
@@ -60,14 +59,9 @@ export function settingsOf(options: RedisLogOptions): LogSettings {
   return {
     command,
     namespace,
-    ttlMs: wholeNumber('ttlMs', options.ttlMs ?? 60_000, 1, maxMs),
+    ttlMs: wholeNumber('ttlMs', options.ttlMs ?? 15_000, 1, maxMs),
     keepMs: wholeNumber('keepMs', options.keepMs ?? 10_000, 1, maxMs),
-    maxBytes: wholeNumber('maxBytes', options.maxBytes ?? 8_388_608, 1, Number.MAX_SAFE_INTEGER),
+    maxBytes: wholeNumber('maxBytes', options.maxBytes ?? 8_388_608, 1),
     patienceMs: wholeNumber('patienceMs', options.patienceMs ?? 2000, 0, maxMs)
   }
-}
-
-function wholeNumber(name: string, value: number, least: number, most: number): number {
-  if (Number.isSafeInteger(value) && value >= least && value <= most) return value
-  throw new TypeError(`${name} must be a whole number from ${least} to ${most}, not ${value}`)
 }

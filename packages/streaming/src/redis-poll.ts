@@ -18,8 +18,13 @@ interface Turn {
   more: boolean
   /** Nothing new has come since. */
   quietSince: number
+  /** When `isAlive` was asked last, and when Redis was asked whether there is such a log. */
   askedAt: number
+  lookedAt: number
   asking: boolean
+  /** The log was there once, and since when it has not been. */
+  seen: boolean
+  absentSince: number | undefined
   /** That nothing will come any more but what one last look finds, and why. */
   gone: { readonly at: number; readonly text: string } | undefined
   /** No read has succeeded since. */
@@ -54,7 +59,10 @@ export function createPoll(settings: LogSettings, counts: LogCounts): Poll {
       more: false,
       quietSince: now,
       askedAt: now,
+      lookedAt: now,
       asking: false,
+      seen: false,
+      absentSince: now,
       gone: undefined,
       awaySince: undefined
     })
@@ -129,6 +137,10 @@ export function createPoll(settings: LogSettings, counts: LogCounts): Poll {
       return follower.fail(networkError(`Redis did not give the log for ${patienceMs} ms (patienceMs)`, outcome.error))
     }
     turn.awaySince = undefined
+    if (outcome.entries.length > 0) {
+      turn.seen = true
+      turn.absentSince = undefined
+    }
     if (follower.take(outcome.entries)) {
       turn.more = outcome.more
       turn.pauseMs = minPauseMs
@@ -148,24 +160,38 @@ export function createPoll(settings: LogSettings, counts: LogCounts): Poll {
   }
 
   /** Whether there is any point in waiting on. The answer is not waited for: the followers of other logs go on. */
-  function askAround({ key, isAlive }: Follower, turn: Turn, now: number): void {
-    if (turn.asking || now - Math.max(turn.quietSince, turn.askedAt) < askAfterMs) return
-    // A living writer keeps its log, however silent it is.
-    if (now - turn.quietSince >= ttlMs) void ask(turn, () => isThere(key, turn), `there was no such log for ${ttlMs} ms (ttlMs)`)
-    else if (isAlive !== undefined) void ask(turn, isAlive, 'the writer of the log is gone and has left it without an end')
+  function askAround(follower: Follower, turn: Turn, now: number): void {
+    const { key, isAlive } = follower
+    if (turn.asking || now - turn.quietSince < askAfterMs) return
+    // A living writer keeps its log, however silent it is. Whoever can be asked knows sooner that it is gone.
+    const lookEveryMs = isAlive === undefined ? Math.max(askAfterMs, ttlMs / 8) : ttlMs
+    if (now - Math.max(turn.quietSince, turn.lookedAt) >= lookEveryMs) void ask(turn, () => look(key, turn))
+    else if (isAlive !== undefined && now - turn.askedAt >= askAfterMs) void ask(turn, () => askWriter(isAlive, turn))
   }
 
-  async function isThere(key: string, turn: Turn): Promise<boolean> {
-    const there = Number(await command(['EXISTS', key])) > 0
-    if (there) turn.quietSince = performance.now()
-    return there
+  /** Gone is what was there and is not for longer than a Redis that comes back empty is without it, or never came. */
+  async function look(key: string, turn: Turn): Promise<string | undefined> {
+    const lookedAt = (turn.lookedAt = performance.now())
+    if (Number(await command(['EXISTS', key])) > 0) {
+      turn.seen = true
+      turn.absentSince = undefined
+      return undefined
+    }
+    turn.absentSince ??= lookedAt
+    const patience = turn.seen ? ttlMs / 2 : ttlMs
+    return lookedAt - turn.absentSince < patience ? undefined : `there was no such log for ${patience} ms (ttlMs)`
   }
 
-  async function ask(turn: Turn, question: () => Promise<boolean>, text: string): Promise<void> {
-    turn.asking = true
+  async function askWriter(isAlive: () => Promise<boolean>, turn: Turn): Promise<string | undefined> {
     turn.askedAt = performance.now()
+    return (await isAlive()) ? undefined : 'the writer of the log is gone and has left it without an end'
+  }
+
+  async function ask(turn: Turn, question: () => Promise<string | undefined>): Promise<void> {
+    turn.asking = true
     try {
-      if (!(await question())) turn.gone ??= { at: performance.now(), text }
+      const text = await question()
+      if (text !== undefined) turn.gone ??= { at: performance.now(), text }
     } catch {
       counts.readFailures++ // no answer: it is asked again
     }

@@ -1,8 +1,10 @@
 import { type SharedLogWriter, sleep } from '@millrace/core'
-import { addItems, addLastWord, keepLog, newWriterName } from './redis-entry.ts'
+import { addItems, addLastWord, keepLog, type Owner } from './redis-entry.ts'
 import type { LogCounts, LogSettings } from './redis-options.ts'
 
 export interface RedisWriter extends SharedLogWriter {
+  /** Makes the log, although there is no item yet. */
+  announce(): void
   /** Called now and then: keeps the log of a silent writer, and tells again what Redis has not heard. */
   renew(): void
   /** Tells the readers that there will be no more. Resolves as `end` does. */
@@ -15,9 +17,14 @@ const firstPauseMs = 10
 const maxPauseMs = 250
 
 /** One command at a time is under way; what comes meanwhile, `maxBytes` at most, makes the next one. */
-export function createWriter(key: string, settings: LogSettings, counts: LogCounts, onEnd: () => void): RedisWriter {
-  const { command, ttlMs, keepMs, maxBytes, patienceMs } = settings
-  const owner = { key, writer: newWriterName() }
+export function createWriter(
+  { key, writer: name, keepMs }: Owner & { readonly keepMs: number },
+  settings: LogSettings,
+  counts: LogCounts,
+  onEnd: () => void
+): RedisWriter {
+  const { command, ttlMs, maxBytes, patienceMs } = settings
+  const owner: Owner = { key, writer: name }
   let pending: string[] = []
   let bytes = 0
   /** Items that Redis has. */
@@ -95,6 +102,13 @@ export function createWriter(key: string, settings: LogSettings, counts: LogCoun
   }
 
   const self: RedisWriter = {
+    get broken() {
+      return failed !== undefined
+    },
+    announce() {
+      renewing = true
+      void work()
+    },
     append(items) {
       if (ended !== undefined || failed !== undefined) {
         counts.dropped += items.length

@@ -1,9 +1,12 @@
-import type { SharedFollowOptions, SharedLog, SharedLogWriter } from '@millrace/core'
+import type { SharedFollowOptions, SharedLog, SharedLogWriter, SharedWriteOptions } from '@millrace/core'
+import { checkLogId, checkOffset, maxMs, wholeNumber } from './log-checks.ts'
+import { newHearerName, newWriterName } from './redis-entry.ts'
 import { type LogCounts, type RedisLogOptions, settingsOf } from './redis-options.ts'
 import { createPoll } from './redis-poll.ts'
+import { createWords } from './redis-words.ts'
 import { createWriter, type RedisWriter } from './redis-writer.ts'
 
-export type { SharedFollowOptions, SharedLog, SharedLogWriter } from '@millrace/core'
+export type { SharedFollowOptions, SharedLog, SharedLogState, SharedLogWriter, SharedWriteOptions } from '@millrace/core'
 export type { RedisLogOptions } from './redis-options.ts'
 
 /** Logs that all processes with the same Redis and namespace can write and follow. */
@@ -28,7 +31,8 @@ const renewEveryMs = 1000
 /**
  * Stream logs on Redis Streams: one process appends, any number in others follow, from any item. It opens no connection
  * and uses no blocking command; all followers here share one loop of reads, every 5 ms while things come and every 50 ms in
- * silence. Each log is one key that expires by itself.
+ * silence. Each log is one key that expires by itself. What is said to the writers here (`tell`) comes into one more key,
+ * read every 200 ms while one listens.
  *
  * A Redis that is away for less than `patienceMs` is only a delay. Longer, and readers get an error; writers never do, and
  * never wait.
@@ -47,13 +51,14 @@ export function createRedisLog(options: RedisLogOptions): RedisLog {
   const settings = settingsOf(options)
   const counts: LogCounts = { appended: 0, dropped: 0, broken: 0, reads: 0, writeFailures: 0, readFailures: 0 }
   const poll = createPoll(settings, counts)
+  const words = createWords(settings, counts, newWriterName())
   const writers = new Set<RedisWriter>()
   let timer: NodeJS.Timeout | undefined
   let closing: Promise<void> | undefined
 
   function keyOf(id: string): string {
-    if (typeof id === 'string' && id !== '') return `${settings.namespace}:${id}`
-    throw new TypeError('the id of a log must be a non-empty string')
+    checkLogId(id)
+    return `${settings.namespace}:${id}`
   }
 
   // One timer for all writers, armed while there are some. A process that has nothing else to do may end: its logs expire.
@@ -76,13 +81,20 @@ export function createRedisLog(options: RedisLogOptions): RedisLog {
 
   async function end(): Promise<void> {
     poll.close()
+    words.close()
     await Promise.all([...writers].map((writer) => writer.abandon()))
   }
 
   const self: RedisLog = {
-    write(id): SharedLogWriter {
+    write(id, { onWord, keepMs = settings.keepMs }: SharedWriteOptions = {}): SharedLogWriter {
       const key = keyOf(id)
-      const writer = createWriter(key, settings, counts, () => left(writer))
+      wholeNumber('keepMs', keepMs, 1, maxMs)
+      const name = onWord === undefined ? newWriterName() : newHearerName(words.inbox)
+      const writer = createWriter({ key, writer: name, keepMs }, settings, counts, () => {
+        deafen?.()
+        left(writer)
+      })
+      const deafen = closing === undefined && onWord !== undefined ? words.hear(key, onWord) : undefined
       if (closing !== undefined) {
         // What it is given is dropped and counted: who appends goes on without readers elsewhere.
         void writer.abandon()
@@ -90,15 +102,14 @@ export function createRedisLog(options: RedisLogOptions): RedisLog {
       }
       writers.add(writer)
       arm()
+      if (onWord !== undefined) writer.announce()
       return writer
     },
     follow(id, follow: SharedFollowOptions = {}) {
-      const { offset = 0 } = follow
-      if (!Number.isSafeInteger(offset) || offset < 0) {
-        throw new TypeError(`offset must be a whole number from 0 up, not ${offset}`)
-      }
+      checkOffset(follow.offset ?? 0)
       return poll.follow(keyOf(id), follow)
     },
+    tell: async (id, word) => words.tell(keyOf(id), word),
     stats: () => ({ writers: writers.size, followers: poll.followers, ...counts }),
     close() {
       closing ??= end()

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { type Chunk, collect } from '@millrace/core'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { coalesce } from '../src/index.ts'
+import { coalesce } from '../src/coalesce.ts'
 import { fed, finish, from, gather, start, text, timers } from './source.ts'
 
 const seed = 20_261_122
@@ -22,7 +22,17 @@ const chunk: fc.Arbitrary<Chunk> = fc.oneof(
     name: fc.option(fc.constantFrom('f', 'g'), { nil: undefined }),
     arguments: piece
   }),
-  fc.constant<Chunk>({ type: 'extra', name: 'logprobs', value: [1] })
+  fc.nat(5).map((value): Chunk => ({ type: 'extra', name: 'logprobs', value: [value] })),
+  fc.constant<Chunk>({ type: 'note', from: 'provider', facts: { a: 1 } }),
+  fc.constant<Chunk>({
+    type: 'usage',
+    usage: {
+      input: { uncached: 1, cacheRead: 0, cacheWrite: 0 },
+      output: { text: 1, reasoning: 0 },
+      estimated: false,
+      billed: true
+    }
+  })
 )
 
 /** The order of kinds, runs of one kind taken as one: what coalescing must not change. */
@@ -30,6 +40,18 @@ const order = (chunks: readonly Chunk[]): string[] => {
   const kinds = chunks.map((one) => (one.type === 'tool-call' ? `tool-call ${one.index}` : one.type))
   return kinds.filter((kind, index) => kind !== kinds[index - 1])
 }
+
+/** All that is no text, as it was. */
+const others = (chunks: readonly Chunk[]): Chunk[] => chunks.filter((one) => !('text' in one) && one.type !== 'tool-call')
+
+/** Every character with the field it stands in, every signature, id and name with its place among them. */
+const letters = (chunks: readonly Chunk[]): string[] =>
+  chunks.flatMap((one) => {
+    if (one.type === 'tool-call') return [...one.arguments].map((letter) => `${one.index} ${letter}`)
+    if (!('text' in one)) return [one.type]
+    const all = Array.from({ length: one.text.length }, (_, at) => `${one.type} ${one.text.charAt(at)}`)
+    return 'signature' in one && one.signature !== undefined ? [...all, one.signature] : all
+  })
 
 test(`keeps every field's joined text and the order of kinds, for any cut and timing (seed ${seed})`, async () => {
   await fc.assert(
@@ -50,6 +72,8 @@ test(`keeps every field's joined text and the order of kinds, for any cut and ti
         const merged = await gather(coalesce({ minChars, maxDelayMs })(source()))
         expect(await collect(from(merged))).toEqual(await collect(from(given)))
         expect(order(merged)).toEqual(order(given))
+        expect(others(merged)).toEqual(others(given))
+        expect(letters(merged)).toEqual(letters(given))
         expect(merged.length).toBeLessThanOrEqual(given.length + timed.length)
       }
     ),
@@ -127,6 +151,77 @@ test('delivers at once what became due while the reader was away', async () => {
   source.give(text('again'))
   expect(await stream.next()).toEqual({ done: false, value: text('again') })
   await stream.return?.()
+})
+
+test('is not later than its limit though the source is never silent', async () => {
+  let reads = 0
+  async function* flood(): AsyncGenerator<Chunk> {
+    for (; ; reads++) yield text('x')
+  }
+  const stream = coalesce({ minChars: 1e9, maxDelayMs: 20 })(flood())[Symbol.asyncIterator]()
+  const began = performance.now()
+  await stream.next()
+  const tookMs = performance.now() - began
+  expect(tookMs).toBeGreaterThan(15)
+  expect(tookMs).toBeLessThan(500)
+  expect(reads).toBeGreaterThan(100)
+  await stream.return?.()
+})
+
+test('is later for a slow reader by no more than the reader is', async () => {
+  const source = fed()
+  const stream = coalesce({ minChars: 100, maxDelayMs: 40 })(source)[Symbol.asyncIterator]()
+  source.give(text('a'))
+  source.give(start)
+  source.give(text('b'))
+  await stream.next()
+  await stream.next()
+  const pending = stream.next() // reads `b`, and waits
+  await delay(5)
+  source.give(start)
+  await pending // `b`, for the start behind it
+  await stream.next()
+  source.give(text('c'))
+  const waiting = stream.next()
+  const began = performance.now()
+  let bareMs = 0
+  const bare = delay(40).then(() => {
+    bareMs = performance.now() - began
+  })
+  expect((await waiting).value).toEqual(text('c'))
+  const tookMs = performance.now() - began
+  await bare
+  expect(tookMs).toBeLessThan(bareMs + 40)
+  // Away for longer than the limit with a piece held: it is there at once.
+  source.give(text('d'))
+  const last = stream.next()
+  await new Promise(setImmediate)
+  const blockedUntil = performance.now() + 60
+  while (performance.now() < blockedUntil); // the reader's own work
+  const back = performance.now()
+  expect((await last).value).toEqual(text('d'))
+  const lateMs = performance.now() - back
+  await delay(1)
+  expect(lateMs).toBeLessThan(performance.now() - back + 30) // as a timer that was due, not one that begins again
+  await stream.return?.()
+})
+
+test('keeps back what is sure to go on when its time is up: half a flag, and what a joiner ends', async () => {
+  for (const [first, second, out] of [
+    ['ok 🇩', '🇪', 'ok '],
+    ['ok 🇩🇪🇫', '🇷', 'ok 🇩🇪'],
+    ['ok 👩\u200d', '👧', 'ok ']
+  ] as const) {
+    const source = fed()
+    const stream = coalesce({ minChars: 100, maxDelayMs: 10 })(source)[Symbol.asyncIterator]()
+    source.give(text(first))
+    expect((await stream.next()).value).toEqual(text(out))
+    const pending = stream.next()
+    await delay(30)
+    source.give(text(second))
+    expect((await pending).value).toEqual(text((first + second).slice(out.length)))
+    await stream.return?.()
+  }
 })
 
 test('waits for the other half of a pair however long it takes, then does not wait again', async () => {

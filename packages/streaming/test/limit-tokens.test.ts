@@ -1,14 +1,16 @@
-import type { Chunk } from '@millrace/core'
+import { type CallOptions, type ChatRequest, type Chunk, collect, inputTokens, onAbort, type Provider } from '@millrace/core'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { limitTokens, type RunningCount } from '../src/index.ts'
+import { coalesce } from '../src/coalesce.ts'
+import { limitTokens, type RunningCount } from '../src/limit-tokens.ts'
+import { withOperators } from '../src/with-operators.ts'
 import { fed, finish, from, gather, start, text } from './source.ts'
 
 const seed = 20_261_122
 
-/** Words, where an `-ing` joined to its stem costs nothing: pieces merge, and a count can fall, as with real tokens. */
+/** Words, where `-ing` costs nothing: pieces merge, and a count can fall, as with real tokens. */
 const countOf = (whole: string): number =>
-  (whole.match(/\S+/g) ?? []).reduce((sum, word) => sum + (/ing\b/.test(word) ? 1 : Math.ceil(word.length / 4)), 0)
+  (whole.match(/\S+/g) ?? []).reduce((sum, word) => sum + Math.max(1, Math.ceil(word.replace(/ing$/, '').length / 4)), 0)
 
 function words(): RunningCount {
   let whole = ''
@@ -28,7 +30,7 @@ test(`delivers a prefix of at most max tokens, beyond which the next character i
     maxLength: 30
   })
   await fc.assert(
-    fc.asyncProperty(cut, fc.integer({ min: 1, max: 20 }), async (parts, max) => {
+    fc.asyncProperty(cut, fc.integer({ min: 1, max: 150 }), async (parts, max) => {
       const whole = parts.join('')
       const chunks = await gather(limitTokens(max, words)(from([start, ...parts.map(text), finish])))
       const delivered = textOf(chunks, 'text')
@@ -41,8 +43,9 @@ test(`delivers a prefix of at most max tokens, beyond which the next character i
       expect(chunks.at(-1)).toEqual({ type: 'finish', reason: 'cut' })
       const [next] = whole.slice(delivered.length)
       expect(countOf(delivered + next)).toBeGreaterThan(max)
+      expect(chunks.at(-2)).toMatchObject({ usage: { output: { text: countOf(delivered) } } })
     }),
-    { seed, numRuns: 300 }
+    { seed, numRuns: 500 }
   )
 })
 
@@ -120,7 +123,119 @@ test('returns the source and rejects when the counter throws', async () => {
   expect(source.returned).toBe(1)
 })
 
+test('makes one counter for each kind of text, and gives it each character once, a large answer in few pieces', async () => {
+  let made = 0
+  let pushes = 0
+  let pushed = ''
+  const counting = (): RunningCount => {
+    made++
+    return {
+      push(piece) {
+        pushes++
+        pushed += piece
+        return Math.ceil(pushed.length / 4)
+      }
+    }
+  }
+  const whole = 'word '.repeat(20_000)
+  const cut = await gather(limitTokens(5000, counting)(from([start, text(whole), finish])))
+  expect(textOf(cut, 'text')).toBe(whole.slice(0, 20_000))
+  expect(made).toBe(1)
+  expect(whole.startsWith(pushed)).toBe(true)
+  expect(pushed.length).toBeLessThan(20_000 + 300)
+  expect(pushes).toBeLessThan(600)
+})
+
+test('never delivers more than the limit, even by a counter that rises faster than tokens can', async () => {
+  let total = 0
+  const leaping = (): RunningCount => ({ push: (piece) => (total += piece.length * 50) })
+  const cut = await gather(limitTokens(1000, leaping)(from([start, text('x'.repeat(300)), text('y'), finish])))
+  expect(textOf(cut, 'text').length * 50).toBeLessThanOrEqual(1000)
+  expect(cut.at(-1)).toEqual({ type: 'finish', reason: 'cut' })
+})
+
+test('tells in the estimated usage the arguments of tool calls, which are not limited, and the input it is given', async () => {
+  const call: Chunk = { type: 'tool-call', index: 0, id: 'a', name: 'find', arguments: '{"q": "x"}' }
+  const chunks = [start, text('one'), call, text(' two three'), finish]
+  const usageOf = async (options?: { inputTokens: number }): Promise<unknown> =>
+    (await collect(limitTokens(2, words, options)(from(chunks)))).usage
+  const output = { text: 2 + countOf('find{"q": "x"}'), reasoning: 0 }
+  expect(await usageOf()).toEqual({
+    input: { uncached: 0, cacheRead: 0, cacheWrite: 0 },
+    output,
+    estimated: true,
+    billed: true
+  })
+  expect(await usageOf({ inputTokens: 42 })).toMatchObject({ input: { uncached: 42 }, output })
+})
+
+test('counts the input of the request it belongs to as a layer, at the cut only', async () => {
+  let counted = 0
+  const count = (request: ChatRequest): number => {
+    counted++
+    return request.messages.length * 10
+  }
+  const provider: Provider = async function* ({ model }) {
+    yield start
+    yield text(model === 'long' ? 'one two three' : 'one')
+    yield finish
+  }
+  const layered = withOperators(limitTokens(2, words, { inputTokens: count }))(provider)
+  const messages = [
+    { role: 'system' as const, content: 'be brief' },
+    { role: 'user' as const, content: 'hi' }
+  ]
+  expect((await collect(layered({ model: 'short', messages }, {}))).usage).toBeUndefined()
+  expect(counted).toBe(0)
+  const { usage } = await collect(layered({ model: 'long', messages }, {}))
+  expect(usage && inputTokens(usage)).toBe(20)
+  // Without a request there is nothing to count.
+  const { usage: alone } = await collect(limitTokens(2, words, { inputTokens: count })(from([start, text('one two three')])))
+  expect(alone && inputTokens(alone)).toBe(0)
+  expect(counted).toBe(1)
+})
+
+test('ends the stream with a TypeError when inputTokens gives no number, behind what was delivered', async () => {
+  const provider: Provider = () => from([start, text('one two three')])
+  const layered = withOperators(limitTokens(2, words, { inputTokens: () => Number.NaN }))(provider)
+  const got: Chunk[] = []
+  await expect(async () => {
+    for await (const chunk of layered({ model: 'm', messages: [{ role: 'user', content: 'hi' }] }, {})) got.push(chunk)
+  }).rejects.toThrow(/inputTokens must give a whole number/)
+  expect(textOf(got, 'text')).toBe('one two ')
+})
+
+test('aborts a provider that is already busy with the read behind the crossing chunk, before the cut is delivered', async () => {
+  const log: string[] = []
+  const provider: Provider = async function* (_request, { signal }: CallOptions) {
+    try {
+      for (const word of ['one ', 'two ', 'three ', 'four ']) yield text(word)
+      log.push('busy')
+      await new Promise((_resolve, reject) =>
+        onAbort(signal, (reason) => {
+          log.push('aborted')
+          reject(reason)
+        })
+      )
+    } finally {
+      log.push('closed')
+    }
+  }
+  // The clock of coalesce delivers while its read of the provider is pending.
+  const layered = withOperators(coalesce({ minChars: 1000, maxDelayMs: 5 }), limitTokens(4, words))(provider)
+  const stream = layered({ model: 'm', messages: [{ role: 'user', content: 'hi' }] }, {})[Symbol.asyncIterator]()
+  expect((await stream.next()).value).toEqual(text('one two three '))
+  expect(log.slice(0, 2)).toEqual(['busy', 'aborted'])
+  await new Promise(setImmediate)
+  expect(log).toEqual(['busy', 'aborted', 'closed'])
+  expect((await stream.next()).value).toMatchObject({ type: 'usage' })
+  expect((await stream.next()).value).toEqual({ type: 'finish', reason: 'cut' })
+})
+
 test('refuses wrong options at creation', () => {
   for (const max of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) expect(() => limitTokens(max, words)).toThrow(TypeError)
   expect(() => limitTokens(1, undefined as never)).toThrow(/tokenizer\.counter/)
+  for (const options of [{ inputTokens: -1 }, { inputTokens: '5' }, { input: 5 }, null]) {
+    expect(() => limitTokens(1, words, options as never)).toThrow(TypeError)
+  }
 })

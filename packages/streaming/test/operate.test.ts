@@ -1,26 +1,85 @@
-import type { Chunk } from '@millrace/core'
-import { describe, expect, test } from 'vitest'
-import { coalesce, limitTokens, type Operator, onlyText } from '../src/index.ts'
+import { getEventListeners } from 'node:events'
+import { type Chunk, type ChunkIterator, linkAbort } from '@millrace/core'
+import { heapAfterGc } from '@millrace/testkit'
+import { describe, expect, test, vi } from 'vitest'
+import { abortable } from '../src/abortable.ts'
+import { buffered } from '../src/buffered.ts'
+import { coalesce } from '../src/coalesce.ts'
+import { idleTimeout } from '../src/idle-timeout.ts'
+import { limitTokens } from '../src/limit-tokens.ts'
+import { map } from '../src/map.ts'
+import { onlyText } from '../src/only-text.ts'
+import type { Operator } from '../src/operate.ts'
+import { pace } from '../src/pace.ts'
+import { share } from '../src/share.ts'
+import { stopWhen } from '../src/stop-when.ts'
+import { batched } from './batched.ts'
 import { fed, finish, from, gather, start, text } from './source.ts'
 
-const operators: [string, Operator<Chunk, unknown>][] = [
-  ['coalesce', coalesce()],
-  ['limitTokens', limitTokens(100, () => ({ push: () => 0 }))],
-  ['onlyText', onlyText()]
+interface Subject {
+  readonly name: string
+  readonly operator: Operator<Chunk, unknown>
+  /** While its reader is away or waits for something else. */
+  readonly readsAhead?: true
+}
+
+const { signal } = new AbortController()
+const linked = linkAbort(signal)
+
+const subjects: readonly Subject[] = [
+  { name: 'coalesce', operator: coalesce() },
+  { name: 'limitTokens', operator: limitTokens(100_000, () => ({ push: () => 0 })) },
+  { name: 'stopWhen with a text', operator: stopWhen('never said') },
+  { name: 'stopWhen with a function', operator: stopWhen(() => false) },
+  { name: 'onlyText', operator: onlyText() },
+  { name: 'map', operator: map((chunk) => chunk) },
+  { name: 'pace', operator: pace({ charsPerSecond: 1_000_000 }), readsAhead: true },
+  { name: 'idleTimeout', operator: idleTimeout({ firstChunkMs: 60_000, idleMs: 60_000 }) },
+  { name: 'abortable', operator: abortable(signal) },
+  { name: 'abortable with a linked signal', operator: abortable(linked.signal) },
+  { name: 'buffered', operator: buffered(), readsAhead: true },
+  { name: 'buffered with whenFull: fail', operator: buffered({ whenFull: 'fail' }), readsAhead: true },
+  { name: 'share with one reader', operator: (source) => share(source, 1)[0] },
+  {
+    name: 'share with a reader that has left',
+    operator: (source) => {
+      const [reader, other] = share(source, 2)
+      void other.return?.()
+      return reader
+    }
+  },
+  {
+    name: 'all of them',
+    operator: (source) =>
+      abortable(signal)(onlyText()(coalesce({ minChars: 5 })(stopWhen('never said')(buffered<Chunk>()(idleTimeout()(source)))))),
+    readsAhead: true
+  }
 ]
 
-describe.each(operators)('%s', (_name, operator) => {
+const answer = [start, text('a long enough text'), text('another text'), text(' and a last one'), finish]
+
+type Iterator = ChunkIterator<unknown>
+const read = (operator: Operator<Chunk, unknown>, source: AsyncIterable<Chunk>): Iterator =>
+  operator(source)[Symbol.asyncIterator]() as Iterator
+
+describe.each(subjects)('$name', ({ operator, readsAhead }) => {
   test('returns the source at once when the reader leaves during a pending read, and settles that read', async () => {
-    const source = fed()
-    const stream = operator(source)[Symbol.asyncIterator]()
-    const pending = stream.next()
-    const left = stream.return?.()
-    expect(source.returned).toBe(1)
-    expect((await left)?.done).toBe(true)
-    expect((await pending).done).toBe(true)
-    expect((await stream.next()).done).toBe(true)
-    source.give(text('too late'))
-    expect((await stream.next()).done).toBe(true)
+    for (const way of ['next', 'nextBatch'] as const) {
+      const source = fed()
+      const stream = read(operator, source)
+      const pending = stream[way]()
+      const left = stream.return?.()
+      expect(source.returned).toBe(1)
+      expect((await left)?.done).toBe(true)
+      expect(await pending).toEqual(way === 'next' ? { done: true, value: undefined } : undefined)
+      expect((await stream.next()).done).toBe(true)
+      source.give(text('too late'))
+      expect((await stream.next()).done).toBe(true)
+      expect(await stream.nextBatch()).toBeUndefined()
+      expect(stream.ended).toBe(true)
+      expect((await stream.return?.())?.done).toBe(true)
+      expect(source.returned).toBe(1)
+    }
   })
 
   test('does not hang with a generator that is stuck in a read, nor fall over when it fails later', async () => {
@@ -30,7 +89,7 @@ describe.each(operators)('%s', (_name, operator) => {
         fail = reject
       })
     }
-    const stream = operator(stuck())[Symbol.asyncIterator]()
+    const stream = read(operator, stuck())
     const pending = stream.next()
     expect((await stream.return?.())?.done).toBe(true)
     expect((await pending).done).toBe(true)
@@ -38,12 +97,25 @@ describe.each(operators)('%s', (_name, operator) => {
     await new Promise(setImmediate)
   })
 
-  test('returns the source once when the reader leaves the loop, and waits until it is closed', async () => {
+  test('does not fall over when the source cannot be returned during a read', async () => {
+    for (const fail of [() => Promise.reject(new Error('cannot close')), undefined]) {
+      const source: AsyncIterable<Chunk> = {
+        [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}), ...(fail === undefined ? {} : { return: fail }) })
+      }
+      const stream = read(operator, source)
+      const pending = stream.next()
+      expect((await stream.return?.())?.done).toBe(true)
+      expect((await pending).done).toBe(true)
+    }
+    await new Promise(setImmediate)
+  })
+
+  test.skipIf(readsAhead)('returns the source once when the reader leaves the loop, and waits until it is closed', async () => {
     let closed = false
     async function* source(): AsyncGenerator<Chunk> {
       try {
-        yield text('0123456789')
-        yield text('0123456789')
+        yield text('0123456789'.repeat(3))
+        yield text('0123456789'.repeat(3))
       } finally {
         await new Promise(setImmediate)
         closed = true
@@ -53,43 +125,218 @@ describe.each(operators)('%s', (_name, operator) => {
     expect(closed).toBe(true)
   })
 
-  test('does not return a source that has ended, and passes on its error', async () => {
+  test('returns the source when the loop throws', async () => {
+    const source = fed()
+    for (let count = 0; count < 3; count++) source.give(text('a long enough text, and then some'))
+    const boom = new Error('boom')
+    const reading = async (): Promise<void> => {
+      for await (const _ of operator(source)) throw boom
+    }
+    await expect(reading()).rejects.toBe(boom)
+    expect(source.returned).toBe(1)
+  })
+
+  test('does not return a source that has ended', async () => {
     const source = fed()
     source.end()
-    await gather(operator(source))
+    const stream = read(operator, source)
+    expect((await stream.next()).done).toBe(true)
+    await stream.return?.()
     expect(source.returned).toBe(0)
-    const broken = fed()
+  })
+
+  test('passes on an error behind what came before it, once', async () => {
+    const expected = await gather(operator(from(answer)))
     const boom = new Error('boom')
-    broken.fail(boom)
-    await expect(gather(operator(broken))).rejects.toBe(boom)
+    const source = fed()
+    for (const chunk of answer) source.give(chunk)
+    source.fail(boom)
+    const stream = read(operator, source)
+    const got: unknown[] = []
+    await expect(async () => {
+      for (;;) got.push((await stream.next()).value)
+    }).rejects.toBe(boom)
+    expect(got).toEqual(expected)
+    expect((await stream.next()).done).toBe(true)
+    expect(stream.ended).toBe(true)
+    await stream.return?.()
+    expect(source.returned).toBe(0)
+  })
+
+  test('fails by a rejection when the source throws instead of answering', async () => {
+    const boom = new Error('boom')
+    const source: AsyncIterable<Chunk> = {
+      [Symbol.asyncIterator]: () => ({
+        next: async () => {
+          throw boom
+        }
+      })
+    }
+    await expect(gather(operator(source))).rejects.toBe(boom)
   })
 
   test('answers reads that were not waited for in their order', async () => {
-    const stream = operator(from([start, text('a long enough text'), text('another text'), finish]))[Symbol.asyncIterator]()
-    const all = await Promise.all(Array.from({ length: 6 }, () => stream.next()))
-    const expected = await gather(operator(from([start, text('a long enough text'), text('another text'), finish])))
+    const stream = read(operator, from(answer))
+    const all = await Promise.all(Array.from({ length: 8 }, () => stream.next()))
+    const expected = await gather(operator(from(answer)))
     expect(all.filter(({ done }) => done !== true).map(({ value }) => value)).toEqual(expected)
+    const mixed = read(operator, from(answer))
+    const [first, second, third, ...rest] = await Promise.all([
+      mixed.next(),
+      mixed.nextBatch(),
+      mixed.next(),
+      ...Array.from({ length: 6 }, () => mixed.nextBatch())
+    ])
+    const values = [
+      ...(first?.done === true ? [] : [first?.value]),
+      ...(second ?? []),
+      ...(third?.done === true ? [] : [third?.value]),
+      ...rest.flatMap((batch) => batch ?? [])
+    ]
+    expect(values).toEqual(expected)
   })
 
-  test('reads no further than the reader asks', async () => {
+  test.skipIf(readsAhead)('reads no further than the reader asks', async () => {
     const source = fed()
     for (let count = 0; count < 10; count++) source.give(text('a long enough text'))
-    const stream = operator(source)[Symbol.asyncIterator]()
+    const stream = read(operator, source)
     await stream.next()
+    expect(source.reads).toBe(1)
+    await new Promise(setImmediate)
     expect(source.reads).toBe(1)
     await stream.return?.()
   })
+
+  test('reads nothing before it is read, and returns the source when it is left before', async () => {
+    const source = fed()
+    source.give(start)
+    const stream = read(operator, source)
+    await new Promise(setImmediate)
+    expect(source.reads).toBe(0)
+    expect(getEventListeners(signal, 'abort')).toHaveLength(1)
+    await stream.return?.()
+    expect(source.returned).toBe(1)
+    expect((await stream.next()).done).toBe(true)
+    expect(source.reads).toBe(0)
+  })
+
+  test('gives in batches what it gives one by one, and says with the last that it has ended', async () => {
+    const expected = await gather(operator(from(answer)))
+    for (const batches of [[answer], [answer.slice(0, 2), answer.slice(2)], answer.map((chunk) => [chunk])]) {
+      const stream = read(operator, batched(...batches))
+      const got: unknown[] = []
+      while (!stream.ended) {
+        const batch = await stream.nextBatch()
+        if (batch === undefined) break // nothing had come of the last ones
+        expect(batch).not.toHaveLength(0)
+        got.push(...batch)
+      }
+      expect(textOf(got)).toBe(textOf(expected))
+      expect(await stream.nextBatch()).toBeUndefined()
+      const one = read(operator, batched(...batches))
+      const singly: unknown[] = []
+      for (let result = await one.next(); result.done !== true; result = await one.next()) singly.push(result.value)
+      expect(singly).toEqual(got)
+      expect(one.ended).toBe(true)
+      const both = read(operator, batched(...batches))
+      const turns: unknown[] = []
+      while (!both.ended) {
+        const { done, value } = await both.next()
+        if (done !== true) turns.push(value)
+        turns.push(...((await both.nextBatch()) ?? []))
+      }
+      expect(turns).toEqual(got)
+    }
+  })
+
+  test('takes a source in batches: few reads for many chunks', async () => {
+    const source = batched(answer, answer)
+    const stream = read(operator, source)
+    while (!stream.ended) await stream.nextBatch()
+    expect(source.reads).toBe(2)
+  })
+
+  test('keeps streams that run at the same time apart', async () => {
+    const expected = await gather(operator(from(answer)))
+    const streams = await Promise.all(
+      Array.from({ length: 20 }, async () => {
+        async function* slow(): AsyncGenerator<Chunk> {
+          for (const chunk of answer) {
+            await new Promise(setImmediate)
+            yield chunk
+          }
+        }
+        return gather(operator(slow()))
+      })
+    )
+    for (const got of streams) expect(got).toEqual(expected)
+  })
+
+  test('leaves no timer and no listener behind a thousand streams, however they end', async () => {
+    // Timers of all kinds are counted, those too that keep no process alive.
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setImmediate', 'clearImmediate', 'performance'] })
+    try {
+      const all = endAll(operator, 1000)
+      const progress = { ended: false }
+      const over = (): void => {
+        progress.ended = true
+      }
+      all.then(over, over)
+      while (!progress.ended) await vi.advanceTimersByTimeAsync(10)
+      await all
+      expect(vi.getTimerCount()).toBe(0)
+      expect(getEventListeners(signal, 'abort')).toHaveLength(1) // the linked one's
+      expect(getEventListeners(linked.signal, 'abort')).toHaveLength(0)
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
+  test('keeps nothing of a thousand streams, however they end', async () => {
+    await endAll(operator, 20)
+    const before = await heapAfterGc()
+    await endAll(operator, 1000)
+    expect((await heapAfterGc()) - before).toBeLessThan(8 * 2 ** 20) // each stream has a chunk of 20 KB
+  })
 })
 
-test('onlyText gives the text of the answer and nothing else', async () => {
-  const chunks: Chunk[] = [
-    start,
-    { type: 'reasoning', text: 'hm' },
-    text('a'),
-    text(''),
-    { type: 'refusal', text: 'no' },
-    text('b'),
-    finish
-  ]
-  expect(await gather(onlyText()(from(chunks)))).toEqual(['a', 'b'])
-})
+async function endAll(operator: Operator<Chunk, unknown>, streams: number): Promise<void> {
+  await Promise.all(Array.from({ length: streams }, (_, count) => endings[count % endings.length]?.(operator)))
+}
+
+/** Ways for a stream to end; the last two are never read. */
+const endings: readonly ((operator: Operator<Chunk, unknown>) => Promise<unknown>)[] = [
+  (operator) => gather(operator(from(heavyAnswer()))),
+  (operator) => gather(operator(batched(heavyAnswer()))),
+  async (operator) => {
+    for await (const _ of operator(from(heavyAnswer()))) break
+  },
+  async (operator) => {
+    const source = fed()
+    for (const chunk of heavyAnswer()) source.give(chunk)
+    source.fail(new Error('boom'))
+    await gather(operator(source)).catch(() => {})
+  },
+  async (operator) => {
+    const stream = read(operator, fed())
+    const pending = stream.next()
+    await stream.return?.()
+    await pending
+  },
+  async (operator) => read(operator, from(heavyAnswer())).return?.(),
+  async (operator) => void read(operator, from(heavyAnswer()))
+]
+
+function heavyAnswer(): Chunk[] {
+  const heavy = { ...text('a long enough text'), weight: Array.from({ length: 2500 }, (_, index) => index) }
+  return [start, heavy, text('another text'), finish]
+}
+
+/** A text is the same text in whatever pieces it comes. */
+function textOf(items: readonly unknown[]): string {
+  return items
+    .map((item) =>
+      typeof item === 'string' ? item : (item as Chunk).type === 'text' ? (item as { text: string }).text : JSON.stringify(item)
+    )
+    .join('')
+}

@@ -631,6 +631,76 @@ describe.skipIf(skip !== undefined)('a log whose Redis fails', () => {
   })
 })
 
+describe.skipIf(skip !== undefined)('what is said to a log', () => {
+  it('is read by one command in 200 ms for all writers of a process, and by none when nobody listens', async () => {
+    const log = logs()
+    const before = await commandCalls('xread')
+    const writers = Array.from({ length: 500 }, () => log.write(newId(), { onWord: () => {} }))
+    const startedAt = performance.now()
+    await delay(1500)
+    const calls = (await commandCalls('xread')) - before
+    expect(calls).toBeLessThanOrEqual((performance.now() - startedAt) / 200 + 1)
+    expect(calls).toBeGreaterThan(2)
+    await Promise.all(writers.map((writer) => writer.end()))
+    await delay(250)
+    const after = await commandCalls('xread')
+    await delay(500)
+    expect(await commandCalls('xread')).toBe(after)
+  })
+
+  it('rejects in time while Redis is away, and is heard when it is back, restarted and empty', async () => {
+    const { server, log } = await apart({ ttlMs: 900, patienceMs: 300 })
+    const id = newId()
+    const heard: string[] = []
+    const writer = log.write(id, { onWord: (word) => heard.push(word) })
+    await until(async () => (await log.tell(id, 'before'))?.open === true)
+    await until(() => heard.length === 1)
+    for (const fail of ['pause', 'kill'] as const) {
+      server[fail]()
+      const startedAt = performance.now()
+      const error = await failureOf(log.tell(id, 'lost'))
+      expect(performance.now() - startedAt).toBeLessThan(1500)
+      expect(isMillraceError(error, 'network')).toBe(true)
+      expect((error as { cause?: unknown }).cause).toBeDefined()
+    }
+    await server.kill()
+    await ownServer(server.port)
+    await until(async () => (await log.tell(id, 'after').catch(() => undefined))?.open === true)
+    await until(() => heard.includes('after'))
+    expect(log.stats()).toMatchObject({ broken: 0, writers: 1 })
+    await writer.end()
+  })
+
+  it('to a key that holds something else is refused, and nobody hears it', async () => {
+    const log = logs()
+    const [text, foreign, evil] = [newId(), newId(), newId()]
+    await connection.command(['SET', keyOf(text), 'x'])
+    await connection.command(['XADD', keyOf(foreign), '7-7', 'a', 'b'])
+    await connection.command(['XADD', keyOf(evil), '1-0', '../../words:x.y', '["a"]'])
+    expect(await failureOf(log.tell(text, 'x'))).toMatchObject({ code: 'network' })
+    expect(await failureOf(log.tell(foreign, 'x'))).toMatchObject({ code: 'protocol', details: { reason: 'unexpected' } })
+    expect(await log.tell(evil, 'x')).toEqual({ open: true, length: 1 })
+    expect(await connection.command(['KEYS', '*words:x*'])).toEqual([])
+    for (const reply of ['OK', 1, {}, [1], ['1-0', 1, 2]]) {
+      const odd = createRedisLog({ command: async () => reply })
+      expect(await failureOf(odd.tell('id', ''))).toMatchObject({ code: 'protocol' })
+    }
+  })
+
+  it('is dropped from an inbox whose process is gone', async () => {
+    const log = logs()
+    const id = newId()
+    const dead = createRedisLog({ command: connection.command })
+    const writer = dead.write(id, { onWord: () => {} })
+    await until(async () => (await log.tell(id, '')) !== undefined)
+    await log.tell(id, 'cancel')
+    const [inbox] = (await connection.command(['KEYS', 'millrace:log:words:*'])) as string[]
+    expect(Number(await connection.command(['PTTL', inbox ?? '']))).toSatisfy((ms: number) => ms > 0 && ms <= 60_000)
+    await writer.end()
+    await dead.close()
+  })
+})
+
 describe.skipIf(skip !== undefined)('the readers of a log', () => {
   it('share one loop of reads: 200 on 200 logs, and 200 on one', async () => {
     const log = logs()

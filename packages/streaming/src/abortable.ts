@@ -1,0 +1,117 @@
+import { type ChunkIterator, hasEnded, nextBatch, onAbort } from '@millrace/core'
+
+/**
+ * Ends a stream of anything when `signal` aborts: the read that waits rejects with `signal.reason` at once, although the
+ * source may be busy, what was ready is withheld, and the source is returned. Once the signal has aborted, nothing is read.
+ *
+ * One listener a stream, taken off at its end. A stream that is neither read on nor left stays on the signal.
+ *
+ * @throws {TypeError} at creation, without a signal. The stream throws `signal.reason`, unwrapped
+ *
+ * @example
+ * for await (const event of abortable(request.signal)(parseSSE(response.body))) console.log(event.data)
+ */
+export function abortable(signal: AbortSignal): <T>(source: AsyncIterable<T>) => AsyncIterable<T> {
+  if (typeof (signal as Partial<AbortSignal> | null | undefined)?.aborted !== 'boolean') {
+    throw new TypeError('abortable takes an AbortSignal: write abortable(controller.signal)')
+  }
+  return (source) => ({ [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), signal) })
+}
+
+const done: IteratorReturnResult<undefined> = Object.freeze({ done: true, value: undefined })
+
+const isDone = (result: IteratorResult<unknown, undefined>): boolean => result.done === true
+const isUndefined = (batch: unknown): boolean => batch === undefined
+
+/**
+ * No step of `operate`: that one is over with its source, and here what a source that has ended gave, and the reader has
+ * not taken yet, is withheld too.
+ */
+function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterator<T> {
+  let state: 'new' | 'open' | 'aborted' | 'over' = 'new'
+  let waiting: { readonly settled: Promise<unknown>; end(): void; fail(error: unknown): void } | undefined
+  let off: (() => void) | undefined
+
+  function over(): void {
+    state = 'over'
+    off?.()
+  }
+
+  function abort(reason: unknown): void {
+    state = 'aborted'
+    leaveUnheard()
+    if (waiting !== undefined) fail(reason)
+  }
+
+  async function leave(): Promise<void> {
+    await source.return?.()
+  }
+
+  /** Not waited for: a generator answers only after the read it is busy with. What it fails with then has no hearer left. */
+  function leaveUnheard(): void {
+    leave().catch(() => {})
+  }
+
+  function fail(error: unknown): void {
+    const failed = waiting
+    waiting = undefined
+    over()
+    failed?.fail(error)
+  }
+
+  const one = () => source.next() as Promise<IteratorResult<T, undefined>>
+  const all = () => nextBatch(source)
+
+  /** A reader that does not wait for its reads gets them in order. */
+  function read<R>(take: () => Promise<R>, isEnd: (result: R) => boolean, end: R): Promise<R> {
+    if (waiting !== undefined) {
+      const again = (): Promise<R> => read(take, isEnd, end)
+      return waiting.settled.then(again, again)
+    }
+    if (state === 'new') {
+      state = 'open'
+      off = onAbort(signal, abort)
+    }
+    if ((state as string) === 'aborted') {
+      over()
+      return Promise.reject(signal.reason)
+    }
+    if (state === 'over') return Promise.resolve(end)
+    const { promise, resolve, reject } = Promise.withResolvers<R>()
+    const own = { settled: promise, end: () => resolve(end), fail: reject }
+    waiting = own
+    const took = (result: R): void => {
+      if (waiting !== own) return // it has been answered already
+      waiting = undefined
+      if (isEnd(result) || hasEnded(source)) over()
+      resolve(result)
+    }
+    const failed = (error: unknown): void => {
+      if (waiting === own) fail(error)
+    }
+    try {
+      take().then(took, failed)
+    } catch (error) {
+      failed(error)
+    }
+    return promise
+  }
+
+  return {
+    next: () => read(one, isDone, done),
+    nextBatch: () => read(all, isUndefined, undefined),
+    get ended() {
+      return state === 'over'
+    },
+    async return() {
+      const wasOpen = state === 'new' || state === 'open'
+      const left = waiting
+      waiting = undefined
+      over()
+      left?.end()
+      if (wasOpen && left !== undefined) leaveUnheard()
+      else if (wasOpen) await leave()
+      return done
+    }
+  }
+}
