@@ -40,7 +40,11 @@ afterAll(async () => {
   await tokenizers.close()
 })
 
-const openaiEvents = [...answer].map((content) => ({ id: '1', model: 'gpt-4.1', choices: [{ index: 0, delta: { content } }] }))
+const openaiEvents = Array.from(answer).map((content) => ({
+  id: '1',
+  model: 'gpt-4.1',
+  choices: [{ index: 0, delta: { content } }]
+}))
 const anthropicEvents = [
   { type: 'message_start', message: { id: '1', model: 'm', usage: { input_tokens: 700, output_tokens: 1 } } },
   { type: 'content_block_start', index: 0, content_block: { type: 'text', text: '' } },
@@ -131,10 +135,9 @@ describe('an answer that breaks off', () => {
     const expected = tokenizer.count('find') + tokenizer.count('{"q":"mill"}')
     expect((await failure(adapter, 'stream'))?.usage?.output).toEqual({ text: expected, reasoning: output.text })
 
-    // biome-ignore lint/correctness/useYield: it fails before it begins
-    const dead: Provider = async function* () {
-      throw new TypeError('no')
-    }
+    const dead: Provider = () => ({
+      [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(new TypeError('no')) })
+    })
     await using silent = createAdapter({ provider: dead, tokens })
     const stream = silent.stream(request)
     await expect(stream.next()).rejects.toThrow('no')

@@ -228,7 +228,7 @@ async function read(api: Api, batches: readonly (readonly Uint8Array[])[], oneBy
     if (!isMillraceError(error)) throw error
     return {
       chunks: chunks.map(named),
-      end: error.code === 'protocol' ? `protocol ${(error.details as Fields).reason}` : error.code
+      end: error.code === 'protocol' ? `protocol ${String((error.details as Fields).reason)}` : error.code
     }
   }
   return { chunks: chunks.map(named), end: 'done' }

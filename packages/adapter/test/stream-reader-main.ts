@@ -11,12 +11,12 @@ export interface Told {
   readonly heapMiB: number
 }
 
-const [how, url = ''] = process.argv.slice(2)
+const [how = '', url = ''] = process.argv.slice(2)
 const characters = (): { push(text: string): number } => {
   let count = 0
   return { push: (text) => (count += text.length) }
 }
-const operators = how?.endsWith('through operators') ? [coalesce({ minChars: 4000 }), limitTokens(1e9, characters)] : []
+const operators = how.endsWith('through operators') ? [coalesce({ minChars: 4000 }), limitTokens(1e9, characters)] : []
 const adapter = adapterAt(url, { operators })
 const toMiB = 1 / (1024 * 1024)
 
@@ -66,8 +66,8 @@ async function forget(): Promise<void> {
   for (let index = 0; index < 3; index++) await iterator.next()
 }
 
-if (how?.startsWith('slowly') === true) await readSlowly()
-else if (how?.startsWith('forgetting') === true) {
+if (how.startsWith('slowly')) await readSlowly()
+else if (how.startsWith('forgetting')) {
   await forget()
   tell()
   // As in a process that goes on with other work.

@@ -90,7 +90,7 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
     const own = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     const isPlain = isAscii(own)
     if (!atStart || isPlain) read(own, isPlain)
-    else start(own)
+    else begin(own)
   }
 
   function pushScratch(size: number): 0 {
@@ -105,7 +105,7 @@ export function createSSEParser(onEvent: (event: ServerSentEvent) => void, optio
   }
 
   /** As long as the bytes can still be a byte order mark, they wait for the rest of it. */
-  function start(bytes: Buffer): void {
+  function begin(bytes: Buffer): void {
     const text = pieces.join('') + bytes.toString('latin1')
     const isOpen = text.length < byteOrderMark.length && byteOrderMark.startsWith(text)
     pieces = isOpen ? [text] : []

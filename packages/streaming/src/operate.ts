@@ -199,8 +199,8 @@ function iterate<A, B>(
   }
 
   /** A reader that does not wait for its reads gets them in order. */
-  function next(): Promise<Result<B>> {
-    if (reader !== undefined) return reader.settled.then(next, next)
+  function nextOne(): Promise<Result<B>> {
+    if (reader !== undefined) return reader.settled.then(nextOne, nextOne)
     if (isReady()) return Promise.resolve({ done: false, value: ready[at++] as B })
     clear()
     const { promise, resolve, reject } = Promise.withResolvers<Result<B>>()
@@ -209,8 +209,8 @@ function iterate<A, B>(
     return promise
   }
 
-  function batch(): Promise<readonly B[] | undefined> {
-    if (reader !== undefined) return reader.settled.then(batch, batch)
+  function nextAll(): Promise<readonly B[] | undefined> {
+    if (reader !== undefined) return reader.settled.then(nextAll, nextAll)
     if (isReady()) return Promise.resolve(rest())
     clear()
     const { promise, resolve, reject } = Promise.withResolvers<readonly B[] | undefined>()
@@ -220,8 +220,8 @@ function iterate<A, B>(
   }
 
   return {
-    next,
-    nextBatch: batch,
+    next: nextOne,
+    nextBatch: nextAll,
     get ended() {
       return state === 'ended' && at === ready.length && closing === undefined
     },

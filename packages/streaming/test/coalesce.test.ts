@@ -47,7 +47,7 @@ const others = (chunks: readonly Chunk[]): Chunk[] => chunks.filter((one) => !('
 /** Every character with the field it stands in, every signature, id and name with its place among them. */
 const letters = (chunks: readonly Chunk[]): string[] =>
   chunks.flatMap((one) => {
-    if (one.type === 'tool-call') return [...one.arguments].map((letter) => `${one.index} ${letter}`)
+    if (one.type === 'tool-call') return Array.from(one.arguments).map((letter) => `${one.index} ${letter}`)
     if (!('text' in one)) return [one.type]
     const all = Array.from({ length: one.text.length }, (_, at) => `${one.type} ${one.text.charAt(at)}`)
     return 'signature' in one && one.signature !== undefined ? [...all, one.signature] : all

@@ -83,7 +83,7 @@ describe('on the clock', () => {
     const one = await paced(options, [[0, text(whole)]])
     const many = await paced(
       options,
-      [...whole].map((letter) => [0, text(letter)] as const)
+      Array.from(whole).map((letter) => [0, text(letter)] as const)
     )
     for (let ms = 50; ms <= 1600; ms += 50) {
       expect(Math.abs(charsBy(one, ms) - charsBy(many, ms))).toBeLessThanOrEqual(8)
@@ -154,7 +154,10 @@ describe('on the clock', () => {
           const marks = (list: readonly (readonly [number, Chunk])[]): [string, number][] =>
             list.flatMap(([at, one]): [string, number][] => {
               if (lengthOf(one) === 0 || one.type === 'start') return [[JSON.stringify(one), at]]
-              const letters = [...(one as { text: string }).text].map((letter): [string, number] => [one.type + letter, at])
+              const letters = Array.from((one as { text: string }).text).map((letter): [string, number] => [
+                one.type + letter,
+                at
+              ])
               return 'signature' in one && one.signature !== undefined ? [...letters, [one.signature, at]] : letters
             })
           const came = marks(given)

@@ -122,7 +122,7 @@ describe('partialJson', () => {
 
   it('takes a bare number for complete, although it may grow', () => {
     const parser = createPartialJson()
-    const seen = [...'-12.5e1'].map((digit) => {
+    const seen = Array.from('-12.5e1').map((digit) => {
       parser.push(digit)
       return [parser.state, parser.value]
     })
@@ -230,7 +230,7 @@ describe('partialJson', () => {
     const soup = fc
       .array(
         fc.constantFrom(
-          ...'[]{},:"\\ \n',
+          ...Array.from('[]{},:"\\ \n'),
           '\\u',
           'd83d',
           'de00',

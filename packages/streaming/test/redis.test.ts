@@ -656,7 +656,7 @@ describe.skipIf(skip !== undefined)('what is said to a log', () => {
     await until(async () => (await log.tell(id, 'before'))?.open === true)
     await until(() => heard.length === 1)
     for (const fail of ['pause', 'kill'] as const) {
-      server[fail]()
+      void server[fail]()
       const startedAt = performance.now()
       const error = await failureOf(log.tell(id, 'lost'))
       expect(performance.now() - startedAt).toBeLessThan(1500)

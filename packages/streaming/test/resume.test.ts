@@ -176,7 +176,7 @@ describe.skipIf(skip !== undefined)('a stream between two replicas', () => {
     await many(replicas, cuts)
     const stats = await Promise.all(replicas.map((each) => each.stats()))
     console.log(
-      `${cuts} streams in ${Math.round(performance.now() - startedAt)} ms; resumed elsewhere: ${stats.map((each) => each.resumedElsewhere)}`
+      `${cuts} streams in ${Math.round(performance.now() - startedAt)} ms; resumed elsewhere: ${stats.map((each) => each.resumedElsewhere).join(', ')}`
     )
     const sum = (name: string): number => stats.reduce((total, each) => total + (each[name] as number), 0)
     expect(sum('started')).toBe(cuts)

@@ -4,7 +4,7 @@ import { createServer as createHttp2, type Http2Server } from 'node:http2'
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import type { SSESource, SSEWriteOptions } from '../src/sse-options.ts'
 import { toSSEResponse } from '../src/sse-response.ts'
-import { type SSEWriteEnd, writeSSE } from '../src/write-sse.ts'
+import { writeSSE } from '../src/write-sse.ts'
 
 export type Kind = 'http' | 'http2' | 'web'
 
@@ -13,13 +13,13 @@ export interface Served extends AsyncDisposable {
   readonly url: string
   readonly port: number
   /** How each answer ended: `failed before: ...` when its promise rejected. The web form knows no end. */
-  readonly ends: (SSEWriteEnd | string)[]
+  readonly ends: string[]
 }
 
 export async function serve(kind: Kind, answer: () => { source: SSESource; options?: SSEWriteOptions }): Promise<Served> {
   const ends: string[] = []
   const refuse = (response: ServerResponse, error: unknown): void => {
-    ends.push(`failed before: ${error}`)
+    ends.push(`failed before: ${String(error)}`)
     if (!response.destroyed) response.writeHead(502).end(String(error))
   }
   const server: Server | Http2Server =

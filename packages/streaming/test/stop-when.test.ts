@@ -58,7 +58,7 @@ describe('texts', () => {
           expect(source.returned).toBe(expected === undefined ? 0 : 1)
           // In order: what is between two chunks stays between them.
           const marks = (all: readonly Chunk[]): unknown[] =>
-            all.flatMap((chunk) => (chunk.type === 'text' ? [...chunk.text] : chunk.type === 'extra' ? [chunk.value] : []))
+            all.flatMap((chunk) => (chunk.type === 'text' ? Array.from(chunk.text) : chunk.type === 'extra' ? [chunk.value] : []))
           const delivered = marks(chunks)
           expect(delivered).toEqual(marks(pieces).slice(0, delivered.length))
         }

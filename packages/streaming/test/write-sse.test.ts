@@ -79,7 +79,7 @@ describe.each<Kind>(['http', 'http2', 'web'])('over %s', (kind) => {
   test('notes known before the first content become headers', async () => {
     const note: Chunk = { type: 'note', from: 'cache', facts: { state: 'hit' } }
     const served = await serving(kind, from([start, note, ...whole.slice(1)]), {
-      headers: ({ cache }) => ({ 'x-cache': String(cache?.state) })
+      headers: ({ cache }) => ({ 'x-cache': cache?.state === 'hit' ? 'hit' : 'none' })
     })
     const { headers, body } = await get(kind, served)
     expect(headers['x-cache']).toBe('hit')
