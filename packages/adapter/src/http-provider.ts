@@ -269,7 +269,8 @@ class Answer extends ChunkBatches {
     const from = this.#ready.length
     this.#lastEvent = this.#reader.event(event, this.#ready)
     this.#wellFormed.mend(this.#ready, from)
-    this.#template?.parsed(this.#ready, from)
+    // Learning takes as long as twenty events: the first content does not wait for it.
+    if (this.#hasContent) this.#template?.parsed(this.#ready, from)
     if (this.#lastEvent) this.#template?.stop()
   }
 
