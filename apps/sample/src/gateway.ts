@@ -2,7 +2,7 @@ import { randomUUID, timingSafeEqual } from 'node:crypto'
 import { type AddressInfo, Server as NetServer } from 'node:net'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Adapter } from '@millrace/adapter'
-import { checkRequest, isJsonObject, isMillraceError, type JsonObject, MillraceError, parseJson } from '@millrace/core'
+import { annotate, checkRequest, isJsonObject, isMillraceError, type JsonObject, MillraceError, parseJson } from '@millrace/core'
 import { openaiError, openaiEvents, toSSEResponse } from '@millrace/streaming'
 import { createFetch, type Transport } from '@millrace/transport'
 import { type Context, Hono } from 'hono'
@@ -158,7 +158,10 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
       signal: req.raw.signal
     })
       // A fetch fails as the standard has it; what happened is the cause.
-      .catch((error: unknown) => Promise.reject(error instanceof TypeError ? (error.cause ?? error) : error))
+      .catch((error: unknown) => {
+        const cause = error instanceof TypeError ? (error.cause ?? error) : error
+        throw annotate(cause, { context: { provider: 'upstream' } })
+      })
     if (response.status === 401 || response.status === 403) {
       // It is the gateway's key that was refused, and providers repeat it in what they say.
       await response.body?.cancel()

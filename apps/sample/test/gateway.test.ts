@@ -7,14 +7,14 @@ import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { type Gateway, startGateway } from '../src/gateway.ts'
+import { type Gateway, type GatewayOptions, startGateway } from '../src/gateway.ts'
 
 let provider: ScriptedProvider
 let gateway: Gateway
 let client: OpenAI
 const open: AsyncDisposable[] = []
 
-async function start(more: { token?: string; passTotalMs?: number; streamTotalMs?: number } = {}): Promise<Gateway> {
+async function start(more: Partial<GatewayOptions> = {}): Promise<Gateway> {
   const transport = createTransport({ retry: { baseMs: 1 } })
   const upstream = { apiKey: 'upstream-key', baseURL: provider.url }
   const adapter = createAdapter({ provider: openai(upstream), transport, cache: {} })
@@ -182,9 +182,12 @@ describe('the API', () => {
 
   test.each(['deep first', 'deep later'])('ends the call when an answer cannot be written: %s', async (prompt) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
-    const text = await (await post({ ...ask(prompt), stream: true })).text()
-    expect(text).toMatch(/data: {"error":{.*"code":"internal_error"}}\n\n$/)
-    expect(text.includes('so far')).toBe(prompt === 'deep later')
+    const answer = await post({ ...ask(prompt), stream: true })
+    const text = await answer.text()
+    expect(text).toMatch(/{"error":{.*"code":"internal_error"}}/)
+    // What cannot be written from the start still gets a status.
+    if (prompt === 'deep first') expect(answer.status).toBe(500)
+    else expect(text).toMatch(/so far[^]*data: {"error":{.*"code":"internal_error"}}\n\n$/)
     expect(logged).toHaveBeenCalledOnce()
     logged.mockRestore()
     await expect.poll(() => fetch(`${gateway.url}/v1/stats`).then((response) => response.json())).toMatchObject({ running: 0 })
@@ -254,6 +257,12 @@ describe('the API', () => {
   test('keeps its own key to itself where it passes a request on and the provider refuses the key', async () => {
     const refused = await post({ ...ask('status 401'), functions: [{ name: 'f' }] })
     expect([refused.status, await refused.text()]).toEqual([502, expect.not.stringContaining('secret-of-the-provider')])
+  })
+
+  test('tells that it is the provider which cannot be reached, also where it passes a request on', async () => {
+    const cut = await start({ upstream: { apiKey: 'x', baseURL: 'http://127.0.0.1:1' } })
+    const refused = await post({ ...ask('x'), messages: foreign('x') }, cut.url)
+    expect([refused.status, await refused.text()]).toEqual([502, expect.stringContaining('the provider could not be reached')])
   })
 
   test('refuses unknown paths, serves its page, its health and its numbers', async () => {

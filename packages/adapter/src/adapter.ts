@@ -10,7 +10,6 @@ import {
   type Provider,
   pipe,
   type Timeouts,
-  type UsageEstimate,
   watch
 } from '@millrace/core'
 import { type Operator, withOperators } from '@millrace/streaming'
@@ -128,8 +127,6 @@ export function createAdapter(options: AdapterOptions): Adapter {
   /** The options of a `complete` that was given none, put together once. */
   const plain: CallOptions = Object.freeze({ stream: false, timeouts })
 
-  const estimateOf = (request: ChatRequest): UsageEstimate | undefined => tokenizers && partialUsage(tokenizers, request)
-
   /** Not `async` itself: each such function costs a call three turns of the queue. */
   function complete(request: ChatRequest, asked?: CompleteOptions): Promise<Completion> {
     if (asked?.onAbort !== undefined) return completeOrTell(request, asked, asked.onAbort)
@@ -140,7 +137,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
         return answer[Symbol.asyncIterator]()
       }
     }
-    return tokenizers === undefined ? collect(chunks) : collect(chunks, { estimateUsage: estimateOf(request) })
+    return tokenizers === undefined ? collect(chunks) : collect(chunks, { estimateUsage: partialUsage(tokenizers, request) })
   }
 
   async function completeOrTell(
@@ -161,7 +158,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
   function streamOf(request: ChatRequest, call: CallOptions): AnswerStream {
     return createAnswerStream(() => provider(request, call), {
       signal: call.signal,
-      estimateUsage: estimateOf(request),
+      estimateUsage: partialUsage(tokenizers, request),
       forgotten
     })
   }

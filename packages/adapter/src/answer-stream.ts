@@ -59,7 +59,11 @@ export function createAnswerStream(
   let left = false
   let ready: readonly Chunk[] = []
   let at = 0
-  let pulling: Promise<unknown> | undefined
+  /** What a read has to wait for: a pull, or the last of the reads that wait already. */
+  let last: Promise<unknown> | undefined
+  let waiting = 0
+  /** Told again to who reads on. */
+  let failure: { readonly error: unknown } | undefined
 
   function over(): void {
     left = true
@@ -89,17 +93,43 @@ export function createAnswerStream(
     })
   }
 
+  /** Each read waits for the one before it. When its turn comes it is made again, as if none was waiting. */
+  function behind<R>(before: Promise<unknown>, read: () => Promise<R>): Promise<R> {
+    const turn = (): Promise<R> => {
+      const newest = last
+      last = undefined
+      try {
+        return read()
+      } finally {
+        last = newest
+      }
+    }
+    const mine = before.then(turn, turn)
+    last = mine
+    waiting++
+    mine.then(settled, settled)
+    return mine
+  }
+  function settled(): void {
+    waiting--
+    free()
+  }
+  function free(): void {
+    if (waiting === 0) last = undefined
+  }
+
   function took(batch: readonly Chunk[] | undefined): readonly Chunk[] | undefined {
-    pulling = undefined
+    free()
     if (batch !== undefined) return batch
     forgotten.unregister(reading)
     if (!left && !assembly.finished) throw incomplete(assembly.partial())
     return undefined
   }
   function failed(error: unknown): never {
-    pulling = undefined
+    free()
     forgotten.unregister(reading)
-    throw annotate(error, { partial: assembly.partial() })
+    failure = { error: annotate(error, { partial: assembly.partial() }) }
+    throw failure.error
   }
   function one(arrived: readonly Chunk[] | undefined): IteratorResult<Chunk, undefined> {
     const batch = took(arrived)
@@ -127,7 +157,7 @@ export function createAnswerStream(
       forgotten.register(stream, reading, reading)
     }
     const pulled = nextBatch(reading.source).then(take, failed)
-    pulling = pulled
+    last = pulled
     return pulled
   }
 
@@ -138,8 +168,9 @@ export function createAnswerStream(
     // Not `async`: that would cost each chunk two more promises and three turns of the queue.
     next() {
       // One read at a time: a second one waits for the first.
-      if (pulling !== undefined) return pulling.then(stream.next, stream.next)
+      if (last !== undefined) return behind(last, stream.next)
       if (left) return Promise.resolve({ done: true, value: undefined })
+      if (failure !== undefined) return Promise.reject(failure.error)
       try {
         if (isReady()) {
           const value = ready[at++] as Chunk
@@ -152,8 +183,9 @@ export function createAnswerStream(
       }
     },
     nextBatch() {
-      if (pulling !== undefined) return pulling.then(stream.nextBatch, stream.nextBatch)
+      if (last !== undefined) return behind(last, stream.nextBatch)
       if (left) return Promise.resolve(undefined)
+      if (failure !== undefined) return Promise.reject(failure.error)
       try {
         if (isReady()) {
           const rest = ready.slice(at)

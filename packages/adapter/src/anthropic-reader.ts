@@ -6,6 +6,7 @@ import {
   isJsonObject,
   type Json,
   type JsonObject,
+  MillraceError,
   parseJson,
   type Usage
 } from '@millrace/core'
@@ -16,12 +17,18 @@ import type { AnswerReader } from './http-provider.ts'
 /** A content block that is being streamed. */
 interface Block {
   readonly type: string
-  readonly value: JsonObject
-  /** The tool call's number; blocks of other kinds have none. */
-  readonly call: number | undefined
-  /** Input of a tool, as JSON text so far. */
+  /** Of a block that is handed on whole. */
+  readonly value: JsonObject | undefined
+  /** The tool call's number and its input in the block itself; blocks of other kinds have none. */
+  readonly call: { readonly index: number; readonly input: Json } | undefined
+  /** Input of a tool of the server's own, as JSON text so far. */
   input: string
+  hasInput: boolean
+  readonly chars: number
 }
+
+/** Characters of blocks that are not closed yet; how many there are and how large is the server's choice. */
+const maxOpenChars = 4 * 1024 * 1024
 
 /**
  * Reads answers of Anthropic's Messages API. Text, thinking and tool calls become chunks; the server's own blocks (search
@@ -32,6 +39,7 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
   let calls = 0
   let finish: FinishReason | undefined
   let usage: JsonObject | undefined
+  let openChars = 0
   const blocks = new Map<number, Block>()
 
   function start(message: JsonObject, out: Chunk[]): void {
@@ -40,20 +48,38 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
     const model = text(message.model)
     const id = text(message.id)
     out.push({ type: 'start', provider: origin.name, model: model === '' ? request.model : model, ...(id === '' ? {} : { id }) })
-    if (isJsonObject(message.usage)) usage = message.usage
+    if (isJsonObject(message.usage)) usage = countsOf(message.usage)
   }
 
-  function openBlock(index: number, value: JsonObject, out: Chunk[]): void {
+  /** `chars`: what the block takes as it came. */
+  function openBlock(index: number, value: JsonObject, chars: number, out: Chunk[]): void {
     const type = text(value.type)
-    const isCall = type === 'tool_use'
-    const block: Block = { type, value, call: isCall ? calls++ : undefined, input: '' }
-    blocks.set(index, block)
-    if (blocks.size > 1024) throw malformed('the answer has too many content blocks')
+    const isPassing = type === 'text' || type === 'thinking'
+    const call = type === 'tool_use' ? { index: calls++, input: value.input ?? {} } : undefined
+    closeBlock(index, out) // a server that never says so
+    hold(isPassing ? 0 : chars)
+    blocks.set(index, {
+      type,
+      value: isPassing || call !== undefined ? undefined : value,
+      call,
+      input: '',
+      hasInput: false,
+      chars: isPassing ? 0 : chars
+    })
+    if (blocks.size > 1024 || calls > 1024) throw malformed('the answer has too many content blocks')
     if (type === 'text') pushText(value.text, out)
     else if (type === 'thinking') pushReasoning(value, out)
-    else if (block.call !== undefined) {
-      out.push({ type: 'tool-call', index: block.call, id: text(value.id), name: text(value.name), arguments: '' })
+    else if (call !== undefined) {
+      out.push({ type: 'tool-call', index: call.index, id: text(value.id), name: text(value.name), arguments: '' })
     }
+  }
+
+  function hold(chars: number): void {
+    openChars += chars
+    if (openChars <= maxOpenChars) return
+    throw new MillraceError('protocol', `the answer has more than ${maxOpenChars} characters in open content blocks`, {
+      details: { reason: 'too-large' }
+    })
   }
 
   function addToBlock(index: number, delta: JsonObject, out: Chunk[]): void {
@@ -67,8 +93,12 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
       case 'input_json_delta': {
         const piece = text(delta.partial_json)
         if (block === undefined || piece === '') return
-        block.input += piece
-        if (block.call !== undefined) out.push({ type: 'tool-call', index: block.call, arguments: piece })
+        block.hasInput = true
+        if (block.call !== undefined) out.push({ type: 'tool-call', index: block.call.index, arguments: piece })
+        else if (block.value !== undefined) {
+          hold(piece.length)
+          block.input += piece
+        }
         return
       }
       case 'citations_delta':
@@ -80,12 +110,14 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
     const block = blocks.get(index)
     if (block === undefined) return
     blocks.delete(index)
-    if (block.call !== undefined) {
+    openChars -= block.chars + block.input.length
+    const { call, value } = block
+    if (call !== undefined) {
       // Without a delta the input stands in the block itself; a tool without input has `{}` there.
-      if (block.input === '') out.push({ type: 'tool-call', index: block.call, arguments: stringify(block.value.input ?? {}) })
-    } else if (block.type !== 'text' && block.type !== 'thinking') {
+      if (!block.hasInput) out.push({ type: 'tool-call', index: call.index, arguments: stringify(call.input) })
+    } else if (value !== undefined) {
       const input = block.input === '' ? undefined : parseJson(block.input)
-      out.push({ type: 'extra', name: 'content_block', value: input === undefined ? block.value : { ...block.value, input } })
+      out.push({ type: 'extra', name: 'content_block', value: input === undefined ? value : { ...value, input } })
     }
   }
 
@@ -111,7 +143,7 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
           return false
         case 'content_block_start':
           start({}, out)
-          if (isJsonObject(body.content_block)) openBlock(index, body.content_block, out)
+          if (isJsonObject(body.content_block)) openBlock(index, body.content_block, data.length, out)
           return false
         case 'content_block_delta':
           if (isJsonObject(body.delta)) addToBlock(index, body.delta, out)
@@ -122,7 +154,7 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
         case 'message_delta':
           if (isJsonObject(body.delta)) readStop(body.delta)
           // Counts in a delta are cumulative; those it leaves out stand in the start.
-          if (isJsonObject(body.usage)) usage = { ...usage, ...withoutNull(body.usage) }
+          if (isJsonObject(body.usage)) usage = { ...usage, ...countsOf(body.usage) }
           return false
         case 'message_stop':
           return true
@@ -138,7 +170,7 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
       start(body, out)
       for (const [index, block] of (body.content as readonly Json[]).entries()) {
         if (!isJsonObject(block)) continue
-        openBlock(index, block, out)
+        openBlock(index, block, 0, out)
         if (Array.isArray(block.citations)) {
           for (const citation of block.citations as readonly Json[])
             out.push({ type: 'extra', name: 'citation', value: citation })
@@ -150,6 +182,7 @@ export function createAnthropicReader(origin: { name: string; secrets: readonly 
     end(out) {
       if (finish === undefined) return false
       start({}, out)
+      for (const index of blocks.keys()) closeBlock(index, out)
       if (usage !== undefined) out.push({ type: 'usage', usage: readUsage(usage) })
       out.push({ type: 'finish', reason: finish })
       return true
@@ -203,6 +236,15 @@ function pushReasoning(from: JsonObject, out: Chunk[]): void {
   out.push({ type: 'reasoning', text: thought, ...(signature === '' ? {} : { signature }) })
 }
 
-function withoutNull(usage: JsonObject): JsonObject {
-  return Object.fromEntries(Object.entries(usage).filter(([, value]) => value !== null))
+/** What is read of a usage. Events without end may bring other fields without end. */
+const countFields = [
+  'input_tokens',
+  'cache_read_input_tokens',
+  'cache_creation_input_tokens',
+  'output_tokens',
+  'output_tokens_details'
+]
+
+function countsOf(usage: JsonObject): JsonObject {
+  return Object.fromEntries(countFields.flatMap((name) => (usage[name] == null ? [] : [[name, usage[name] as Json]])))
 }

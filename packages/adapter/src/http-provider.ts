@@ -110,9 +110,12 @@ class Answer extends ChunkBatches {
   /** Of the first batch, what stands behind the first content. */
   #unread: readonly Uint8Array[] | undefined
   #hasContent = false
+  #toldInput: Usage['input'] | undefined
   #lastEvent = false
   #ending = false
   #failure: { readonly error: unknown } | undefined
+  #pulls = 0
+  #lastPull: Promise<readonly Chunk[] | undefined> | undefined
 
   constructor(dialect: Dialect, heads: Heads, send: Send, request: ChatRequest, options: CallOptions) {
     super()
@@ -131,10 +134,21 @@ class Answer extends ChunkBatches {
       else this.#linked?.abort(new MillraceError('closed', 'the reader left the stream', { details: {} }))
     }
     this.#close()
+    this.clear()
     return { done: true, value: undefined }
   }
 
-  protected async pull(): Promise<readonly Chunk[] | undefined> {
+  /** One at a time: a batch that is asked for before the last one has come waits for its turn. */
+  protected pull(): Promise<readonly Chunk[] | undefined> {
+    if (this.#pulls++ === 0) this.#lastPull = this.#nextChunks()
+    else {
+      const again = (): Promise<readonly Chunk[] | undefined> => this.#nextChunks()
+      this.#lastPull = (this.#lastPull as Promise<unknown>).then(again, again)
+    }
+    return this.#lastPull
+  }
+
+  async #nextChunks(): Promise<readonly Chunk[] | undefined> {
     this.#ready = []
     try {
       if (this.#failure !== undefined) throw this.#failure.error
@@ -144,9 +158,12 @@ class Answer extends ChunkBatches {
       }
     } catch (error) {
       this.#tellUsageSoFar()
+      this.#addNotes()
       // What was read before the failure is handed out first; the failure comes with the pull after it.
       if (this.#ready.length > 0 && this.#failure === undefined) this.#failure = { error }
       else this.#settle(error)
+    } finally {
+      this.#pulls--
     }
     // From here on it is the reader's turn: what it takes its time for is not the provider's silence.
     this.#clock?.resting()
@@ -269,6 +286,8 @@ class Answer extends ChunkBatches {
     const from = this.#ready.length
     this.#lastEvent = this.#reader.event(event, this.#ready)
     this.#wellFormed.mend(this.#ready, from)
+    // Anthropic tells the input with the start: then it is known whatever ends the answer.
+    if (!this.#hasContent && this.#ready[from]?.type === 'start') this.#toldInput = this.#reader.usage?.input
     // Learning takes as long as twenty events: the first content does not wait for it.
     if (this.#hasContent) this.#template?.parsed(this.#ready, from)
     if (this.#lastEvent) this.#template?.stop()
@@ -297,14 +316,19 @@ class Answer extends ChunkBatches {
     if (response.attempts > 1) notes.push({ type: 'note', from: 'retry', facts: { attempts: response.attempts } })
     if (response.hedge !== undefined) notes.push({ type: 'note', from: 'hedge', facts: { outcome: response.hedge } })
     const limits = rateLimits(response.headers)
-    if (limits !== undefined) notes.push({ type: 'note', from: 'provider', facts: { rateLimits: limits } })
+    const input = this.#toldInput
+    if (limits !== undefined || input !== undefined) {
+      const facts = { ...(limits && { rateLimits: limits }), ...(input && { input: { ...input } }) }
+      notes.push({ type: 'note', from: 'provider', facts })
+    }
     if (notes.length > 0) this.#ready.splice(1, 0, ...notes)
   }
 
   /** Of an answer that breaks off, for it will be billed. Where nothing of it was seen, another attempt's usage is told. */
   #tellUsageSoFar(): void {
     const { usage, finish } = this.#reader
-    if (usage === undefined || finish !== undefined || !this.#hasContent || this.#failure !== undefined) return
+    const hasContent = this.#hasContent || this.#ready.some(isContent)
+    if (usage === undefined || finish !== undefined || !hasContent || this.#failure !== undefined) return
     if (this.#options.signal?.aborted === true) return // the reader takes nothing more
     this.#ready.push({ type: 'usage', usage: { ...usage, estimated: true } })
   }

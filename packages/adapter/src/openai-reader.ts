@@ -158,40 +158,55 @@ function isFirstChoice(candidate: Json): boolean {
   return isJsonObject(candidate) && (candidate.index ?? 0) === 0
 }
 
+/** Longer ones are no names. */
+const maxIdChars = 1024
+
 /**
- * Which call a piece belongs to. Usually `index` says so; servers that leave it out send whole calls, or tell a new call
- * by a new id.
+ * Which call a piece belongs to. Usually `index` says so. Servers that leave it out send whole calls, or tell a new call by a
+ * new id; without an id, a name behind arguments begins one.
  */
 function createToolCallIndex(): { read(call: JsonObject, position: number): Chunk } {
+  /** One for each index: a server that changes the id of a call from piece to piece must not fill memory with them. */
   const byId = new Map<string, number>()
   const seen = new Set<number>()
   let last = -1
+  let lastHasArguments = false
 
-  function indexOf(call: JsonObject, id: string, position: number): number {
+  function free(): number {
+    let index = seen.size
+    while (seen.has(index)) index++
+    return index
+  }
+
+  function indexOf(call: JsonObject, id: string, name: string, position: number): number {
     if (typeof call.index === 'number') return call.index
-    if (id === '') return last === -1 ? position : last
-    return byId.get(id) ?? byId.size
+    if (id !== '') return byId.get(id) ?? free()
+    const begins = last === -1 || (name !== '' && (position > 0 || lastHasArguments))
+    return begins ? free() : last
   }
 
   return {
     read(call, position) {
       const id = text(call.id)
-      const index = indexOf(call, id, position)
-      if (!Number.isSafeInteger(index) || index < 0 || index >= 1024) throw malformed('a tool call has an index out of bounds')
-      if (id !== '' && !byId.has(id)) byId.set(id, index)
-      const isFirst = !seen.has(index)
-      seen.add(index)
-      last = index
+      if (id.length > maxIdChars) throw malformed(`a tool call has an id of more than ${maxIdChars} characters`)
       const fn = isJsonObject(call.function) ? call.function : {}
       const name = text(fn.name)
+      const index = indexOf(call, id, name, position)
+      if (!Number.isSafeInteger(index) || index < 0 || index >= 1024) throw malformed('a tool call has an index out of bounds')
+      const isFirst = !seen.has(index)
+      seen.add(index)
+      if (id !== '' && isFirst) byId.set(id, index)
       const args = fn.arguments
+      const piece = typeof args === 'string' ? args : args === undefined || args === null ? '' : stringify(args)
+      lastHasArguments = (index === last && lastHasArguments) || piece !== ''
+      last = index
       return {
         type: 'tool-call',
         index,
         // Some local servers give no id, but the tool's result must name one.
         ...(id === '' ? (isFirst ? { id: `call_${randomUUID()}` } : {}) : { id }),
         ...(name === '' ? {} : { name }),
-        arguments: typeof args === 'string' ? args : args === undefined || args === null ? '' : stringify(args)
+        arguments: piece
       }
     }
   }

@@ -1,14 +1,51 @@
-import { type ChatRequest, type Completion, inputTokens, isMillraceError, type Usage, type UsageEstimate } from '@millrace/core'
-import type { Tokenizer, Tokenizers } from '@millrace/tokens'
+import {
+  type ChatRequest,
+  type Completion,
+  isJsonObject,
+  isMillraceError,
+  type Json,
+  type Usage,
+  type UsageEstimate
+} from '@millrace/core'
+import type { TokenCounter, Tokenizer, Tokenizers } from '@millrace/tokens'
 
 /**
  * What an answer that broke off will have cost: the prompt as it was sent, and what came of the answer. A provider bills both,
- * and tells neither.
+ * and tells neither; at best it has told the input at the start, in a note. One for each answer: it counts on from where it
+ * was, so that looking again costs what has come since.
  */
-export function partialUsage(tokenizers: Tokenizers, request: ChatRequest): UsageEstimate {
+export function partialUsage(tokenizers: Tokenizers | undefined, request: ChatRequest): UsageEstimate {
+  const running = new Map<string, RunningTokens>()
+  const tokensOf = (tokenizer: Tokenizer, field: string, text: string): number => {
+    let tokens = running.get(field)
+    if (tokens === undefined) running.set(field, (tokens = new RunningTokens(tokenizer.counter())))
+    return tokens.of(text)
+  }
+
+  function outputOf(tokenizer: Tokenizer, { text, refusal = '', reasoning, toolCalls }: Completion): Usage['output'] {
+    let visible = tokensOf(tokenizer, 'text', text) + tokensOf(tokenizer, 'refusal', refusal)
+    for (const [index, call] of toolCalls.entries()) {
+      visible += tokenizer.count(call.name) + tokensOf(tokenizer, `call ${index}`, call.arguments)
+    }
+    return { text: visible, reasoning: tokensOf(tokenizer, 'reasoning', reasoning.map((block) => block.text).join('')) }
+  }
+
   return (partial) => {
+    const { usage, notes } = partial
+    const told = usage?.input ?? toldInput(notes.provider?.input)
+    const state = notes.cache?.state
+    const billed = state !== 'hit' && state !== 'stale' && state !== 'joined'
+    const least = usage?.output ?? { text: 0, reasoning: 0 }
     try {
-      return estimate(tokenizers.for(request.model), request, partial)
+      const tokenizer = tokenizers?.for(request.model)
+      if (tokenizer === undefined) return told && { input: told, output: least, estimated: true, billed }
+      const { text, reasoning } = outputOf(tokenizer, partial)
+      return {
+        input: told ?? inputOf(tokenizer, request, notes.tokens?.saved),
+        output: { text: Math.max(text, least.text), reasoning: Math.max(reasoning, least.reasoning) },
+        estimated: true,
+        billed
+      }
     } catch (error) {
       // Tokenizers that were closed, or a request nobody can count: what broke the call is told all the same.
       if (isMillraceError(error)) return undefined
@@ -17,22 +54,30 @@ export function partialUsage(tokenizers: Tokenizers, request: ChatRequest): Usag
   }
 }
 
-function estimate(tokenizer: Tokenizer, request: ChatRequest, { usage, notes, ...answer }: Completion): Usage {
-  const { text, refusal = '', reasoning, toolCalls } = answer
-  const calls = toolCalls.map((call) => tokenizer.count(call.name) + tokenizer.count(call.arguments))
-  const visible = tokenizer.count(text) + tokenizer.count(refusal) + calls.reduce((sum, tokens) => sum + tokens, 0)
-  const thought = tokenizer.count(reasoning.map((block) => block.text).join(''))
-  const state = notes.cache?.state
-  return {
-    // Anthropic tells the input at the start; of the output it knows no more than the first token there.
-    input: usage !== undefined && inputTokens(usage) > 0 ? usage.input : inputOf(tokenizer, request, notes.tokens?.saved),
-    output: {
-      text: Math.max(visible, usage?.output.text ?? 0),
-      reasoning: Math.max(thought, usage?.output.reasoning ?? 0)
-    },
-    estimated: true,
-    billed: state !== 'hit' && state !== 'stale' && state !== 'joined'
+/** The tokens of a text that only grows. */
+class RunningTokens {
+  readonly #counter: TokenCounter
+  #chars = 0
+  #tokens = 0
+
+  constructor(counter: TokenCounter) {
+    this.#counter = counter
   }
+
+  of(text: string): number {
+    if (text.length > this.#chars) {
+      this.#tokens = this.#counter.push(text.slice(this.#chars))
+      this.#chars = text.length
+    }
+    return this.#tokens
+  }
+}
+
+/** As the provider's note has it. */
+function toldInput(told: Json | undefined): Usage['input'] | undefined {
+  if (!isJsonObject(told)) return undefined
+  const { uncached, cacheRead, cacheWrite } = told
+  return { uncached: Number(uncached), cacheRead: Number(cacheRead), cacheWrite: Number(cacheWrite) }
 }
 
 /** The budget may have dropped some of it. */

@@ -127,6 +127,7 @@ class Trial {
     if (valueAt < 2 || valueEnd === -1) return undefined
     const tail = now.slice(0, valueAt)
     const rest = now.slice(valueEnd)
+    if (!isValue(tail, rest)) return undefined
     if (!before.endsWith(rest) || stringEnd(before, valueAt) !== before.length - rest.length) return undefined
     const other = `${now.slice(valueAt, valueEnd)}0`
     return this.#takes(head, tail + other + rest) ? [tail, rest] : undefined
@@ -155,6 +156,11 @@ class Trial {
     // What an event tells beside its words must be told each time: another may have told something else in between.
     return isLast || finish !== undefined || usage !== undefined ? undefined : chunks
   }
+}
+
+/** Whether the string between them is the value of a field, not its name. */
+function isValue(before: string, behind: string): boolean {
+  return before.slice(0, -1).trimEnd().endsWith(':') && !behind.slice(1).trimStart().startsWith(':')
 }
 
 function isPlainText(chunk: Chunk): chunk is PlainText {

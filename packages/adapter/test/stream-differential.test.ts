@@ -145,6 +145,12 @@ function plainMessages(): PlainReader {
   let input = 0
   let output = 0
   let finish: Chunk | undefined
+  /** A tool without input says so when its block is closed, be it by the next of its number or by the end. */
+  const close = (index: number): void => {
+    const block = blocks.get(index)
+    blocks.delete(index)
+    if (block?.type === 'tool_use' && block.input === '') chunks.push({ type: 'tool-call', index: block.call, arguments: '{}' })
+  }
   return {
     chunks,
     read(_, data) {
@@ -161,6 +167,7 @@ function plainMessages(): PlainReader {
         }
         case 'content_block_start': {
           const { type, id, name } = body.content_block as { type: string; id: string; name: string }
+          close(index)
           blocks.set(index, { type, call: type === 'tool_use' ? calls++ : -1, input: '' })
           if (type === 'tool_use') chunks.push({ type: 'tool-call', index: calls - 1, id, name, arguments: '' })
           return false
@@ -177,10 +184,7 @@ function plainMessages(): PlainReader {
           return false
         }
         case 'content_block_stop': {
-          const block = blocks.get(index)
-          blocks.delete(index)
-          if (block?.type === 'tool_use' && block.input === '')
-            chunks.push({ type: 'tool-call', index: block.call, arguments: '{}' })
+          close(index)
           return false
         }
         case 'message_delta':
@@ -197,6 +201,7 @@ function plainMessages(): PlainReader {
     },
     end() {
       if (finish === undefined) return false
+      for (const index of blocks.keys()) close(index)
       chunks.push({ type: 'usage', usage: usageOf(input, output) }, finish)
       return true
     }
@@ -227,11 +232,11 @@ async function read(api: Api, batches: readonly (readonly Uint8Array[])[], oneBy
   } catch (error) {
     if (!isMillraceError(error)) throw error
     return {
-      chunks: chunks.map(named),
+      chunks: chunks.filter(({ type }) => type !== 'note').map(named),
       end: error.code === 'protocol' ? `protocol ${String((error.details as Fields).reason)}` : error.code
     }
   }
-  return { chunks: chunks.map(named), end: 'done' }
+  return { chunks: chunks.filter(({ type }) => type !== 'note').map(named), end: 'done' }
 }
 
 /** An id that the provider left out is made up. */

@@ -34,8 +34,9 @@ function oneOf<T>(result: IteratorResult<T, unknown>): readonly T[] | undefined 
 }
 
 /**
- * The base of a layer's iterator that passes batches on: `next` over `pull`, one read at a time. A class, for it is the hot
- * path.
+ * The base of a layer's iterator that passes batches on: `next` over `pull`, one read at a time, and reads that are not waited
+ * for in their order. Batches that are read beside one another are pulled beside one another, for to queue them would cost each
+ * batch a promise. A layer that overrides `next` or `nextBatch` calls it in the same tick. A class, for it is the hot path.
  *
  * @example
  * class Counted extends ChunkBatches {
@@ -48,7 +49,9 @@ function oneOf<T>(result: IteratorResult<T, unknown>): readonly T[] | undefined 
 export abstract class ChunkBatches<T = Chunk> implements ChunkIterator<T> {
   #batch: readonly T[] = nothing
   #at = 0
-  #pulling: Promise<IteratorResult<T, undefined>> | undefined
+  /** What a read has to wait for: the pull of one chunk, or the last of the reads that wait already. */
+  #last: Promise<unknown> | undefined
+  #waiting = 0
   /** To be set by the layer when nothing is left to pull, with its last batch if it knows. */
   protected over = false
 
@@ -67,7 +70,7 @@ export abstract class ChunkBatches<T = Chunk> implements ChunkIterator<T> {
   }
 
   nextBatch(): Promise<readonly T[] | undefined> {
-    if (this.#pulling !== undefined) return this.#pulling.then(this.#batchAgain, this.#batchAgain)
+    if (this.#last !== undefined) return this.#behind(this.#last, () => this.nextBatch())
     if (this.#at === this.#batch.length) return this.pull()
     const rest = this.#batch.slice(this.#at)
     this.clear()
@@ -75,14 +78,15 @@ export abstract class ChunkBatches<T = Chunk> implements ChunkIterator<T> {
   }
 
   next(): Promise<IteratorResult<T, undefined>> {
-    if (this.#pulling !== undefined) return this.#pulling.then(this.#nextAgain, this.#nextAgain)
+    if (this.#last !== undefined) return this.#behind(this.#last, () => this.next())
     const value = this.#batch[this.#at]
     if (value !== undefined) {
       this.#at++
       return Promise.resolve({ done: false, value })
     }
-    this.#pulling = this.#take()
-    return this.#pulling
+    const pulled = this.#take()
+    this.#last = pulled
+    return pulled
   }
 
   async #take(): Promise<IteratorResult<T, undefined>> {
@@ -94,16 +98,29 @@ export abstract class ChunkBatches<T = Chunk> implements ChunkIterator<T> {
       this.#at = 1
       return { done: false, value }
     } finally {
-      this.#pulling = undefined
+      if (this.#waiting === 0) this.#last = undefined
     }
   }
 
-  // A second read waits for the first.
-  get #nextAgain(): () => Promise<IteratorResult<T, undefined>> {
-    return () => this.next()
-  }
-  get #batchAgain(): () => Promise<readonly T[] | undefined> {
-    return () => this.nextBatch()
+  /** Each read waits for the one before it. When its turn comes it is made again, as if none was waiting. */
+  #behind<R>(last: Promise<unknown>, read: () => Promise<R>): Promise<R> {
+    const turn = (): Promise<R> => {
+      const newest = this.#last
+      this.#last = undefined
+      try {
+        return read()
+      } finally {
+        this.#last = newest
+      }
+    }
+    const settled = (): void => {
+      if (--this.#waiting === 0) this.#last = undefined
+    }
+    const mine = last.then(turn, turn)
+    this.#last = mine
+    this.#waiting++
+    mine.then(settled, settled)
+    return mine
   }
 }
 

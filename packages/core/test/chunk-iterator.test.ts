@@ -30,6 +30,7 @@ class Given extends ChunkBatches {
   async return(): Promise<IteratorResult<Chunk, undefined>> {
     this.returned++
     this.clear()
+    this.#batches.length = 0
     return { done: true, value: undefined }
   }
 }
@@ -51,6 +52,108 @@ describe('an iterator that hands over batches', () => {
     const given = new Given([[start, text('a')], [finish]])
     const results = await Promise.all([given.next(), given.next(), given.next(), given.next()])
     expect(results.map(({ value }) => value)).toEqual([start, text('a'), finish, undefined])
+  })
+
+  test('lets no read overtake another, also one that is made between two that wait', async () => {
+    for (const size of [1, 2, 9]) {
+      const letters = Array.from('abcdef', text)
+      const given = new Given(Array.from({ length: 6 / Math.min(size, 6) }, () => letters.splice(0, size)))
+      const settled: string[] = []
+      const reads: Promise<unknown>[] = []
+      const read = (name: string): Promise<unknown> => {
+        const result = given.next()
+        reads.push(result.then(({ value }) => settled.push(`${name} ${value?.type === 'text' ? value.text : 'end'}`)))
+        return result
+      }
+      const first = read('1')
+      void first.then(() => read('4')).then(() => read('5'))
+      void read('2').then(() => read('6'))
+      void read('3')
+      for (let at = 0; at < reads.length; at++) await reads[at]
+      expect(settled.slice(0, 4)).toEqual(['1 a', '2 b', '3 c', '4 d'])
+      expect(settled.slice(4).map((told) => told.at(-1))).toEqual(['e', 'f'])
+    }
+  })
+
+  test('answers waiting reads of one chunk and of a batch in their order, each chunk once', async () => {
+    const given = new Given([[start, text('a'), text('b')], [text('c')], [text('d'), text('e')], [finish]])
+    const reads = [
+      given.next(),
+      given.nextBatch(),
+      given.next(),
+      given.nextBatch(),
+      given.next(),
+      given.nextBatch(),
+      given.next()
+    ]
+    expect(await Promise.all(reads)).toEqual([
+      { done: false, value: start },
+      [text('a'), text('b')],
+      { done: false, value: text('c') },
+      [text('d'), text('e')],
+      { done: false, value: finish },
+      undefined,
+      { done: true, value: undefined }
+    ])
+    expect(given.pulls).toBe(6)
+  })
+
+  test('tells a failure to the read that met it, and goes on with those that wait behind it', async () => {
+    const given = new Given([[start]], new Error('broken'))
+    const reads = await Promise.allSettled([given.next(), given.next(), given.nextBatch()])
+    expect(reads.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected'])
+    expect(await given.next().catch(String)).toBe('Error: broken')
+  })
+
+  test('settles the reads that wait when it is left', async () => {
+    const given = new Given([[start, text('a')], [text('b')]])
+    const reads = [given.next(), given.next(), given.nextBatch(), given.next()]
+    await given.return()
+    expect((await Promise.all(reads)).map((result) => (result as { value?: unknown } | undefined)?.value)).toEqual([
+      undefined,
+      undefined,
+      undefined,
+      undefined
+    ])
+  })
+
+  test('asks the layer itself for each read that waited, so that a layer may refuse one', async () => {
+    let refuses = false
+    class Refusing extends Given {
+      override next(): Promise<IteratorResult<Chunk, undefined>> {
+        return refuses ? Promise.reject(new Error('refused')) : super.next()
+      }
+    }
+    const given = new Refusing([[start], [text('a')]])
+    const reads = [given.next(), given.next(), given.next()]
+    refuses = true
+    expect((await Promise.allSettled(reads)).map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected'])
+    refuses = false
+    expect(await given.next()).toEqual({ done: false, value: text('a') })
+  })
+
+  test('answers a read at once when none waits', async () => {
+    const given = new Given([[start, text('a'), text('b'), text('c')]])
+    await Promise.all([given.next(), given.next()])
+    const order: string[] = []
+    const reading = given.next().then(() => order.push('read'))
+    const turn = Promise.resolve().then(() => order.push('turn'))
+    await Promise.all([reading, turn])
+    expect(order).toEqual(['read', 'turn'])
+  })
+
+  // The yardstick is the same number of reads in eight lots, so that the machine's speed cancels out.
+  test('takes time linear in the reads that wait', async () => {
+    const run = async (reads: number): Promise<number> => {
+      const given = new Given(Array.from({ length: reads }, () => [start]))
+      const startedAt = performance.now()
+      await Promise.all(Array.from({ length: reads }, () => given.next()))
+      return performance.now() - startedAt
+    }
+    await run(1000) // warm
+    let inLotsMs = 0
+    for (let lot = 0; lot < 8; lot++) inLotsMs += await run(1000)
+    expect(await run(8000)).toBeLessThan(inLotsMs * 3 + 200)
   })
 
   test('gives what it has before the failure behind it', async () => {

@@ -21,6 +21,21 @@ describe('pipe', () => {
     )
     expect(text).toBe(true)
     expectTypeOf(text).toEqualTypeOf<boolean>()
+    const add = (value: number): number => value + 1
+    const more = (values: readonly string[]): readonly string[] => [...values, 'more']
+    const eight = pipe(
+      '1',
+      Number,
+      add,
+      add,
+      String,
+      (value) => [value],
+      more,
+      more,
+      (value) => new Set(value)
+    )
+    expect(eight).toEqual(new Set(['3', 'more']))
+    expectTypeOf(eight).toEqualTypeOf<Set<string>>()
     const layer: Layer<Provider> = (next) => next
     expectTypeOf(pipe((() => undefined) as unknown as Provider, layer, layer, layer, layer, layer)).toEqualTypeOf<Provider>()
     const wrong = (value: string): string => value

@@ -1,4 +1,6 @@
 import { type ChunkIterator, hasEnded, nextBatch, onAbort } from '@millrace/core'
+import { checkSource } from './check-source.ts'
+import { ReadLine } from './read-line.ts'
 
 /**
  * Ends a stream of anything when `signal` aborts: the read that waits rejects with `signal.reason` at once, although the
@@ -15,7 +17,10 @@ export function abortable(signal: AbortSignal): <T>(source: AsyncIterable<T>) =>
   if (typeof (signal as Partial<AbortSignal> | null | undefined)?.aborted !== 'boolean') {
     throw new TypeError('abortable takes an AbortSignal: write abortable(controller.signal)')
   }
-  return (source) => ({ [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), signal) })
+  return (source) => {
+    checkSource(source)
+    return { [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), signal) }
+  }
 }
 
 const done: IteratorReturnResult<undefined> = Object.freeze({ done: true, value: undefined })
@@ -23,13 +28,20 @@ const done: IteratorReturnResult<undefined> = Object.freeze({ done: true, value:
 const isDone = (result: IteratorResult<unknown, undefined>): boolean => result.done === true
 const isUndefined = (batch: unknown): boolean => batch === undefined
 
+interface Read {
+  begin(): void
+  end(): void
+  fail(error: unknown): void
+  behind: Read | undefined
+}
+
 /**
  * No step of `operate`: that one is over with its source, and here what a source that has ended gave, and the reader has
  * not taken yet, is withheld too.
  */
 function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterator<T> {
   let state: 'new' | 'open' | 'aborted' | 'over' = 'new'
-  let waiting: { readonly settled: Promise<unknown>; end(): void; fail(error: unknown): void } | undefined
+  const line = new ReadLine<Read>()
   let off: (() => void) | undefined
 
   function over(): void {
@@ -40,7 +52,7 @@ function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterato
   function abort(reason: unknown): void {
     state = 'aborted'
     leaveUnheard()
-    if (waiting !== undefined) fail(reason)
+    if (line.first !== undefined) fail(reason)
   }
 
   async function leave(): Promise<void> {
@@ -53,21 +65,20 @@ function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterato
   }
 
   function fail(error: unknown): void {
-    const failed = waiting
-    waiting = undefined
     over()
-    failed?.fail(error)
+    line.leave()?.fail(error)
+    endAll()
+  }
+
+  function endAll(): void {
+    for (let left = line.leave(); left !== undefined; left = line.leave()) left.end()
   }
 
   const one = () => source.next() as Promise<IteratorResult<T, undefined>>
   const all = () => nextBatch(source)
 
-  /** A reader that does not wait for its reads gets them in order. */
+  /** A reader that does not wait for its reads gets them in order: the first in the line is under way. */
   function read<R>(take: () => Promise<R>, isEnd: (result: R) => boolean, end: R): Promise<R> {
-    if (waiting !== undefined) {
-      const again = (): Promise<R> => read(take, isEnd, end)
-      return waiting.settled.then(again, again)
-    }
     if (state === 'new') {
       state = 'open'
       off = onAbort(signal, abort)
@@ -78,22 +89,28 @@ function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterato
     }
     if (state === 'over') return Promise.resolve(end)
     const { promise, resolve, reject } = Promise.withResolvers<R>()
-    const own = { settled: promise, end: () => resolve(end), fail: reject }
-    waiting = own
+    const own: Read = { begin, end: () => resolve(end), fail: reject, behind: undefined }
     const took = (result: R): void => {
-      if (waiting !== own) return // it has been answered already
-      waiting = undefined
-      if (isEnd(result) || hasEnded(source)) over()
+      if (line.first !== own) return // it has been answered already
+      line.leave()
       resolve(result)
+      if (isEnd(result) || hasEnded(source)) {
+        over()
+        endAll()
+      } else line.first?.begin()
     }
     const failed = (error: unknown): void => {
-      if (waiting === own) fail(error)
+      if (line.first === own) fail(error)
     }
-    try {
-      take().then(took, failed)
-    } catch (error) {
-      failed(error)
+    function begin(): void {
+      try {
+        take().then(took, failed)
+      } catch (error) {
+        failed(error)
+      }
     }
+    line.join(own)
+    if (line.first === own) begin()
     return promise
   }
 
@@ -105,11 +122,10 @@ function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterato
     },
     async return() {
       const wasOpen = state === 'new' || state === 'open'
-      const left = waiting
-      waiting = undefined
+      const isReading = line.first !== undefined
       over()
-      left?.end()
-      if (wasOpen && left !== undefined) leaveUnheard()
+      endAll()
+      if (wasOpen && isReading) leaveUnheard()
       else if (wasOpen) await leave()
       return done
     }

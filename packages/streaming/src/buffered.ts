@@ -1,3 +1,4 @@
+import { checkNoSource, checkSource } from './check-source.ts'
 import { distribute, type QueueReader } from './distribute.ts'
 import type { Operator } from './operate.ts'
 import { checkQueueBound, type QueueOptions } from './queue-bound.ts'
@@ -25,6 +26,10 @@ export interface BufferedOptions<T> extends QueueOptions<T> {
  * for await (const chunk of pipe(adapter.stream(request), buffered({ maxItems: 100 }))) await saveSlowly(chunk)
  */
 export function buffered<T>(options: BufferedOptions<T> = {}): Operator<T> {
+  checkNoSource('buffered', options)
   const bound = checkQueueBound('buffered', options)
-  return (source) => ({ [Symbol.asyncIterator]: () => distribute(source, 1, bound, 'ahead')[0] as QueueReader<T> })
+  return (source) => {
+    checkSource(source)
+    return { [Symbol.asyncIterator]: () => distribute(source, 1, bound, 'ahead')[0] as QueueReader<T> }
+  }
 }

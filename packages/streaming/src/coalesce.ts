@@ -1,4 +1,5 @@
 import { type Chunk, checkOptions, type ReasoningChunk, type TextChunk, type ToolCallChunk } from '@millrace/core'
+import { checkNoSource, shown } from './check-source.ts'
 import { type Operator, operate, type Step } from './operate.ts'
 import { graphemeSeam, joinerSeam } from './seam.ts'
 
@@ -25,13 +26,14 @@ type Piece = TextChunk | ReasoningChunk | ToolCallChunk
  * for await (const chunk of pipe(adapter.stream(request), coalesce({ minChars: 40 }))) socket.send(JSON.stringify(chunk))
  */
 export function coalesce(options: CoalesceOptions = {}): Operator<Chunk> {
+  checkNoSource('coalesce', options)
   checkOptions<CoalesceOptions>('coalesce', options, { minChars: 1, maxDelayMs: 1 })
   const { minChars = 10, maxDelayMs = 50 } = options
   if (!(Number.isSafeInteger(minChars) && minChars > 0)) {
-    throw new TypeError(`minChars must be a whole number above 0, not ${minChars}`)
+    throw new TypeError(`minChars must be a whole number above 0, not ${shown(minChars)}`)
   }
-  if (!(maxDelayMs >= 0 && maxDelayMs <= 60_000)) {
-    throw new TypeError(`maxDelayMs must be milliseconds from 0 to 60000, not ${maxDelayMs}`)
+  if (!(typeof maxDelayMs === 'number' && maxDelayMs >= 0 && maxDelayMs <= 60_000)) {
+    throw new TypeError(`maxDelayMs must be milliseconds from 0 to 60000, not ${shown(maxDelayMs)}`)
   }
   const segmenter = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
   return operate(() => merging(minChars, maxDelayMs, segmenter))

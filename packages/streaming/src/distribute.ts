@@ -1,5 +1,6 @@
 import { type ChunkIterator, hasEnded, MillraceError, nextBatch } from '@millrace/core'
 import type { QueueBound } from './queue-bound.ts'
+import { ReadLine } from './read-line.ts'
 
 /** Reads one by one or all that is there at once, and can be iterated, once. */
 export type QueueReader<T> = ChunkIterator<T> & AsyncIterableIterator<T, undefined>
@@ -8,6 +9,13 @@ export type QueueReader<T> = ChunkIterator<T> & AsyncIterableIterator<T, undefin
 interface Batch<T> {
   readonly items: readonly T[]
   readonly size: number
+}
+
+/** A read that waits. */
+interface Waiting {
+  serve(): void
+  fail(error: unknown): void
+  behind: Waiting | undefined
 }
 
 interface Queue<T> {
@@ -119,7 +127,7 @@ export function distribute<T>(
     let size = 0
     let closed = false
     let failure: { readonly error: unknown } | undefined
-    let waiting: { readonly settled: Promise<unknown>; serve(): void; fail(error: unknown): void } | undefined
+    const line = new ReadLine<Waiting>()
 
     function one(): IteratorResult<T, undefined> {
       const first = batches[0]
@@ -151,21 +159,21 @@ export function distribute<T>(
 
     /** A reader that does not wait for its reads gets them in order. */
     function read<R>(take: () => R): Promise<R> {
-      if (waiting !== undefined) {
-        const again = (): Promise<R> => read(take)
-        return waiting.settled.then(again, again)
-      }
       begun = true
-      if (hasFailed()) return Promise.reject(tell())
-      if (held > 0 || closed) {
+      if (line.first === undefined && isReady()) {
+        if (hasFailed()) return Promise.reject(tell())
         const taken = take()
         pump() // there is room now
         return Promise.resolve(taken)
       }
       const { promise, resolve, reject } = Promise.withResolvers<R>()
-      waiting = { settled: promise, serve: () => resolve(take()), fail: reject }
+      line.join({ serve: () => resolve(take()), fail: reject, behind: undefined })
       pump()
       return promise
+    }
+
+    function isReady(): boolean {
+      return held > 0 || closed
     }
 
     /** The failure is told once, behind what is held. */
@@ -180,10 +188,11 @@ export function distribute<T>(
     }
 
     function settle(): void {
-      const served = waiting
-      waiting = undefined
-      if (hasFailed()) served?.fail(tell())
-      else served?.serve()
+      while (line.first !== undefined && isReady()) {
+        const served = line.leave()
+        if (hasFailed()) served?.fail(tell())
+        else served?.serve()
+      }
     }
 
     const queue: Queue<T> = {
@@ -211,7 +220,7 @@ export function distribute<T>(
         }
       },
       get waits() {
-        return waiting !== undefined
+        return line.first !== undefined
       },
       get fullBy() {
         return held >= maxItems ? 'maxItems' : size >= maxSize ? 'maxSize' : undefined

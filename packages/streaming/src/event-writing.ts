@@ -5,15 +5,15 @@ import {
   hasEnded,
   type LinkedAbort,
   linkAbort,
-  MillraceError,
   nextBatch,
   onAbort,
   startDeadline
 } from '@millrace/core'
-import type { EventWriter } from './event-format.ts'
+import { beginTexts } from './event-texts.ts'
 import { isTelling, notesOf } from './first-content.ts'
 import { plainEvents } from './plain-events.ts'
-import type { SSESource, SSEWriteOptions } from './sse-options.ts'
+import { type SSEWriteOptions, tooLong } from './sse-options.ts'
+import { checkItems, type SSESource } from './sse-source.ts'
 
 /** What is written next. */
 export interface Piece {
@@ -33,7 +33,7 @@ export interface EventWriting extends Disposable {
   /**
    * Waits for the first content, at most `headWithinMs`.
    *
-   * @throws what the source failed with before it; the stream is over then
+   * @throws what the source failed with before it, and why what it gave cannot be written; the stream is over then
    */
   head(): Promise<Head>
   /** All events that are ready, in one piece; in silence a heartbeat. One read at a time; it never rejects. */
@@ -55,11 +55,12 @@ const nothingMore: Piece = Object.freeze({ text: '', last: true })
 const none: readonly never[] = Object.freeze([])
 
 /**
- * Reads `source` only while somebody waits for a piece. `expired` is called when `maxDurationMs` have passed, be it while
- * the last piece is still on its way: one who is busy writing must be told.
+ * Reads `source` only while somebody waits for a piece. `stopped` is called when `maxDurationMs` have passed or the signal
+ * aborts, be it while the last piece is still on its way: one who is busy writing must be told.
  */
-export function beginWriting(source: SSESource, options: SSEWriteOptions, expired?: () => void): EventWriting {
+export function beginWriting(source: SSESource, options: SSEWriteOptions, stopped?: () => void): EventWriting {
   const { format = plainEvents(), heartbeatMs = 15_000, headWithinMs = 10_000, maxDurationMs, onError } = options
+  const texts = beginTexts(format)
   // `ended` and `failed`: nothing more comes, what is ready and the last event are still to be written; `over`: nothing is.
   let state: 'open' | 'ended' | 'failed' | 'over' = 'open'
   let failure: { readonly error: unknown } | undefined
@@ -68,18 +69,13 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
   let reading = false
   let ready: readonly (Chunk | string)[] = none
   let at = 0
-  let writer: EventWriter | undefined
-  let sawText = false
-  let sawFinish = false
+  let held = ''
   let wake: (() => void) | undefined
   let give: ((piece: Piece) => void) | undefined
   let quietSince = 0
   let timer: NodeJS.Timeout | undefined
 
-  const deadline = startDeadline('total', maxDurationMs, ({ details }) => {
-    fail(tooLong(details.limitMs, details.elapsedMs))
-    expired?.()
-  })
+  const deadline = startDeadline('total', maxDurationMs, ({ details }) => fail(tooLong(details)))
   const offAbort = onAbort(options.signal, fail)
 
   // ---- the source
@@ -90,14 +86,20 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
       iterator ??= begin()
       nextBatch(iterator).then(took, broke)
     } catch (error) {
+      linked?.abort(error)
       broke(error)
     }
   }
 
   function begin(): AsyncIterator<Chunk | string, unknown> {
-    if (typeof source !== 'function') return source[Symbol.asyncIterator]()
-    linked = linkAbort()
-    return source(linked.signal)[Symbol.asyncIterator]()
+    let items = source
+    if (typeof items === 'function') {
+      linked = linkAbort()
+      items = items(linked.signal)
+      checkItems(items)
+    }
+    if (items.readyTexts === true) texts.write('') // so that to have none is no lack
+    return items[Symbol.asyncIterator]()
   }
 
   function took(batch: readonly (Chunk | string)[] | undefined): void {
@@ -121,9 +123,11 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
 
   /** Ends the stream from outside. What is ready is let go. */
   function fail(error: unknown): void {
-    if (state === 'failed' || state === 'over') return
-    stop(error)
-    wake?.()
+    if (state !== 'failed' && state !== 'over') {
+      stop(error)
+      wake?.()
+    }
+    stopped?.()
   }
 
   function stop(error: unknown): void {
@@ -152,6 +156,7 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
   function clear(): void {
     ready = none
     at = 0
+    held = ''
   }
 
   function over(): void {
@@ -159,7 +164,6 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
     clear()
     clearTimeout(timer)
     timer = undefined
-    offAbort()
   }
 
   // ---- the pieces
@@ -176,36 +180,42 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
 
   /** What is ready, as one text. */
   function gather(): string {
-    let text = ''
+    let text = held
+    held = ''
     try {
-      while (at < ready.length && text.length < maxPieceChars) text += write(ready[at++] as Chunk | string)
+      while (at < ready.length && text.length < maxPieceChars) text += texts.write(ready[at++] as Chunk | string)
     } catch (error) {
       stop(error) // what was written before it goes out
     }
     return text
   }
 
-  function write(item: Chunk | string): string {
-    if (typeof item !== 'string') {
-      if (item.type === 'finish') sawFinish = true
-      writer ??= format.begin()
-      return writer.write(item)
+  /** Writes up to the first content, for what cannot be written must show while it can still have a status of its own. */
+  function writeFirst(): void {
+    try {
+      while (at < ready.length) {
+        const item = ready[at++] as Chunk | string
+        held += texts.write(item)
+        if (isTelling(item)) return
+      }
+      if (state === 'ended') texts.checkEnd()
+    } catch (error) {
+      stop(error)
     }
-    sawText = true
-    if (item === '' || item.endsWith('\n\n')) return item
-    throw new TypeError('a text in place of a chunk must be whole events, with a blank line at its end')
+    if (state !== 'failed') return
+    over()
+    throw failure?.error
   }
 
   function lastText(): string {
     try {
-      if (state === 'ended') {
-        // Ready texts bring their own end; so does a source of them that had none left.
-        if (writer === undefined && (sawText || options.format === undefined)) return ''
-        if (sawFinish) return (writer ?? format.begin()).end()
-        failure = { error: unfinished() }
-      }
-      tell(failure?.error)
-      return (writer ?? format.begin()).fail(failure?.error)
+      if (state === 'ended') return texts.end()
+    } catch (error) {
+      failure = { error }
+    }
+    tell(failure?.error)
+    try {
+      return texts.fail(failure?.error)
     } catch (error) {
       failure = { error }
       tell(error)
@@ -257,11 +267,9 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
       await promise
       clearTimeout(late)
       wake = undefined
-      if (state === 'failed' && !ready.some(isTelling)) {
-        over()
-        throw failure?.error
-      }
-      return { notes: notesOf(ready), ready: isReady() }
+      const head = { notes: notesOf(ready), ready: isReady() }
+      writeFirst()
+      return head
     },
     read() {
       const next = piece()
@@ -279,6 +287,7 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
     },
     [Symbol.dispose]() {
       deadline[Symbol.dispose]()
+      offAbort()
       if (state === 'over') return
       const running = state === 'open'
       over()
@@ -286,14 +295,4 @@ export function beginWriting(source: SSESource, options: SSEWriteOptions, expire
       wake?.()
     }
   }
-}
-
-function tooLong(limitMs: number, elapsedMs: number): MillraceError<'timeout'> {
-  return new MillraceError('timeout', `the stream of events was open for ${limitMs} ms (maxDurationMs)`, {
-    details: { clock: 'total', limitMs, elapsedMs }
-  })
-}
-
-function unfinished(): MillraceError<'protocol'> {
-  return new MillraceError('protocol', 'the stream of chunks ended without a finish', { details: { reason: 'incomplete' } })
 }

@@ -1,4 +1,5 @@
 import { type Chunk, checkOptions, isContent as isContentChunk, startContentClock } from '@millrace/core'
+import { checkNoSource, shown } from './check-source.ts'
 import { type Operator, operate } from './operate.ts'
 
 /** The two content clocks, by the names and with the defaults they have in `timeouts` of a call. */
@@ -30,6 +31,7 @@ export function idleTimeout<T>(options: IdleTimeoutOptions & { readonly isConten
 export function idleTimeout<T>(
   options: IdleTimeoutOptions & { readonly isContent?: ((item: T) => boolean) | undefined } = {}
 ): Operator<T> {
+  checkNoSource('idleTimeout', options)
   checkOptions<typeof options>('idleTimeout', options, { firstChunkMs: 1, idleMs: 1, isContent: 1 })
   const { firstChunkMs = Number.POSITIVE_INFINITY, idleMs = 60_000 } = options
   checkLimit('firstChunkMs', firstChunkMs)
@@ -60,5 +62,5 @@ export function idleTimeout<T>(
 
 function checkLimit(name: string, limitMs: number): void {
   if (typeof limitMs === 'number' && limitMs >= 0) return
-  throw new TypeError(`${name} must be a number of milliseconds from 0 up, or Infinity for no limit, not ${limitMs}`)
+  throw new TypeError(`${name} must be a number of milliseconds from 0 up, or Infinity for no limit, not ${shown(limitMs)}`)
 }

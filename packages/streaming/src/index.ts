@@ -1,8 +1,11 @@
 export {
+  type Chunk,
   createSSEParser,
   type EventReader,
   type EventShortcut,
+  type Provider,
   parseSSE,
+  pipe,
   type ServerSentEvent,
   type SSEOptions,
   type SSEParser

@@ -77,9 +77,10 @@ export function createMemoryLog(options: MemoryLogOptions = {}): MemoryLog {
   const maxKeptBytes = wholeNumber('maxKeptBytes', options.maxKeptBytes ?? 67_108_864, 0)
   const keepByDefaultMs = wholeNumber('keepMs', options.keepMs ?? 10_000, 1, maxMs)
   const ttlMs = wholeNumber('ttlMs', options.ttlMs ?? 15_000, 1, maxMs)
-  /** The ended ones in the order of their ends, behind those that were written before them. */
   const entries = new Map<string, Entry>()
-  let [open, kept, keptBytes, evicted, dropped] = [0, 0, 0, 0, 0]
+  /** Those of them that have ended, in the order of their ends: what makes room is found without a look at the others. */
+  const endedOnes = new Map<string, Entry>()
+  let [open, keptBytes, evicted, dropped] = [0, 0, 0, 0]
   let timer: NodeJS.Timeout | undefined
   let wakeAt = Number.POSITIVE_INFINITY
   let closed = false
@@ -105,9 +106,8 @@ export function createMemoryLog(options: MemoryLogOptions = {}): MemoryLog {
 
   /** Lets ended logs go, the oldest first, until it is enough. */
   function evict(isEnough: () => boolean): void {
-    for (const [id, entry] of entries) {
+    for (const [id, entry] of endedOnes) {
       if (isEnough()) return
-      if (!entry.written || entry.log.state === 'open') continue
       evicted++
       drop(id, entry)
     }
@@ -116,9 +116,7 @@ export function createMemoryLog(options: MemoryLogOptions = {}): MemoryLog {
   function drop(id: string, entry: Entry): void {
     if (entries.get(id) !== entry) return
     entries.delete(id)
-    if (!entry.written || entry.log.state === 'open') return
-    kept--
-    keptBytes -= entry.bytes
+    if (endedOnes.delete(id)) keptBytes -= entry.bytes
   }
 
   /** It goes in `ms`. One timer for all, which keeps no process alive. */
@@ -150,10 +148,8 @@ export function createMemoryLog(options: MemoryLogOptions = {}): MemoryLog {
     open--
     entry.onWord = undefined
     if (entries.get(id) !== entry) return
-    kept++
     keptBytes += entry.bytes
-    entries.delete(id)
-    entries.set(id, entry)
+    endedOnes.set(id, entry)
     if (keptBytes > maxKeptBytes) evict(() => keptBytes <= maxKeptBytes)
     if (entries.has(id)) expire(entry, entry.keepMs)
   }
@@ -248,14 +244,15 @@ export function createMemoryLog(options: MemoryLogOptions = {}): MemoryLog {
       if (word !== '') entry.onWord?.(word)
       return { open: state === 'open', length }
     },
-    stats: () => ({ open, kept, keptBytes, evicted, dropped }),
+    stats: () => ({ open, kept: endedOnes.size, keptBytes, evicted, dropped }),
     async close() {
       closed = true
       clearTimeout(timer)
       timer = undefined
       for (const { log } of entries.values()) log.fail(closedError())
       entries.clear()
-      ;[open, kept, keptBytes] = [0, 0, 0]
+      endedOnes.clear()
+      ;[open, keptBytes] = [0, 0]
     },
     [Symbol.asyncDispose]: () => self.close()
   }

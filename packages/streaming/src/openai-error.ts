@@ -29,7 +29,7 @@ export interface OpenAIError {
 export function openaiError(error: unknown): OpenAIError {
   const told = tellError(error)
   if (told.code === 'internal') return answer(500, 'server_error', 'internal_error', told.message)
-  const status = statuses[told.code]
+  const status = told.status ?? statuses[told.code]
   const type = told.code === 'rate-limited' ? 'requests' : status < 500 ? 'invalid_request_error' : 'server_error'
   const code = codes[told.code] ?? told.code.replaceAll('-', '_')
   const headers: Record<string, string> = {}

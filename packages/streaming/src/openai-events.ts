@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { type Chunk, checkOptions, type FinishReason, inputTokens, outputTokens, type Usage } from '@millrace/core'
+import { checkChunk, notAChunk } from './chunk-check.ts'
 import type { EventFormat, EventWriter } from './event-format.ts'
 import { openaiError } from './openai-error.ts'
 
@@ -7,8 +8,8 @@ export interface OpenAIEventsOptions {
   /** An event with the usage before `[DONE]`, as `stream_options.include_usage` asks for. @default false */
   readonly includeUsage?: boolean | undefined
   /**
-   * Fills each event up to a multiple of so many bytes, in a field `obfuscation` that clients ignore, as OpenAI's
-   * own API does: who sees the encrypted sizes learns less of the words. @default 0: no filling
+   * Fills each event but `[DONE]` up to a multiple of so many bytes, in a field `obfuscation` that clients ignore, as
+   * OpenAI's own API does: who sees the encrypted sizes learns less of the words. @default 0: no filling
    */
   readonly padToBytes?: number | undefined
 }
@@ -51,12 +52,16 @@ function createWriter(includeUsage: boolean, padToBytes: number): EventWriter {
   }
 
   function choice(delta: string, logprobs = 'null', finish = 'null'): string {
-    const event = `${head}"choices":[{"index":0,"delta":${delta},"logprobs":${logprobs},"finish_reason":${finish}}]`
+    return closed(`${head}"choices":[{"index":0,"delta":${delta},"logprobs":${logprobs},"finish_reason":${finish}}]`)
+  }
+
+  function closed(event: string): string {
     return padToBytes === 0 ? `${event}}\n\n` : padded(event, padToBytes)
   }
 
   return {
     write(chunk) {
+      checkChunk(chunk)
       switch (chunk.type) {
         case 'text':
           return choice(`{"content":${JSON.stringify(chunk.text)}}`)
@@ -73,11 +78,12 @@ function createWriter(includeUsage: boolean, padToBytes: number): EventWriter {
           if (chunk.name === 'logprobs') return choice('{}', JSON.stringify(chunk.value))
           if (extrasOfMessage.has(chunk.name)) return choice(JSON.stringify({ [chunk.name]: chunk.value }))
           if (!extrasOfAnswer.has(chunk.name)) return ''
-          return `${head}"choices":[],${JSON.stringify(chunk.name)}:${JSON.stringify(chunk.value)}}\n\n`
+          return closed(`${head}"choices":[],${JSON.stringify(chunk.name)}:${JSON.stringify(chunk.value)}`)
         case 'usage':
           usage = chunk.usage
           return ''
         case 'finish':
+          if (!Object.hasOwn(reasons, chunk.reason)) throw notAChunk('finish')
           return choice('{}', 'null', `"${openaiFinishReason(chunk.reason)}"`)
         case 'note':
           return ''
@@ -85,10 +91,10 @@ function createWriter(includeUsage: boolean, padToBytes: number): EventWriter {
     },
     end() {
       const told =
-        includeUsage && usage !== undefined ? `${head}"choices":[],"usage":${JSON.stringify(openaiUsage(usage))}}\n\n` : ''
+        includeUsage && usage !== undefined ? closed(`${head}"choices":[],"usage":${JSON.stringify(openaiUsage(usage))}`) : ''
       return `${told}data: [DONE]\n\n`
     },
-    fail: (error) => `data: ${JSON.stringify(openaiError(error).body)}\n\n`
+    fail: (error) => closed(`data: ${JSON.stringify(openaiError(error).body).slice(0, -1)}`)
   }
 }
 

@@ -1,4 +1,6 @@
 import { type ChatRequest, type ChunkIterator, hasEnded, nextBatch } from '@millrace/core'
+import { checkSource } from './check-source.ts'
+import { ReadLine } from './read-line.ts'
 
 /**
  * From one stream to another: what `pipe` composes. Each iteration has a state of its own. As a layer (`withOperators`) it is
@@ -10,6 +12,8 @@ export type Operator<A, B = A> = (source: AsyncIterable<A>, request?: ChatReques
 export interface Step<A, B> {
   /** Takes one value and emits any number. `'stop'` ends the stream: the source is returned, what was emitted delivered. */
   take(value: A, emit: (value: B) => void): 'stop' | undefined
+  /** Behind `'stop'`: the last words. `behind` came with the value that stopped, and is not taken. */
+  stopped?(behind: readonly A[], emit: (value: B) => void): void
   /** The source has ended or failed: emits what is still held. */
   flush?(emit: (value: B) => void): void
   /** When something held must be out, in milliseconds of `performance.now()`; undefined when nothing is held. */
@@ -41,16 +45,17 @@ export interface Running {
  * the error.
  */
 export function operate<A, B>(start: (running: Running) => Step<A, B>): Operator<A, B> {
-  return (source, request) => ({
-    [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), start, request)
-  })
+  return (source, request) => {
+    checkSource(source)
+    return { [Symbol.asyncIterator]: () => iterate(source[Symbol.asyncIterator](), start, request) }
+  }
 }
 
 type Result<B> = IteratorResult<B, undefined>
 const done: IteratorReturnResult<undefined> = Object.freeze({ done: true, value: undefined })
 
 /** A read that waits: for one value, or for all there are. */
-type Reader<B> = { readonly settled: Promise<unknown>; fail(error: unknown): void } & (
+type Reader<B> = { fail(error: unknown): void; behind: Reader<B> | undefined } & (
   | { readonly wants: 'one'; give(result: Result<B> | Promise<Result<B>>): void }
   | { readonly wants: 'all'; give(batch: readonly B[] | undefined | Promise<undefined>): void }
 )
@@ -64,7 +69,7 @@ function iterate<A, B>(
   let ready: B[] = []
   let at = 0
   const emit = (value: B): void => void ready.push(value)
-  let reader: Reader<B> | undefined
+  const line = new ReadLine<Reader<B>>()
   let reading = false
   let state: 'open' | 'ended' | 'failed' = 'open'
   let failure: unknown
@@ -73,9 +78,13 @@ function iterate<A, B>(
 
   function read(): void {
     reading = true
-    step ??= start({ request, fail })
-    step.waiting?.()
-    if (state === 'open') nextBatch(source).then(took, failed)
+    try {
+      step ??= start({ request, fail })
+      step.waiting?.()
+      if (state === 'open') nextBatch(source).then(took, failed)
+    } catch (error) {
+      failed(error) // a source may throw where it should reject
+    }
   }
 
   function took(batch: readonly A[] | undefined): void {
@@ -83,13 +92,17 @@ function iterate<A, B>(
     if (state !== 'open') return // the reader left while it was on its way
     if (batch === undefined) return end('ended')
     try {
+      let taken = 0
       for (const value of batch) {
+        taken++
         if (step?.take(value, emit) === 'stop') {
           stop()
+          step.stopped?.(batch.slice(taken), emit)
           return settle()
         }
       }
     } catch (error) {
+      if (state !== 'open') return tell(error) // the last words; what is held is not wanted any more
       stop()
       return end('failed', error)
     }
@@ -116,14 +129,25 @@ function iterate<A, B>(
   function end(as: 'ended' | 'failed', error?: unknown): void {
     over(as)
     failure = error
-    step?.flush?.(emit)
+    try {
+      step?.flush?.(emit)
+    } catch (thrown) {
+      if (as === 'ended') failure = thrown // else the first error is told, and what was held is lost
+      state = 'failed'
+    }
+    settle()
+  }
+
+  function tell(error: unknown): void {
+    state = 'failed'
+    failure = error
     settle()
   }
 
   /** Ends on purpose. That the source could not close is told at the end, behind all that was delivered. */
   function stop(): void {
     over('ended')
-    closing = Promise.resolve(source.return?.())
+    closing = returned()
     closing.catch(() => {}) // heard when the reader gets there
   }
 
@@ -138,20 +162,24 @@ function iterate<A, B>(
 
   /** The source is told to end, and not waited for: a generator answers only after the read it is busy with. */
   function leave(): void {
-    Promise.resolve(source.return?.()).catch(() => {}) // what it fails with now has no hearer left
+    returned().catch(() => {}) // what it fails with now has no hearer left
   }
 
-  /** Gives the waiting reader what there is, or goes for more. */
+  /** Told at once; what it throws is a rejection. */
+  async function returned(): Promise<void> {
+    await source.return?.()
+  }
+
+  /** Gives the waiting reads what there is, or goes for more. */
   function settle(): void {
-    if (reader === undefined) return
-    if (at < ready.length || state !== 'open') {
-      const served = reader
-      reader = undefined
+    while (line.first !== undefined && (at < ready.length || state !== 'open')) {
+      const served = line.leave() as Reader<B>
       step?.resting?.()
-      return serve(served)
+      serve(served)
     }
+    if (line.first === undefined) return
     if (!reading) read()
-    if (timer === undefined && reader !== undefined && step?.dueAt !== undefined) arm(step.dueAt - performance.now())
+    if (timer === undefined && line.first !== undefined && step?.dueAt !== undefined) arm(step.dueAt - performance.now())
   }
 
   function serve(to: Reader<B>): void {
@@ -183,7 +211,7 @@ function iterate<A, B>(
 
   function fire(): void {
     timer = undefined
-    if (reader === undefined) return // the reader's turn; the next read looks at the clock itself
+    if (line.first === undefined) return // the reader's turn; the next read looks at the clock itself
     expire()
     settle()
   }
@@ -200,23 +228,28 @@ function iterate<A, B>(
 
   /** A reader that does not wait for its reads gets them in order. */
   function nextOne(): Promise<Result<B>> {
-    if (reader !== undefined) return reader.settled.then(nextOne, nextOne)
-    if (isReady()) return Promise.resolve({ done: false, value: ready[at++] as B })
-    clear()
+    if (line.first === undefined) {
+      if (isReady()) return Promise.resolve({ done: false, value: ready[at++] as B })
+      clear()
+    }
     const { promise, resolve, reject } = Promise.withResolvers<Result<B>>()
-    reader = { wants: 'one', settled: promise, give: resolve, fail: reject }
-    settle()
+    wait({ wants: 'one', give: resolve, fail: reject, behind: undefined })
     return promise
   }
 
   function nextAll(): Promise<readonly B[] | undefined> {
-    if (reader !== undefined) return reader.settled.then(nextAll, nextAll)
-    if (isReady()) return Promise.resolve(rest())
-    clear()
+    if (line.first === undefined) {
+      if (isReady()) return Promise.resolve(rest())
+      clear()
+    }
     const { promise, resolve, reject } = Promise.withResolvers<readonly B[] | undefined>()
-    reader = { wants: 'all', settled: promise, give: resolve, fail: reject }
-    settle()
+    wait({ wants: 'all', give: resolve, fail: reject, behind: undefined })
     return promise
+  }
+
+  function wait(reader: Reader<B>): void {
+    line.join(reader)
+    if (line.first === reader) settle()
   }
 
   return {
@@ -229,13 +262,13 @@ function iterate<A, B>(
       const wasOpen = state === 'open'
       over('ended')
       clear()
-      const waiting = reader
-      reader = undefined
-      if (waiting?.wants === 'one') waiting.give(done)
-      else waiting?.give(undefined)
+      for (let left = line.leave(); left !== undefined; left = line.leave()) {
+        if (left.wants === 'one') left.give(done)
+        else left.give(undefined)
+      }
       // A busy generator is not waited for; `withOperators` aborts such a read.
       if (wasOpen && reading) leave()
-      else await (wasOpen ? source.return?.() : closing)
+      else await (wasOpen ? returned() : closing)
       return done
     }
   }

@@ -57,6 +57,11 @@ export function readAhead(source: AsyncIterable<Chunk>, queue: PaceQueue, maxHel
     return undefined
   }
 
+  /** Told at once; what it throws is a rejection. */
+  async function returned(): Promise<void> {
+    await iterator.return?.()
+  }
+
   return {
     shrunk: room.send,
     news: {
@@ -69,9 +74,9 @@ export function readAhead(source: AsyncIterable<Chunk>, queue: PaceQueue, maxHel
       },
       async return() {
         state = 'over'
-        const left = iterator.return?.()
+        const left = returned()
         // A generator answers only after the read it is busy with; what it fails with then has no hearer left.
-        if (reading) left?.catch(() => {})
+        if (reading) left.catch(() => {})
         else await left
         return { done: true, value: undefined }
       }

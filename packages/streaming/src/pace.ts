@@ -1,4 +1,5 @@
 import { type Chunk, checkOptions } from '@millrace/core'
+import { checkNoSource, checkSource, shown } from './check-source.ts'
 import { type Operator, operate, type Step } from './operate.ts'
 import { createPaceQueue, type PaceQueue } from './pace-queue.ts'
 import { readAhead } from './pace-source.ts'
@@ -31,28 +32,36 @@ export interface PaceOptions {
  * for await (const text of pipe(adapter.stream(request), pace({ charsPerSecond: 200 }), onlyText())) page.append(text)
  */
 export function pace(options: PaceOptions = {}): Operator<Chunk> {
+  checkNoSource('pace', options)
   checkOptions<PaceOptions>('pace', options, { charsPerSecond: 1, maxLagMs: 1, intervalMs: 1, maxHeldChars: 1 })
   const { charsPerSecond = 300, maxLagMs = 1000, intervalMs = 33, maxHeldChars = 16_384 } = options
-  if (!(charsPerSecond >= 1 && charsPerSecond <= 1e6)) {
-    throw new TypeError(`charsPerSecond must be from 1 to 1000000, not ${charsPerSecond}`)
+  if (!(typeof charsPerSecond === 'number' && charsPerSecond >= 1 && charsPerSecond <= 1e6)) {
+    throw new TypeError(`charsPerSecond must be from 1 to 1000000, not ${shown(charsPerSecond)}`)
   }
-  if (!(maxLagMs >= 0)) throw new TypeError(`maxLagMs must be milliseconds from 0 up, or Infinity, not ${maxLagMs}`)
-  if (!(intervalMs >= 1 && intervalMs <= 1000)) throw new TypeError(`intervalMs must be from 1 to 1000, not ${intervalMs}`)
+  if (!(typeof maxLagMs === 'number' && maxLagMs >= 0)) {
+    throw new TypeError(`maxLagMs must be milliseconds from 0 up, or Infinity, not ${shown(maxLagMs)}`)
+  }
+  if (!(typeof intervalMs === 'number' && intervalMs >= 1 && intervalMs <= 1000)) {
+    throw new TypeError(`intervalMs must be from 1 to 1000, not ${shown(intervalMs)}`)
+  }
   // Less could be full of one letter that waits for its end.
   if (!(Number.isSafeInteger(maxHeldChars) && maxHeldChars >= 256)) {
-    throw new TypeError(`maxHeldChars must be a whole number from 256 up, not ${maxHeldChars}`)
+    throw new TypeError(`maxHeldChars must be a whole number from 256 up, not ${shown(maxHeldChars)}`)
   }
   const rate = charsPerSecond / 1000
   const tickMs = Math.max(intervalMs, 1 / rate)
   const segmenter = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
-  return (source, request) => ({
-    [Symbol.asyncIterator]() {
-      const queue = createPaceQueue(segmenter)
-      const { news, shrunk } = readAhead(source, queue, maxHeldChars)
-      const step = pacing(queue, shrunk, rate, maxLagMs, tickMs)
-      return operate(() => step)({ [Symbol.asyncIterator]: () => news }, request)[Symbol.asyncIterator]()
+  return (source, request) => {
+    checkSource(source)
+    return {
+      [Symbol.asyncIterator]() {
+        const queue = createPaceQueue(segmenter)
+        const { news, shrunk } = readAhead(source, queue, maxHeldChars)
+        const step = pacing(queue, shrunk, rate, maxLagMs, tickMs)
+        return operate(() => step)({ [Symbol.asyncIterator]: () => news }, request)[Symbol.asyncIterator]()
+      }
     }
-  })
+  }
 }
 
 function pacing(queue: PaceQueue, shrunk: () => void, rate: number, maxLagMs: number, tickMs: number): Step<'more', Chunk> {

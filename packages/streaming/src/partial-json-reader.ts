@@ -5,6 +5,9 @@ import type { PartialJson, PartialJsonParser } from './partial-json.ts'
 /** As in `checkJson` of core: what is deeper cannot be walked safely by all who come after. */
 const maxDepth = 200
 
+/** Each look at a bare number reads all of it again. No double needs more digits than this to be written out in full. */
+const maxBareNumberChars = 4096
+
 type Container = unknown[] | Record<string, unknown>
 
 /** What may come next, outside of strings, numbers and words; white space may come anyway. */
@@ -44,6 +47,9 @@ export class PartialJsonReader implements PartialJsonParser {
   }
 
   push(piece: string): void {
+    if (typeof piece !== 'string') {
+      throw new TypeError(`partialJson takes a text, not ${piece === null ? 'null' : typeof piece}: '' where none has come`)
+    }
     for (let at = 0; at < piece.length && !this.#invalid; ) {
       if (this.#open !== undefined) at = this.#readString(piece, at)
       else if (this.#number !== undefined) at = this.#readNumber(piece, at, this.#number)
@@ -161,6 +167,7 @@ export class PartialJsonReader implements PartialJsonParser {
     }
     this.#text += piece.slice(from, at)
     this.#number = state
+    if (this.#container === this.#whole && this.#text.length > maxBareNumberChars) return this.#fail(at)
     if (at === piece.length) return at
     if (!isNumber(state)) return this.#fail(at)
     this.#number = undefined

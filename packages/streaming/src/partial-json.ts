@@ -5,7 +5,7 @@ import { PartialJsonReader } from './partial-json-reader.ts'
 export interface PartialJson {
   /**
    * `complete`: the text is JSON as it stands (a bare number may still grow). `partial`: more can make it JSON. `invalid`:
-   * nothing can, or it is nested deeper than 200.
+   * nothing can, or it is nested deeper than 200, or a bare number of more than 4096 characters.
    */
   readonly state: 'complete' | 'partial' | 'invalid'
   /**
@@ -18,7 +18,11 @@ export interface PartialJson {
 
 /** Reads JSON text while it arrives; its `state` and `value` are those of all pieces together. */
 export interface PartialJsonParser extends PartialJson {
-  /** Never throws; behind `invalid` it does nothing. */
+  /**
+   * Of no effect behind `invalid`.
+   *
+   * @throws {TypeError} when `piece` is no text
+   */
   push(piece: string): void
 }
 
@@ -26,7 +30,9 @@ export interface PartialJsonParser extends PartialJson {
  * The value of the beginning of a JSON text, such as the arguments of a tool call that are still being written. A whole text
  * gives what `JSON.parse` gives, but for the prototype: objects have none, so that a key like `__proto__` is a plain field.
  *
- * It never throws; a text that cannot become JSON is `invalid`. Linear in the text, and never recursive.
+ * A text that cannot become JSON is `invalid`, and no error. Linear in the text, and never recursive.
+ *
+ * @throws {TypeError} when `text` is no text: `''` where none has come yet
  *
  * @example
  * const { state, value } = partialJson('{"city":"Ber') // 'partial', { city: 'Ber' }
@@ -39,6 +45,9 @@ export function partialJson(text: string): PartialJson {
 
 /**
  * As `partialJson`, for text that comes in pieces: each character is looked at once, however small the pieces are.
+ *
+ * Reading `state` and `value` costs next to nothing, but whoever looks through a growing string after each piece (to print
+ * it, to search it) walks all of it each time.
  *
  * `value` is alive: the same objects grow with the text. `structuredClone` what must stay as it is. It takes up to about 70
  * times the memory of the text (1 MiB of `{},{},...`), so bound the text where you do not trust who writes it.

@@ -1,3 +1,4 @@
+import { checkChunk } from './chunk-check.ts'
 import type { EventFormat } from './event-format.ts'
 import { tellError } from './told-error.ts'
 
@@ -17,7 +18,10 @@ export function plainEvents(): EventFormat {
 // One writer serves all streams: it keeps nothing.
 const plain: EventFormat = {
   begin: () => ({
-    write: (chunk) => (chunk.type === 'note' ? '' : `data: ${JSON.stringify(chunk)}\n\n`),
+    write(chunk) {
+      checkChunk(chunk)
+      return chunk.type === 'note' ? '' : `data: ${JSON.stringify(chunk)}\n\n`
+    },
     end: () => '',
     fail: (error) => `event: error\ndata: ${JSON.stringify(tellError(error))}\n\n`
   })

@@ -1,4 +1,5 @@
 import { checkOptions } from '@millrace/core'
+import { shown } from './check-source.ts'
 
 /** How much may be held for a reader that is behind. */
 export interface QueueOptions<T> {
@@ -19,13 +20,14 @@ export function checkQueueBound<T>(of: string, options: QueueOptions<T>): QueueB
   checkOptions<QueueOptions<T>>(of, options, { maxItems: 1, maxSize: 1, sizeOf: 1, whenFull: 1 })
   const { maxItems = 1024, maxSize = 1_048_576, sizeOf = charsOf, whenFull = 'wait' } = options
   if (!(Number.isSafeInteger(maxItems) && maxItems > 0)) {
-    throw new TypeError(`maxItems must be a whole number above 0, not ${maxItems}`)
+    throw new TypeError(`maxItems must be a whole number above 0, not ${shown(maxItems)}`)
   }
-  if (!(typeof maxSize === 'number' && maxSize > 0)) throw new TypeError(`maxSize must be a number above 0, not ${maxSize}`)
+  if (!(typeof maxSize === 'number' && maxSize > 0)) {
+    throw new TypeError(`maxSize must be a number above 0, not ${shown(maxSize)}`)
+  }
   if (typeof sizeOf !== 'function')
     throw new TypeError(`sizeOf must be a function from an item to its size, not ${typeof sizeOf}`)
-  if (whenFull !== 'wait' && whenFull !== 'fail')
-    throw new TypeError(`whenFull must be 'wait' or 'fail', not ${String(whenFull)}`)
+  if (whenFull !== 'wait' && whenFull !== 'fail') throw new TypeError(`whenFull must be 'wait' or 'fail', not ${shown(whenFull)}`)
   return { maxItems, maxSize, sizeOf, whenFull }
 }
 

@@ -41,17 +41,19 @@ if type(added) == 'table' and added.err then
 end
 ${expire}`
 
-// Nobody reads on after a failure: what it follows would only take space. Another writer's log is left alone.
-const replace = `
+// Another writer's log is left alone, and so is a key that is none.
+const mine = `
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last and last[2][1] ~= ARGV[2] then return redis.error_reply('ERR another writer') end
+if last and last[2][1] ~= ARGV[2] then return redis.error_reply('ERR another writer') end`
+
+// Nobody reads on after a failure: what it follows would only take space.
+const replace = `${mine}
 redis.call('DEL', KEYS[1])
 ${add}
 ${expire}`
 
-const keep = `
-if redis.call('PEXPIRE', KEYS[1], ARGV[4]) == 1 then return 1 end
-${add}
+const keep = `${mine}
+if not last then ${add} end
 ${expire}`
 
 const last = `

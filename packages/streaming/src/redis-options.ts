@@ -4,7 +4,8 @@ import { maxMs, wholeNumber } from './log-checks.ts'
 export interface RedisLogOptions {
   /**
    * Sends one command to Redis, its arguments as strings, and answers as RESP 2 does: the `command` of `createRedis()`, or
-   * the `sendCommand` of a client. It must give up by itself when Redis is silent; it is never given a blocking command.
+   * one of a client's own, such as `(args) => client.sendCommand(args)` (a bare `client.sendCommand` has lost its client). It
+   * must give up by itself when Redis is silent; it is never given a blocking command.
    */
   readonly command: (args: readonly string[]) => Promise<unknown>
   /** Put before each id, as `namespace:id`. @default 'millrace:log' */
@@ -43,6 +44,9 @@ export interface LogCounts {
 
 /** @throws {TypeError} with the cure */
 export function settingsOf(options: RedisLogOptions): LogSettings {
+  if (typeof options === 'object' && options !== null && 'url' in options) {
+    throw new TypeError('createRedisLog takes no url: write createRedisLog({ command: createRedis({ url }).command })')
+  }
   checkOptions<RedisLogOptions>('createRedisLog', options, {
     command: 1,
     namespace: 1,
@@ -64,4 +68,10 @@ export function settingsOf(options: RedisLogOptions): LogSettings {
     maxBytes: wholeNumber('maxBytes', options.maxBytes ?? 8_388_608, 1),
     patienceMs: wholeNumber('patienceMs', options.patienceMs ?? 2000, 0, maxMs)
   }
+}
+
+/** What a failure of `command` shows of a mistake in it, for the end of an error's text. */
+export function mistakeIn(error: unknown): string {
+  if (!(error instanceof TypeError)) return ''
+  return `: command threw "${error.message}"; of a client it must be written as (args) => client.sendCommand(args)`
 }

@@ -1,7 +1,7 @@
 import { MillraceError, type SharedFollowOptions } from '@millrace/core'
 import { createFollower, type Follower } from './redis-follower.ts'
-import type { LogCounts, LogSettings } from './redis-options.ts'
-import { type Outcome, type Place, readPlaces } from './redis-read.ts'
+import { type LogCounts, type LogSettings, mistakeIn } from './redis-options.ts'
+import { type Outcome, type Pace, type Place, readPlaces } from './redis-read.ts'
 
 /** Reads for all followers, one command at a time, and only while there are some. */
 export interface Poll {
@@ -15,7 +15,8 @@ export interface Poll {
 interface Turn {
   dueAt: number
   pauseMs: number
-  more: boolean
+  pace: Pace
+  small: boolean
   /** Nothing new has come since. */
   quietSince: number
   /** When `isAlive` was asked last, and when Redis was asked whether there is such a log. */
@@ -56,7 +57,8 @@ export function createPoll(settings: LogSettings, counts: LogCounts): Poll {
     turns.set(follower, {
       dueAt: now,
       pauseMs: minPauseMs,
-      more: false,
+      pace: 'unknown',
+      small: false,
       quietSince: now,
       askedAt: now,
       lookedAt: now,
@@ -108,12 +110,12 @@ export function createPoll(settings: LogSettings, counts: LogCounts): Poll {
   function dueRows(): Row[] {
     const now = performance.now()
     const rows = new Map<string, Row>()
-    for (const [follower, { dueAt, pauseMs, more }] of turns) {
+    for (const [follower, { dueAt, pauseMs, pace, small }] of turns) {
       if (dueAt - pauseMs / 2 > now) continue
       const { key, at } = follower
       const place = `${at} ${key}`
       const row = rows.get(place)
-      if (row === undefined) rows.set(place, { key, at, more, followers: [follower] })
+      if (row === undefined) rows.set(place, { key, at, pace, small, dueAt, followers: [follower] })
       else row.followers.push(follower)
     }
     return [...rows.values()]
@@ -133,22 +135,25 @@ export function createPoll(settings: LogSettings, counts: LogCounts): Poll {
     const now = performance.now()
     if (outcome.type === 'away') {
       turn.awaySince ??= outcome.startedAt
+      turn.pace = 'unknown' // much may have come meanwhile
+      turn.small = false
       if (now - turn.awaySince < patienceMs) return later(turn)
-      return follower.fail(networkError(`Redis did not give the log for ${patienceMs} ms (patienceMs)`, outcome.error))
+      const text = `Redis did not give the log for ${patienceMs} ms (patienceMs)${mistakeIn(outcome.error)}`
+      return follower.fail(networkError(text, outcome.error))
     }
     turn.awaySince = undefined
     if (outcome.entries.length > 0) {
       turn.seen = true
       turn.absentSince = undefined
     }
+    turn.pace = outcome.more ? 'behind' : 'keeps-up'
+    turn.small = outcome.small
     if (follower.take(outcome.entries)) {
-      turn.more = outcome.more
       turn.pauseMs = minPauseMs
       turn.quietSince = now
-      turn.dueAt = turn.more ? now : now + minPauseMs
+      turn.dueAt = outcome.more ? now : now + minPauseMs
       return
     }
-    turn.more = false
     if (turn.gone !== undefined && turn.gone.at <= outcome.startedAt) return follower.fail(networkError(turn.gone.text))
     later(turn)
     askAround(follower, turn, now)

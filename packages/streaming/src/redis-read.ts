@@ -6,28 +6,47 @@ import type { LogCounts, RedisLogOptions } from './redis-options.ts'
 export interface Place {
   readonly key: string
   readonly at: number
-  /** The last read did not bring all that there was. */
-  readonly more: boolean
+  /** What the last read has shown: that there was all, that there is more, nothing. */
+  readonly pace: Pace
+  /** Those that have waited longest are read for first. */
+  readonly dueAt: number
+  /** The entries read last were small: many of them make no large reply. */
+  readonly small: boolean
 }
+
+export type Pace = 'keeps-up' | 'behind' | 'unknown'
 
 /** What a read of one place has brought. */
 export type Outcome = { readonly startedAt: number } & (
-  | { readonly type: 'read'; readonly entries: readonly (LogEntry | undefined)[]; readonly more: boolean }
+  | {
+      readonly type: 'read'
+      readonly entries: readonly (LogEntry | undefined)[]
+      readonly more: boolean
+      readonly small: boolean
+    }
   /** Redis did not answer, or not now. */
   | { readonly type: 'away'; readonly error: unknown }
   /** What there is, is no log. */
   | { readonly type: 'refused'; readonly text: string }
 )
 
-// An entry has 64 Ki characters at most, unless one item is larger: so one command reads at most 64 Mi characters where many
-// logs share it, and at most one whole log where they do not.
-const maxPlaces = 128
-const sharedEntries = 8
-const ownEntries = 1000
+// An entry has 64 Ki characters at most, unless one item is larger. A reply must come within the time limit of a command:
+// 4 Mi characters for new readers, and 1 Mi, or 128 small entries, for one that catches up. Those that keep up get what has
+// come since they were read for, which is little.
+const livePlaces = 128
+const liveEntries = 8
+const newPlaces = 16
+const newEntries = 4
+const ownEntries = 16
+const ownSmallEntries = 128
+const smallChars = 8192
+/** New readers, and those that catch up, hold up the others for about so long, or one command. */
+const catchUpForMs = 20
 
 /**
  * Reads behind all places, no two of which are the same, one command at a time. New readers and those that keep up share
- * commands; one that lags behind, or stands elsewhere in a log, gets its own.
+ * commands; one that lags behind, or stands elsewhere in a log, gets its own. Those that keep up come first; of the others,
+ * those that found no time are still due.
  */
 export async function readPlaces<P extends Place>(
   places: readonly P[],
@@ -35,13 +54,18 @@ export async function readPlaces<P extends Place>(
   counts: LogCounts,
   give: (place: P, outcome: Outcome) => void
 ): Promise<void> {
-  const shared = new Map<string, P>()
+  const keys = new Set<string>()
+  const live: P[] = []
+  const fresh: P[] = []
   const own: P[] = []
   for (const place of places) {
-    if (place.more || shared.has(place.key)) own.push(place)
-    else shared.set(place.key, place)
+    if (place.pace === 'behind' || keys.has(place.key)) own.push(place)
+    else {
+      keys.add(place.key)
+      if (place.pace === 'keeps-up') live.push(place)
+      else fresh.push(place)
+    }
   }
-  const together = [...shared.values()]
   let away: Outcome | undefined
 
   async function read(some: readonly P[], count: number): Promise<void> {
@@ -79,14 +103,36 @@ export async function readPlaces<P extends Place>(
     }
     return some.map(({ key }) => {
       const entries = found.get(key) ?? []
-      return { type: 'read', startedAt, entries, more: entries.length >= count }
+      return { type: 'read', startedAt, entries, more: entries.length >= count, small: areSmall(entries) }
     })
   }
 
-  for (const place of own) await read([place], ownEntries)
-  for (let from = 0; from < together.length; from += maxPlaces) {
-    await read(together.slice(from, from + maxPlaces), sharedEntries)
+  for (const some of groups(live, livePlaces)) await read(some, liveEntries)
+  const until = performance.now() + catchUpForMs
+  const rest = [...groups(fresh, newPlaces), ...own.map((place) => [place])]
+  for (const some of rest.toSorted((one, other) => dueAt(one) - dueAt(other))) {
+    const [place] = some as [P, ...P[]]
+    const ownCount = place.small ? ownSmallEntries : ownEntries
+    await read(some, some.length === 1 ? ownCount : newEntries)
+    if (performance.now() >= until) return
   }
+}
+
+function groups<P>(places: readonly P[], size: number): P[][] {
+  const all: P[][] = []
+  for (let from = 0; from < places.length; from += size) all.push(places.slice(from, from + size))
+  return all
+}
+
+function dueAt([place]: readonly Place[]): number {
+  return place?.dueAt ?? 0
+}
+
+/** The last entries of a log tell what the next are like. */
+function areSmall(entries: readonly (LogEntry | undefined)[]): boolean {
+  const chars = (entry: LogEntry | undefined): number =>
+    entry?.type === 'items' ? entry.items.reduce((sum, item) => sum + item.length, 0) : 0
+  return entries.every((entry) => chars(entry) <= smallChars)
 }
 
 /** Redis' own word, such as `WRONGTYPE`; undefined when it was not Redis that failed. */

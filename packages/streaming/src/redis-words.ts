@@ -1,6 +1,6 @@
 import { MillraceError, type SharedLogState } from '@millrace/core'
 import { addWord, lastEntry, readWords, stateOf, wordsOf } from './redis-entry.ts'
-import type { LogCounts, LogSettings } from './redis-options.ts'
+import { type LogCounts, type LogSettings, mistakeIn } from './redis-options.ts'
 
 /**
  * What is said to the writers of one process, wherever it is said: all of it comes into one stream, its inbox, which one
@@ -62,7 +62,8 @@ export function createWords(settings: LogSettings, counts: LogCounts, inbox: str
       return await command(args)
     } catch (cause) {
       counts.readFailures++
-      throw new MillraceError('network', 'Redis did not say what it knows of the log', { details: { phase: 'body' }, cause })
+      const text = `Redis did not say what it knows of the log${mistakeIn(cause)}`
+      throw new MillraceError('network', text, { details: { phase: 'body' }, cause })
     }
   }
 

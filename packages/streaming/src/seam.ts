@@ -4,10 +4,10 @@ const window = 64
 /** Characters beyond Latin that are seen to be continued only in decomposed text: punctuation and CJK. */
 const settled = /[\u2000-\u200c\u200e-\u206f\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]$/u
 
-/** The longest prefix that does not end between the halves of a surrogate pair. */
-export function pairSeam(text: string): number {
-  const last = text.charCodeAt(text.length - 1)
-  return last >= 0xd800 && last < 0xdc00 ? text.length - 1 : text.length
+/** The longest prefix, up to `end`, that does not end between the halves of a surrogate pair. */
+export function pairSeam(text: string, end: number = text.length): number {
+  const last = text.charCodeAt(end - 1)
+  return last >= 0xd800 && last < 0xdc00 ? end - 1 : end
 }
 
 /**
@@ -28,9 +28,7 @@ export function graphemeSeam(text: string, segmenter: Intl.Segmenter): number {
 export function joinerSeam(text: string, segmenter: Intl.Segmenter): number {
   const end = pairSeam(text)
   if (text.charCodeAt(end - 1) === joiner) return lastCluster(text, end, segmenter)
-  let halves = 0
-  while (isFlagHalf(text, end - 2 * halves)) halves++
-  return halves % 2 === 0 ? end : end - 2
+  return flagSeam(text, end)
 }
 
 /**
@@ -40,7 +38,7 @@ export function joinerSeam(text: string, segmenter: Intl.Segmenter): number {
 export function graphemeWithin(text: string, most: number, segmenter: Intl.Segmenter): number {
   if (most >= text.length) return text.length
   if (isPlain(text.charCodeAt(most - 1)) && isPlain(text.charCodeAt(most))) return most
-  const from = most <= longWindow ? 0 : pairSeam(text.slice(0, most - longWindow))
+  const from = most <= longWindow ? 0 : flagSeam(text, pairSeam(text, most - longWindow))
   const { index, segment } = segmenter.segment(text.slice(from, most + window)).containing(most - from) ?? {
     index: 0,
     segment: ''
@@ -52,7 +50,7 @@ const joiner = 0x200d
 const firstMark = 0x0300
 const carriageReturn = 0x0d
 
-/** Here a flag is told from the two halves of its neighbours only by counting from the beginning. */
+/** A piece may be asked for in the middle of a letter with very many marks. */
 const longWindow = 512
 
 /** Two of these never make one grapheme: no line break, no mark, no emoji that is joined to its neighbour. */
@@ -67,8 +65,15 @@ function isFlagHalf(text: string, end: number): boolean {
   return low >= 0xdde6 && low <= 0xddff
 }
 
+/** The last place up to `end` that is not inside a flag: told only by counting back to the first of its neighbours. */
+function flagSeam(text: string, end: number): number {
+  let halves = 0
+  while (isFlagHalf(text, end - 2 * halves)) halves++
+  return halves % 2 === 0 ? end : end - 2
+}
+
 function lastCluster(text: string, end: number, segmenter: Intl.Segmenter): number {
-  const from = Math.max(0, end - window)
+  const from = end <= window ? 0 : flagSeam(text, pairSeam(text, end - window))
   let last = 0
   for (const { index } of segmenter.segment(text.slice(from, end))) last = index
   // A cluster longer than the window is no letter any more: then only the pair counts.

@@ -1,3 +1,4 @@
+import { checkSource, shown } from './check-source.ts'
 import { distribute, type QueueReader } from './distribute.ts'
 import { checkQueueBound, type QueueOptions } from './queue-bound.ts'
 
@@ -44,11 +45,9 @@ export function share<T, const N extends number>(
   readers: N,
   options: ShareOptions<T> = {}
 ): SharedReaders<T, N> {
-  if (typeof (source as Partial<AsyncIterable<T>> | null | undefined)?.[Symbol.asyncIterator] !== 'function') {
-    throw new TypeError('share takes an async iterable first, such as adapter.stream(request)')
-  }
+  checkSource(source, 'share')
   if (!(Number.isSafeInteger(readers) && readers > 0)) {
-    throw new TypeError(`share takes the number of readers, a whole number above 0, not ${readers}`)
+    throw new TypeError(`share takes the number of readers, a whole number above 0, not ${shown(readers)}`)
   }
   const bound = checkQueueBound('share', options)
   return distribute(source, readers, bound, 'on-demand') as SharedReaders<T, N>

@@ -1,12 +1,8 @@
-import { type Chunk, type Completion, checkOptions } from '@millrace/core'
+import { type Completion, checkOptions, type ErrorDetails, MillraceError } from '@millrace/core'
 import type { EventFormat } from './event-format.ts'
+import type { SSESource } from './sse-source.ts'
 
-/**
- * What is written: chunks, for a `format` to write, or ready texts of whole events (`createStreams` gives such), which go out
- * as they are. As a function it is called with a signal that aborts when the client leaves or the writing ends: for a
- * source that cannot be returned while it is busy, such as an async generator.
- */
-export type SSESource = AsyncIterable<Chunk | string> | ((signal: AbortSignal) => AsyncIterable<Chunk | string>)
+export type { SSESource } from './sse-source.ts'
 
 /** The options of both writers. */
 export interface SSEWriteOptions {
@@ -21,7 +17,7 @@ export interface SSEWriteOptions {
   readonly headWithinMs?: number | undefined
   /** Ends the stream after so many milliseconds with a `timeout` error event, whatever it is busy with. @default Infinity */
   readonly maxDurationMs?: number | undefined
-  /** Ends the stream: with an error event, if there is still somebody to read it. */
+  /** Ends the stream, with an error event if there is still somebody to read it. */
   readonly signal?: AbortSignal | undefined
   /** @default 200 */
   readonly status?: number | undefined
@@ -47,7 +43,9 @@ const known: Readonly<Record<keyof SSEWriteOptions, 1>> = {
 export function checkWriting(of: string, source: SSESource, options: SSEWriteOptions): void {
   checkOptions<SSEWriteOptions>(of, options, known)
   if (typeof source !== 'function' && typeof source?.[Symbol.asyncIterator] !== 'function') {
-    throw new TypeError(`${of} takes an async iterable of chunks, or a function of a signal that gives one`)
+    throw new TypeError(
+      `${of} takes an async iterable of chunks, or a function of a signal that gives one; await a promise of it first`
+    )
   }
   const { format, heartbeatMs = 1, headWithinMs = 0, maxDurationMs = 1, status = 200, headers, signal, onError } = options
   if (format !== undefined && typeof format?.begin !== 'function') {
@@ -86,4 +84,10 @@ export function headersOf(options: SSEWriteOptions, notes: Completion['notes']):
   }
   for (const [name, value] of Object.entries(own)) all[name.toLowerCase()] = value
   return all
+}
+
+/** The end of `maxDurationMs`. */
+export function tooLong(clocked: ErrorDetails['timeout']): MillraceError<'timeout'> {
+  const text = `the stream of events was open for ${clocked.limitMs} ms (maxDurationMs)`
+  return new MillraceError('timeout', text, { details: { ...clocked, clock: 'total' } })
 }

@@ -1,11 +1,12 @@
-import { type Chunk, checkOptions, type FinishChunk } from '@millrace/core'
+import { type Chunk, checkOptions } from '@millrace/core'
+import { shown } from './check-source.ts'
 import { type Operator, operate, type Step } from './operate.ts'
-import { type CutOptions, checkCounter, checkInputTokens, OutputCount, type RunningCount } from './output-count.ts'
+import { type CutOptions, checkCounter, checkInputTokens, emitCut, OutputCount, type RunningCount } from './output-count.ts'
 import { pairSeam } from './seam.ts'
 import { type StopTexts, stopTexts } from './stop-texts.ts'
 
 export interface StopWhenOptions extends CutOptions {
-  /** Counts the output for the estimated usage, such as `tokenizer.counter`. @default none: no usage is told at a stop */
+  /** Counts the output for the estimated usage, such as `tokenizer.counter`. @default none: no usage is counted at a stop */
   readonly createCounter?: (() => RunningCount) | undefined
   /** How much of the end of an answer's text a function is shown at least, in characters; at most twice that. @default 1048576 */
   readonly windowChars?: number | undefined
@@ -19,8 +20,8 @@ export type StopRule = (text: string, chunk: Chunk) => boolean | number
 
 /**
  * Ends the stream at a text, at the first of several, or where a function says so: the source is returned at once, so that
- * the provider stops generating, then come `usage` (estimated, with `createCounter` and unless it was told before) and
- * `finish` with reason `cut`.
+ * the provider stops generating, then come `usage` (as it was told, before or in the same batch; else estimated, with
+ * `createCounter`) and `finish` with reason `cut`.
  *
  * A stop text is looked for in the visible text and not delivered, nor is any part of it. What could be its beginning is
  * held back until it cannot be: at most the longest stop text, with up to 64 `extra`s among it. Any other chunk lets it go:
@@ -42,7 +43,7 @@ export function stopWhen(stop: string | readonly string[] | StopRule, options: S
   else if (inputTokens !== undefined) throw new TypeError('inputTokens is for the usage that createCounter counts: give both')
   checkInputTokens(inputTokens)
   if (!(Number.isSafeInteger(windowChars) && windowChars > 0)) {
-    throw new TypeError(`windowChars must be a whole number above 0, not ${windowChars}`)
+    throw new TypeError(`windowChars must be a whole number above 0, not ${shown(windowChars)}`)
   }
   const texts = typeof stop === 'function' ? [] : checkedTexts(stop)
   return operate(({ request }) => {
@@ -51,23 +52,18 @@ export function stopWhen(stop: string | readonly string[] | StopRule, options: S
       count?.add(chunk)
       emit(chunk)
     }
-    const cut = (emit: Emit): 'stop' => {
-      const usage = count?.usage(inputTokens, request)
-      if (usage !== undefined) emit(usage)
-      emit(finish)
-      return 'stop'
-    }
-    return typeof stop === 'function' ? ruled(stop, windowChars, deliver, cut) : searching(stopTexts(texts), deliver, cut)
+    const step = typeof stop === 'function' ? ruled(stop, windowChars, deliver) : searching(stopTexts(texts), deliver)
+    return { ...step, stopped: (behind, emit) => emitCut(behind, () => count?.usage(inputTokens, request), emit) }
   })
 }
 
 type Emit = (chunk: Chunk) => void
 type Deliver = (chunk: Chunk, emit: Emit) => void
-type Cut = (emit: Emit) => 'stop'
-
-const finish: FinishChunk = Object.freeze({ type: 'finish', reason: 'cut' })
 
 function checkedTexts(stop: unknown): readonly string[] {
+  if (stop instanceof RegExp) {
+    throw new TypeError(`stop must be a text, texts or a function: write stopWhen((text) => ${String(stop)}.test(text))`)
+  }
   const texts: readonly unknown[] = Array.isArray(stop) ? [...stop] : [stop]
   if (texts.length === 0) throw new TypeError('stop must be a text, texts or a function, not an empty list')
   for (const text of texts) {
@@ -83,7 +79,7 @@ function checkedTexts(stop: unknown): readonly string[] {
 /** How many extras, such as the logprobs of the pieces, wait among text that is held back. */
 const maxExtras = 64
 
-function searching(texts: StopTexts, deliver: Deliver, cut: Cut): Step<Chunk, Chunk> {
+function searching(texts: StopTexts, deliver: Deliver): Step<Chunk, Chunk> {
   let held: Chunk[] = [] // begins with text, of which the first `at` characters have gone out
   let head = 0
   let at = 0
@@ -143,7 +139,7 @@ function searching(texts: StopTexts, deliver: Deliver, cut: Cut): Step<Chunk, Ch
         held.push(chunk)
         chars += text.length
         release(clear, emit)
-        return cut(emit)
+        return 'stop'
       }
       if (chunk.type === 'extra' && chars > 0 && extras < maxExtras) {
         held.push(chunk)
@@ -158,7 +154,7 @@ function searching(texts: StopTexts, deliver: Deliver, cut: Cut): Step<Chunk, Ch
   }
 }
 
-function ruled(stop: StopRule, windowChars: number, deliver: Deliver, cut: Cut): Step<Chunk, Chunk> {
+function ruled(stop: StopRule, windowChars: number, deliver: Deliver): Step<Chunk, Chunk> {
   let text = ''
 
   return {
@@ -180,7 +176,7 @@ function ruled(stop: StopRule, windowChars: number, deliver: Deliver, cut: Cut):
       if (verdict === true) deliver(chunk, emit)
       else if (!(Number.isSafeInteger(verdict) && (verdict as number) >= 0)) {
         throw new TypeError(
-          `a stop rule must give true, false or a whole number of characters, not ${String(verdict)}; false goes on`
+          `a stop rule must give true, false or a whole number of characters, not ${shown(verdict)}; false goes on`
         )
       } else if (chunk.type === 'text') {
         const before = text.length - chunk.text.length
@@ -188,7 +184,7 @@ function ruled(stop: StopRule, windowChars: number, deliver: Deliver, cut: Cut):
         const end = part.length === chunk.text.length ? part.length : pairSeam(part)
         if (end > 0) deliver(end === chunk.text.length ? chunk : { type: 'text', text: part.slice(0, end) }, emit)
       }
-      return cut(emit)
+      return 'stop'
     }
   }
 }

@@ -1,5 +1,5 @@
 import { type Chunk, hasEnded, type LinkedAbort, linkAbort, MillraceError, nextBatch, type SharedLogWriter } from '@millrace/core'
-import type { EventFormat } from './event-format.ts'
+import type { EventWriter } from './event-format.ts'
 import { plainEvents } from './plain-events.ts'
 import { splitEvents } from './stream-place.ts'
 
@@ -29,16 +29,15 @@ export interface Pump {
 
 export interface PumpOptions {
   readonly source: ChunkSource
-  readonly format: EventFormat
+  readonly writer: EventWriter
   readonly logs: readonly SharedLogWriter[]
   readonly maxAheadBytes: number
-  /** Told before the logs have their end. */
-  readonly onOver: (outcome: StreamOutcome) => void
+  /** Told before the logs have their end; of a failed stream with its error. */
+  readonly onOver: (outcome: StreamOutcome, error?: unknown) => void
 }
 
 /** The provider is read on while the fastest reader, here or elsewhere, is less than `maxAheadBytes` behind. */
-export function startPump({ source, format, logs, maxAheadBytes, onOver }: PumpOptions): Pump {
-  const writer = format.begin()
+export function startPump({ source, writer, logs, maxAheadBytes, onOver }: PumpOptions): Pump {
   const { promise: done, resolve: tellDone } = Promise.withResolvers<void>()
   let linked: LinkedAbort | undefined
   let iterator: AsyncIterator<Chunk, unknown> | undefined
@@ -114,11 +113,11 @@ export function startPump({ source, format, logs, maxAheadBytes, onOver }: PumpO
     end('finished')
   }
 
-  function end(outcome: StreamOutcome): void {
+  function end(outcome: StreamOutcome, error?: unknown): void {
     over = true
     unread = []
     wake()
-    onOver(outcome)
+    onOver(outcome, error)
     void Promise.all(logs.map((log) => log.end())).then(() => tellDone())
   }
 
@@ -137,7 +136,7 @@ export function startPump({ source, format, logs, maxAheadBytes, onOver }: PumpO
     if (over) return
     leave()
     append(lastWords(() => writer.fail(error), error))
-    end('failed')
+    end('failed', error)
   }
 
   function cut(how: 'cancelled' | 'abandoned'): void {

@@ -5,6 +5,13 @@ import type { Place } from './stream-place.ts'
 
 /** The events of one stream, each with an id that says where to go on behind it. May be iterated again, from the same place. */
 export interface StreamEvents extends AsyncIterable<string> {
+  /** Tells the writers of responses that these are whole events, written as they are; also where there are none. */
+  readonly readyTexts: true
+  /**
+   * Nothing is left: the stream had ended when it was resumed, and this place is its end. Answer 204 then, without a body,
+   * and an `EventSource` ceases to come back.
+   */
+  readonly ended: boolean
   [Symbol.asyncIterator](): ChunkIterator<string>
 }
 
@@ -13,17 +20,27 @@ export interface ReaderHooks {
   /** The reader begins, with its first read; `fail` ends it from outside, with an error event. */
   onBegin(reader: RunningReader): void
   onLeave(reader: RunningReader): void
+  readonly forgotten: ForgottenReaders
 }
 
 export interface RunningReader {
   /** It waits for an event, or has been given one since the time given. */
   activeSince(time: number): boolean
   fail(error: unknown): void
+  /** Nobody holds it any more. */
+  forget(): void
+}
+
+/** Ends the readers that nobody holds any more: whoever forgets one half-read would have it counted, and held, for ever. */
+export type ForgottenReaders = FinalizationRegistry<RunningReader>
+
+export function watchForgottenReaders(): ForgottenReaders {
+  return new FinalizationRegistry((reader) => reader.forget())
 }
 
 /** What the stream that is read is told, as it happens. */
 export interface Heard {
-  /** It has got what makes it so many events, the last ones of so many characters. */
+  /** It has so many events, the last ones of so many characters: when it begins, and whenever it has got some. */
   read(position: number, chars: number): void
   waits(change: 1 | -1): void
 }
@@ -42,32 +59,61 @@ export function readEvents(
     format,
     signal,
     heard,
-    hooks
+    hooks,
+    ended
   }: {
     readonly format: EventFormat
     readonly signal: AbortSignal | undefined
     readonly heard: Heard
     readonly hooks: ReaderHooks
+    readonly ended: boolean
   }
 ): StreamEvents {
   return {
+    readyTexts: true,
+    ended,
     [Symbol.asyncIterator]() {
       const slices = sliced(log, { id, offset }, format, signal)
       let position = offset
       let seenAt = performance.now()
       let waiting = false
+      let left = false
+      // Nothing here may refer to the iterator, or it is never forgotten; but one that waits is: its reader may hold the read alone.
+      let itself: WeakRef<object> | undefined
+      const held: { iterator?: object | undefined } = {}
       const self: RunningReader = {
         activeSince: (time) => waiting || seenAt > time,
-        fail: slices.fail
+        fail: slices.fail,
+        forget() {
+          leave()
+          slices.leave()
+        }
+      }
+      function leave(): void {
+        if (left) return
+        left = true
+        wait(false)
+        slices.over()
+        hooks.forgotten.unregister(self)
+        hooks.onLeave(self)
+      }
+      function watch(iterator: ChunkIterator<string>): ChunkIterator<string> {
+        itself = new WeakRef(iterator)
+        return iterator
       }
       function wait(on: boolean): void {
         if (waiting === on) return
         waiting = on
+        held.iterator = on ? itself?.deref() : undefined
         seenAt = performance.now()
         heard.waits(on ? 1 : -1)
       }
       const events = operate<Slice, string>(() => {
+        const iterator = itself?.deref()
+        if (iterator !== undefined) hooks.forgotten.register(iterator, self, self)
         hooks.onBegin(self)
+        // A reader that has been elsewhere, or whose words were lost there, is heard of here.
+        heard.read(position, 0)
         return {
           take(slice, emit) {
             if (typeof slice === 'string') {
@@ -84,14 +130,10 @@ export function readEvents(
           },
           waiting: () => wait(true),
           resting: () => wait(false),
-          close() {
-            wait(false)
-            slices.over()
-            hooks.onLeave(self)
-          }
+          close: leave
         }
       })
-      return events(slices)[Symbol.asyncIterator]() as ChunkIterator<string>
+      return watch(events(slices)[Symbol.asyncIterator]() as ChunkIterator<string>)
     }
   }
 }
@@ -100,8 +142,11 @@ export function readEvents(
 type Slice = readonly string[] | string
 
 interface Slices extends AsyncIterable<Slice> {
+  /** Ends it behind what was read already. */
   fail(error: unknown): void
   over(): void
+  /** Leaves the log, and waits for nothing. */
+  leave(): void
 }
 
 /** What is read of a log, in bounded pieces. */
@@ -110,6 +155,7 @@ function sliced(log: SharedLog, { id, offset }: Place, format: EventFormat, sign
   let batches: AsyncIterator<readonly string[]> | undefined
   let held: readonly string[] = []
   let at = 0
+  let failing: { readonly error: unknown } | undefined
   let failed = false
 
   function begin(): AsyncIterator<readonly string[]> {
@@ -124,13 +170,18 @@ function sliced(log: SharedLog, { id, offset }: Place, format: EventFormat, sign
   }
 
   return {
-    fail: (error) => linked?.abort(error),
+    fail(error) {
+      failing ??= { error }
+      linked?.abort(error)
+    },
     over: () => linked?.[Symbol.dispose](),
+    leave: () => void batches?.return?.().then(undefined, () => {}), // nobody is left to be told
     [Symbol.asyncIterator]: () => ({
       async next() {
         if (failed) return { done: true, value: undefined }
         try {
           if (at === held.length) {
+            if (failing !== undefined) throw failing.error
             batches ??= begin()
             const result = await batches.next()
             if (result.done === true) return { done: true, value: undefined }

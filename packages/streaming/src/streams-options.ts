@@ -27,6 +27,11 @@ export interface StreamsOptions {
    * The same in all replicas. @default 30000
    */
   readonly abandonMs?: number | undefined
+  /**
+   * Told once of each stream that failed, with what clients are not told: the error of the provider, or of your generator. What
+   * it throws is an uncaught exception. @default none
+   */
+  readonly onError?: ((error: unknown, id: string) => void) | undefined
 }
 
 export interface StartOptions {
@@ -49,8 +54,11 @@ export interface StartedStream {
   readonly events: StreamEvents
 }
 
-export type StreamsSettings = { readonly [Name in Exclude<keyof StreamsOptions, 'log'>]-?: NonNullable<StreamsOptions[Name]> } & {
+export type StreamsSettings = {
+  readonly [Name in Exclude<keyof StreamsOptions, 'log' | 'onError'>]-?: NonNullable<StreamsOptions[Name]>
+} & {
   readonly log: SharedLog | undefined
+  readonly onError: StreamsOptions['onError']
 }
 
 /** @throws {TypeError} with the cure */
@@ -62,17 +70,21 @@ export function settingsOf(options: StreamsOptions): StreamsSettings {
     maxBytes: 1,
     maxAheadBytes: 1,
     keepMs: 1,
-    abandonMs: 1
+    abandonMs: 1,
+    onError: 1
   })
-  const { log, format = plainEvents() } = options
+  const { log, format = plainEvents(), onError } = options
   if (log !== undefined && (typeof log?.write !== 'function' || typeof log.tell !== 'function')) {
     throw new TypeError('log must be a shared log: write log: createRedisLog({ command: redis.command })')
   }
   checkFormat(format)
+  if (onError !== undefined && typeof onError !== 'function')
+    throw new TypeError('onError must be a function of an error and an id')
   const maxBytes = wholeNumber('maxBytes', options.maxBytes ?? 8_388_608, 2)
   const ahead = options.maxAheadBytes ?? Math.min(1_048_576, Math.floor(maxBytes / 2))
   return {
     log,
+    onError,
     format,
     maxStreams: wholeNumber('maxStreams', options.maxStreams ?? 1000, 1),
     maxBytes,

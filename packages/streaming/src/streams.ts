@@ -1,9 +1,17 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { clampTimer, MillraceError, type SharedLog, type SharedLogWriter, sleep } from '@millrace/core'
 import type { EventFormat } from './event-format.ts'
 import { createMemoryLog } from './memory-log.ts'
 import { newStreamId, type Place, placeOf, unknownStream } from './stream-place.ts'
 import { type ChunkSource, type Pump, type StreamOutcome, startPump } from './stream-pump.ts'
-import { type Heard, type ReaderHooks, type RunningReader, readEvents, type StreamEvents } from './stream-reader.ts'
+import {
+  type Heard,
+  type ReaderHooks,
+  type RunningReader,
+  readEvents,
+  type StreamEvents,
+  watchForgottenReaders
+} from './stream-reader.ts'
 import {
   checkResume,
   checkStart,
@@ -25,12 +33,12 @@ export interface Streams extends AsyncDisposable {
    * events too.
    *
    * @throws {MillraceError} `queue-full` at `maxStreams`; `closed`
-   * @throws {TypeError} when an option is wrong, or the id is in use
+   * @throws {TypeError} when an option is wrong, or the id is in use; what `format.begin` throws
    */
   start(source: ChunkSource, options?: StartOptions): StartedStream
   /**
    * The events behind the one with this id (`Last-Event-ID`), byte for byte as they were, and those that come; the bare id
-   * of a stream stands for all of them. Whoever knows the id of a stream may read it: check whose it is before.
+   * of a stream stands for all of them. Where nothing is left they are `ended`: answer 204. Whoever knows the id of a stream may read it: check whose it is before.
    *
    * @throws {MillraceError} `invalid-request` (404) for an id that is none, or of no stream any more, `network` when the log
    * that would know does not answer, `closed`
@@ -38,7 +46,8 @@ export interface Streams extends AsyncDisposable {
   resume(lastEventId: string, options?: ResumeOptions): Promise<StreamEvents>
   /**
    * Stops a stream, by its id or that of one of its events: its provider is aborted, at once when it runs here, else within
-   * about 250 ms and two commands, and its readers get a legal end with finish `cut`. False when no such stream is running.
+   * about 250 ms and two commands, and its readers get a legal end with finish `cut`. False when no such stream is running,
+   * and after `close`.
    *
    * @throws {MillraceError} `network` when the log that would know does not answer
    */
@@ -78,6 +87,12 @@ export interface StreamsStats {
 /** A stream whose id a client has may not be in the shared log yet. */
 const lookAgainMs = 100
 
+/** A word that did not get to the replica with the stream is said again after this pause. */
+const sayAgainMs = 250
+
+/** What a reader has before its place nobody here has counted: it is said in any case. */
+const unknownChars = Number.MAX_SAFE_INTEGER
+
 /**
  * Streams with an id and a log: the provider's stream is read into it, any number of clients read from it, and one that has
  * lost its connection goes on behind the last event it had, on this replica or, over `log`, on another one. Clients here are
@@ -97,11 +112,13 @@ const lookAgainMs = 100
  */
 export function createStreams(options: StreamsOptions = {}): Streams {
   const settings = settingsOf(options)
-  const { log: far, maxStreams, maxBytes, maxAheadBytes, keepMs, abandonMs } = settings
-  const near = createMemoryLog({ maxBytes, maxLogs: 2 * maxStreams, keepMs })
+  const { log: far, maxStreams, maxBytes, maxAheadBytes, keepMs, abandonMs, onError } = settings
+  const maxLogs = 2 * maxStreams
+  // A stream is written before it is read: one that is not there has expired, and is not waited for.
+  const near = createMemoryLog({ maxBytes, maxLogs, keepMs, ttlMs: 1 })
   const running = new Map<string, Pump>()
-  const readers = new Set<RunningReader>()
-  /** Those of them that read streams of other replicas, and say so there. */
+  let readers = 0
+  /** Those that read streams of other replicas, and say so there. */
   const distant = new Map<RunningReader, () => void>()
   const counts = {
     started: 0,
@@ -120,6 +137,7 @@ export function createStreams(options: StreamsOptions = {}): Streams {
   let sweepAt = 0
   let timer: NodeJS.Timeout | undefined
   let closing: Promise<void> | undefined
+  let closed = false
 
   // One timer for all streams, while there are some. It keeps no process alive.
   function arm(): void {
@@ -140,33 +158,49 @@ export function createStreams(options: StreamsOptions = {}): Streams {
 
   function start(source: ChunkSource, { format = settings.format, id = newStreamId() }: StartOptions): StartedStream {
     if (closing !== undefined) throw closedError()
-    if (running.size >= maxStreams) {
-      counts.refused++
-      throw new MillraceError('queue-full', `${maxStreams} streams are running already (maxStreams)`, {
-        details: { limit: maxStreams }
-      })
-    }
+    if (running.size >= maxStreams) throw noRoom()
     if (running.has(id)) throw new TypeError('id must be new: a stream with this id is running')
+    const writer = format.begin() // what may throw comes before what would be left behind
     const log = near.write(id, { keepMs })
-    if (log.broken) throw new TypeError('id must be new: a stream with this id has just ended')
-    const shared = far?.write(id, { keepMs, onWord: (word) => running.get(id)?.hear(word) })
+    if (log.broken) {
+      if (near.stats().open >= maxLogs) throw noRoom()
+      throw new TypeError('id must be new: a stream with this id has just ended')
+    }
+    const shared = share(id, log)
     const pump = startPump({
       source,
-      format,
+      writer,
       logs: shared === undefined ? [log] : [log, shared],
       maxAheadBytes,
-      onOver: (outcome) => ended(id, outcome)
+      onOver: (outcome, error) => ended(id, outcome, error)
     })
     running.set(id, pump)
     counts.started++
     arm()
     if (shared !== undefined) void pump.done.then(() => check(shared))
-    return { id, events: readNear({ id, offset: 0 }, format) }
+    return { id, events: readNear({ id, offset: 0 }, { format, signal: undefined, ended: false }) }
   }
 
-  function ended(id: string, outcome: StreamOutcome): void {
+  function share(id: string, log: SharedLogWriter): SharedLogWriter | undefined {
+    try {
+      return far?.write(id, { keepMs, onWord: (word) => running.get(id)?.hear(word) })
+    } catch (error) {
+      void log.end()
+      throw error
+    }
+  }
+
+  function noRoom(): MillraceError<'queue-full'> {
+    counts.refused++
+    const text = `${maxStreams} streams are running already (maxStreams)`
+    return new MillraceError('queue-full', text, { details: { limit: maxStreams } })
+  }
+
+  function ended(id: string, outcome: StreamOutcome, error: unknown): void {
     running.delete(id)
     counts[outcome]++
+    // In a microtask: a hearer that throws is an uncaught exception, and the stream gets its end all the same.
+    if (outcome === 'failed' && onError !== undefined) queueMicrotask(() => onError(error, id))
   }
 
   function check(shared: SharedLogWriter): void {
@@ -174,54 +208,83 @@ export function createStreams(options: StreamsOptions = {}): Streams {
   }
 
   const hooks: ReaderHooks = {
-    onBegin: (reader) => readers.add(reader),
-    onLeave(reader) {
-      readers.delete(reader)
-      distant.delete(reader)
-    }
+    onBegin: () => readers++,
+    onLeave: () => readers--,
+    forgotten: watchForgottenReaders()
   }
 
-  function readNear(place: Place, format: EventFormat, signal?: AbortSignal): StreamEvents {
+  interface Reading {
+    readonly format: EventFormat
+    readonly signal: AbortSignal | undefined
+    readonly ended: boolean
+  }
+
+  function readNear(place: Place, reading: Reading): StreamEvents {
     const heard: Heard = {
       read: (position) => running.get(place.id)?.read(position),
       waits: (change) => running.get(place.id)?.waits(change)
     }
-    return readEvents(near, place, { format, signal, heard, hooks })
+    return readEvents(near, place, { ...reading, heard, hooks })
   }
 
-  function readFar(log: SharedLog, place: Place, format: EventFormat, signal?: AbortSignal): StreamEvents {
+  function readFar(log: SharedLog, place: Place, reading: Reading): StreamEvents {
     let position = place.offset
-    let untold = 0
+    let untold = unknownChars
     let telling = false
+    /** Readers of this place. */
+    let here = 0
+    // Often enough that a fast reader does not find the provider held back for it.
+    const isDue = (): boolean => untold >= maxAheadBytes / 4
+
+    /** Says where it is, and again while more has come than may be kept from the provider. */
     async function tell(): Promise<void> {
       if (telling) return
       telling = true
+      while (await say());
+      telling = false
+    }
+
+    /** True when there is more to say already. */
+    async function say(): Promise<boolean> {
+      const saying = untold
       untold = 0
       try {
         await log.tell(place.id, `read ${position}`)
+        return !closed && (here > 0 ? isDue() : untold > 0)
       } catch {
-        counts.unheard++ // told again when there is more to tell, and now and then
+        counts.unheard++
+        untold = Math.min(untold + saying, unknownChars)
+        if (!isDue()) return false // said when there is more to say, and now and then
+        await delay(sayAgainMs, undefined, { ref: false })
+        return here > 0 && !closed
       }
-      telling = false
     }
+
     const heard: Heard = {
       read(at, chars) {
         position = Math.max(position, at)
-        untold += chars
-        // Often enough that a fast reader does not find the provider held back for it.
-        if (untold >= maxAheadBytes / 4) void tell()
+        untold = Math.min(untold + chars, unknownChars)
+        if (isDue()) void tell()
       },
       waits: () => {}
     }
     const own: ReaderHooks = {
       onBegin(reader) {
         hooks.onBegin(reader)
+        here++
         distant.set(reader, () => void tell())
-        arm()
+        if (closed) reader.fail(closedError())
+        else arm()
       },
-      onLeave: hooks.onLeave
+      onLeave(reader) {
+        hooks.onLeave(reader)
+        here--
+        distant.delete(reader)
+        if (untold > 0 && !closed) void tell()
+      },
+      forgotten: hooks.forgotten
     }
-    return readEvents(log, place, { format, signal, heard, hooks: own })
+    return readEvents(log, place, { ...reading, heard, hooks: own })
   }
 
   async function resume(lastEventId: string, { format = settings.format, signal }: ResumeOptions): Promise<StreamEvents> {
@@ -235,25 +298,21 @@ export function createStreams(options: StreamsOptions = {}): Streams {
       // What is not written yet nobody has had.
       if (offset > own.length) return refuse()
       counts.resumed++
-      return readNear(place, format, signal)
+      return readNear(place, { format, signal, ended: !own.open && offset === own.length })
     }
     if (far === undefined) return refuse()
-    const word = `read ${offset}`
-    const there = (await far.tell(id, word)) ?? (await lookAgain(far, id, word, signal))
+    // Only asked: a log that cannot be written to can still be read.
+    const there = (await far.tell(id, '')) ?? (await lookAgain(far, id, signal))
+    if (closing !== undefined) throw closedError()
     // An open log may lag behind what its replica has served.
     if (there === undefined || (!there.open && offset > there.length)) return refuse()
     counts.resumedElsewhere++
-    return readFar(far, place, format, signal)
+    return readFar(far, place, { format, signal, ended: !there.open && offset === there.length })
   }
 
-  async function lookAgain(
-    log: SharedLog,
-    id: string,
-    word: string,
-    signal: AbortSignal | undefined
-  ): ReturnType<SharedLog['tell']> {
+  async function lookAgain(log: SharedLog, id: string, signal: AbortSignal | undefined): ReturnType<SharedLog['tell']> {
     await sleep(lookAgainMs, signal)
-    return log.tell(id, word)
+    return log.tell(id, '')
   }
 
   function refuse(): never {
@@ -269,7 +328,7 @@ export function createStreams(options: StreamsOptions = {}): Streams {
       pump.cut('cancelled')
       return true
     }
-    if (far === undefined || (await near.tell(id, '')) !== undefined) return false
+    if (far === undefined || closed || (await near.tell(id, '')) !== undefined) return false
     return (await far.tell(id, 'cancel'))?.open === true
   }
 
@@ -283,6 +342,7 @@ export function createStreams(options: StreamsOptions = {}): Streams {
     clearTimeout(grace)
     clearTimeout(timer)
     timer = undefined
+    closed = true
     for (const reader of distant.keys()) reader.fail(closedError())
     await near.close()
   }
@@ -297,7 +357,7 @@ export function createStreams(options: StreamsOptions = {}): Streams {
       return resume(lastEventId, given)
     },
     cancel,
-    stats: () => ({ running: running.size, readers: readers.size, ...counts }),
+    stats: () => ({ running: running.size, readers, ...counts }),
     close({ graceMs = 10_000 } = {}) {
       if (!(graceMs >= 0)) return Promise.reject(new TypeError(`graceMs must be milliseconds from 0 up, not ${graceMs}`))
       closing ??= end(graceMs)

@@ -6,7 +6,10 @@ export interface ToldError {
   readonly code: ErrorCode | 'internal'
   readonly message: string
   readonly retryable: boolean
+  /** Whole milliseconds. */
   readonly retryAfterMs?: number | undefined
+  /** Of what was refused here, where the code alone does not say it: 404 for a stream that is not there. */
+  readonly status?: number | undefined
   /** The field of the caller's request that was refused. */
   readonly path?: string | undefined
 }
@@ -20,14 +23,32 @@ export function tellError(error: unknown): ToldError {
   if (!isMillraceError(error)) return { code: 'internal', message: 'the stream failed', retryable: false }
   const { code, retryable } = error
   const { status, path, retryAfterMs } = error.details as { status?: number; path?: string; retryAfterMs?: number }
-  const refusedHere = (code === 'invalid-request' || code === 'context-overflow') && status === undefined
+  const isOurs = error.context.provider === undefined
+  // A refusal by a provider has a status, and never a path.
+  const refusedHere =
+    (code === 'invalid-request' || code === 'context-overflow') && (status === undefined || (path !== undefined && isOurs))
+  const retryMs = waitOf(retryAfterMs)
   return {
     code,
-    message: refusedHere ? error.message : sentences[code],
+    message: refusedHere ? error.message : ((isOurs ? ownSentences[code] : undefined) ?? sentences[code]),
     retryable,
-    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    ...(retryMs === undefined ? {} : { retryAfterMs: retryMs }),
+    ...(refusedHere && status !== undefined ? { status } : {}),
     ...(refusedHere && path !== undefined ? { path } : {})
   }
+}
+
+/** What no client could use, such as `NaN` of a clock of somebody else's, is not told. */
+function waitOf(ms: number | undefined): number | undefined {
+  const isWait = ms !== undefined && ms >= 0 && Number.isSafeInteger(Math.ceil(ms))
+  return isWait ? Math.ceil(ms) : undefined
+}
+
+/** Of what no provider had a part in: a store of ours that is away, a process that died. */
+const ownSentences: Readonly<Partial<Record<ErrorCode, string>>> = {
+  network: 'a connection that the service needs could not be made, or broke',
+  unavailable: 'a part of the service failed',
+  protocol: 'the answer broke off or could not be read'
 }
 
 const sentences: Readonly<Record<ErrorCode, string>> = {

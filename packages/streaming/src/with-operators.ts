@@ -9,6 +9,7 @@ import {
   nextBatch,
   type Provider
 } from '@millrace/core'
+import { isAsyncIterable } from './check-source.ts'
 import type { Operator } from './operate.ts'
 
 /**
@@ -27,7 +28,16 @@ export function withOperators(...operators: readonly Operator<Chunk>[]): Layer<P
     const source: AsyncIterable<Chunk> = {
       [Symbol.asyncIterator]: () => abortFirst((linked) => next(request, linked), options)
     }
-    return operators.reduce((chunks, operator) => operator(chunks, request), source)
+    return operators.reduce((chunks, operator) => {
+      const operated = operator(chunks, request)
+      if (isAsyncIterable(operated)) return operated
+      const { name } = operator
+      throw new TypeError(
+        typeof operated === 'function' && name !== ''
+          ? `withOperators takes operators: write ${name}(), not ${name}`
+          : 'withOperators takes operators, such as coalesce(), that give an async iterable'
+      )
+    }, source)
   }
 }
 

@@ -259,3 +259,9 @@ function selfish(): object {
   item.self = item
   return item
 }
+
+test('says what to write where the stream was given in place of the options, or a text in place of a number', () => {
+  expect(() => buffered(counting() as never)).toThrow('buffered takes options: write buffered()(stream)')
+  expect(() => buffered({ maxItems: '5' as never })).toThrow('not "5"')
+  expect(() => buffered({ maxSize: '5' as never })).toThrow('not "5"')
+})

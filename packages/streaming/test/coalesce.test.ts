@@ -281,3 +281,22 @@ test('refuses wrong options at creation', () => {
     expect(() => coalesce(options)).toThrow(TypeError)
   }
 })
+
+test('cuts no flag in half, however many stand in a row, in whatever chunks they come', async () => {
+  for (const halves of [16, 17, 32, 33, 34, 41, 63, 64, 65, 301]) {
+    const row = '🇩🇪🇫🇷🇮🇹🇪🇸'.repeat(80)
+    const parts = [row.slice(0, 2 * halves), row.slice(2 * halves, 4 * halves + 2 * (halves % 2)), ' done']
+    let at = 0
+    for await (const one of coalesce({ maxDelayMs: 60_000 })(from(parts.map(text)))) {
+      at += one.type === 'text' ? one.text.length : 0
+      if (at < parts.join('').length - ' done'.length) expect(at % 4).toBe(0)
+    }
+    expect(at).toBe(parts.join('').length)
+  }
+})
+
+test('says what to write where the stream was given in place of the options, or a text in place of a number', () => {
+  expect(() => coalesce(from([finish]) as never)).toThrow('coalesce takes options: write coalesce()(stream)')
+  expect(() => coalesce({ minChars: '10' as never })).toThrow('not "10"')
+  expect(() => coalesce({ maxDelayMs: '50' as never })).toThrow('not "50"')
+})

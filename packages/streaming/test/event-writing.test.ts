@@ -54,7 +54,6 @@ describe('pieces', () => {
   test('ready texts go out as they are, without an end of ours', async () => {
     const texts = ['id: s/0\ndata: a\n\n', '', 'id: s/1\ndata: b\n\n']
     expect((await readAll(beginWriting(batch(texts), { format: openaiEvents() }))).join('')).toBe(texts.join(''))
-    expect(await readAll(beginWriting(batch([]), {}))).toEqual([''])
   })
 
   test('the source is read only while somebody waits for a piece', async () => {
@@ -124,10 +123,71 @@ describe('a stream that breaks', () => {
     source.give(finish)
     source.end()
     const all = (await readAll(writing)).join('')
-    if (at === 'end') expect(all).toBe(event(start) + event(finish))
-    else expect(all).toBe('event: error\ndata: {}\n\n')
+    const error = 'event: error\ndata: {}\n\n'
+    expect(all).toBe(at === 'end' ? event(start) + event(finish) + error : error)
     expect(source.returned).toBe(at === 'end' ? 0 : 1)
     expect(errors).toEqual([new Error('secret')])
+  })
+
+  test.each([undefined, openaiEvents()])('for lack of anything at all is no answer, whatever the format', async (format) => {
+    const errors: unknown[] = []
+    const all = (await readAll(beginWriting(from([]), { format, onError: (error) => errors.push(error) }))).join('')
+    expect(all).toContain('"code":"protocol"')
+    expect(isMillraceError(errors[0], 'protocol')).toBe(true)
+    await expect(beginWriting(from([]), { format }).head()).rejects.toMatchObject({ code: 'protocol' })
+    await expect(beginWriting(from([start]), { format }).head()).rejects.toMatchObject({ code: 'protocol' })
+  })
+
+  test('and a source of ready texts that had none left has not broken', async () => {
+    const none = Object.assign(batch([]), { readyTexts: true as const })
+    for (const format of [undefined, openaiEvents()]) {
+      const writing = beginWriting(none, { format })
+      expect(await writing.head()).toEqual({ notes: {}, ready: true })
+      expect(await readAll(writing)).toEqual([''])
+    }
+  })
+
+  test.each<[string, unknown]>([
+    ['an event of the OpenAI SDK', { id: 'x', object: 'chat.completion.chunk', choices: [] }],
+    ['a text chunk without text', { type: 'text' }],
+    ['a tool call without arguments', { type: 'tool-call', index: 0, id: 'a' }],
+    ['a finish without a reason', { type: 'finish' }],
+    ['an extra without a value', { type: 'extra', name: 'logprobs' }],
+    ['null', null],
+    ['a number', 7]
+  ])('on %s says so, with a protocol error', async (_, item) => {
+    for (const format of [undefined, openaiEvents()]) {
+      const errors: unknown[] = []
+      const writing = beginWriting(from([start, text('a'), item as Chunk]), { format, onError: (error) => errors.push(error) })
+      await writing.head()
+      const all = (await readAll(writing)).join('')
+      expect(all).toContain('"code":"protocol"')
+      expect(all).not.toMatch(/undefined|DONE/)
+      expect(String(errors)).toMatch(/of @millrace\/core/)
+    }
+  })
+
+  test('on what is no chunk is refused before the head, at once', async () => {
+    const source = fed()
+    const writing = beginWriting(source, { headWithinMs: 60_000 })
+    source.give(start)
+    source.give({ id: 'x', choices: [] } as never)
+    await expect(writing.head()).rejects.toThrow('an OpenAI SDK stream is one of events, not of chunks')
+    expect(source.returned).toBe(1)
+  })
+
+  test.each<unknown>(['data: half', undefined, 7, 'undefined'])('on %j of a format instead of whole events', async (written) => {
+    const told = 'event: error\ndata: {}\n\n'
+    for (const at of ['write', 'end'] as const) {
+      const errors: unknown[] = []
+      const writer = { write: event, end: () => '', fail: () => told, [at]: () => written as string }
+      const format = { begin: () => writer }
+      const writing = beginWriting(from([start, finish]), { format, onError: (error) => errors.push(error) })
+      expect((await readAll(writing)).join('')).toBe(`${at === 'end' ? event(start) + event(finish) : ''}${told}`)
+      expect(String(errors)).toContain('TypeError: a format must give whole events')
+    }
+    const wrong = { begin: () => ({ write: event, end: () => '', fail: () => written as string }) }
+    expect((await readAll(beginWriting(from([start]), { format: wrong }))).join('')).toBe(event(start))
   })
 
   test('writes what came before the chunk that cannot be written', async () => {
@@ -146,6 +206,24 @@ describe('a stream that breaks', () => {
     const all = await readAll(beginWriting(batch(['Hello']), { onError: (error) => errors.push(error) }))
     expect(all.join('')).not.toContain('Hello')
     expect(String(errors[0])).toContain('must be whole events')
+    await expect(beginWriting(batch(['Hello']), {}).head()).rejects.toThrow('give ready events, or chunks with a format')
+  })
+
+  test.each([
+    ['a promise of a stream', async () => from([])],
+    ['a promise that fails', () => Promise.reject(new Error('later'))],
+    ['nothing', () => undefined]
+  ])('when its function gives %s', async (_, source) => {
+    let signal: AbortSignal | undefined
+    const writing = beginWriting(
+      ((given: AbortSignal) => {
+        signal = given
+        return source()
+      }) as never,
+      {}
+    )
+    await expect(writing.head()).rejects.toThrow(/^the function must give an async iterable, not a promise of one/)
+    expect(signal?.aborted).toBe(true)
   })
 
   test('when it cannot even begin', async () => {

@@ -231,3 +231,8 @@ function usage(): Extract<Chunk, { type: 'usage' }>['usage'] {
     billed: true
   }
 }
+
+test('says what to write where the stream was given in place of the options, or a text in place of a number', () => {
+  expect(() => idleTimeout(from([finish]) as never)).toThrow('idleTimeout takes options: write idleTimeout()(stream)')
+  expect(() => idleTimeout({ idleMs: '500' as never })).toThrow('not "500"')
+})

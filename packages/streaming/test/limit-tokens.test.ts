@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { coalesce } from '../src/coalesce.ts'
 import { limitTokens, type RunningCount } from '../src/limit-tokens.ts'
 import { withOperators } from '../src/with-operators.ts'
+import { batched } from './batched.ts'
 import { fed, finish, from, gather, start, text } from './source.ts'
 
 const seed = 20_261_122
@@ -238,4 +239,68 @@ test('refuses wrong options at creation', () => {
   for (const options of [{ inputTokens: -1 }, { inputTokens: '5' }, { input: 5 }, null]) {
     expect(() => limitTokens(1, words, options as never)).toThrow(TypeError)
   }
+})
+
+test('tells the usage of a cached answer as not billed, and takes what the budget dropped off the counted input', async () => {
+  const messages = [{ role: 'user' as const, content: 'hi' }]
+  const usageOf = async (notes: readonly Chunk[], input: number | (() => number)): Promise<unknown> => {
+    const provider: Provider = () => from([start, ...notes, text('one two three')])
+    return (await collect(withOperators(limitTokens(2, words, { inputTokens: input }))(provider)({ model: 'm', messages }, {})))
+      .usage
+  }
+  const cached = (state: string): Chunk => ({ type: 'note', from: 'cache', facts: { state } })
+  const saved = (tokens: number): Chunk => ({ type: 'note', from: 'tokens', facts: { saved: tokens } })
+  for (const state of ['hit', 'stale', 'joined']) expect(await usageOf([cached(state)], 5)).toMatchObject({ billed: false })
+  for (const state of ['miss', 'bypass']) expect(await usageOf([cached(state)], 5)).toMatchObject({ billed: true })
+  expect(await usageOf([saved(30)], () => 100)).toMatchObject({ input: { uncached: 70 }, billed: true })
+  expect(await usageOf([saved(300)], () => 100)).toMatchObject({ input: { uncached: 0 } })
+  expect(await usageOf([saved(30)], 100)).toMatchObject({ input: { uncached: 100 } })
+})
+
+test('tells the usage of the provider as it was told, where it came with the chunk that crosses', async () => {
+  const told: Chunk = {
+    type: 'usage',
+    usage: {
+      input: { uncached: 1000, cacheRead: 0, cacheWrite: 0 },
+      output: { text: 2000, reasoning: 0 },
+      estimated: false,
+      billed: true
+    }
+  }
+  const whole = batched([start, text('one two three'), text(' four'), told, finish])
+  expect(await gather(limitTokens(2, words)(whole))).toEqual([start, text('one two '), told, { type: 'finish', reason: 'cut' }])
+  expect(whole.returned).toBe(1)
+})
+
+test('delivers no half of a pair that comes in two chunks, and joins the halves of one within the limit', async () => {
+  const bytes = (): RunningCount => {
+    let whole = ''
+    return { push: (piece) => Buffer.byteLength((whole += piece)) }
+  }
+  const halves = [text('a\ud83d'), text('\ude00 b')]
+  expect(textOf(await gather(limitTokens(4, bytes)(from(halves))), 'text')).toBe('a')
+  expect(await gather(limitTokens(5, bytes)(from(halves)))).toEqual([
+    text('a'),
+    text('\ud83d\ude00'),
+    expect.objectContaining({ type: 'usage' }),
+    { type: 'finish', reason: 'cut' }
+  ])
+  expect(await gather(limitTokens(100, bytes)(from([start, ...halves, finish])))).toEqual([
+    start,
+    text('a'),
+    text('\ud83d\ude00 b'),
+    finish
+  ])
+  // One that stays alone goes out before what comes behind it, and at the end.
+  const thought: Chunk = { type: 'reasoning', text: 'hm\ud83d', signature: 's' }
+  for (const alone of [[text('a\ud83d'), finish], [text('a\ud83d')], [thought, text('b')]]) {
+    expect(textOf(await gather(limitTokens(100, bytes)(from(alone))), 'text')).toBe(textOf(alone, 'text'))
+  }
+  expect((await gather(limitTokens(100, bytes)(from([thought]))))[0]).toBe(thought)
+})
+
+test('says that a counter has a push, to one who gives a function of the text', () => {
+  expect(() => limitTokens(5, ((piece: string) => piece.length) as never)).toThrow(/counter with a push/)
+  expect(() => limitTokens(5, ((_model?: string) => words()) as () => RunningCount)).not.toThrow()
+  expect(() => limitTokens('5' as never, words)).toThrow(/not "5"/)
 })

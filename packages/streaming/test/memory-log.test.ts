@@ -72,6 +72,16 @@ describe('createMemoryLog', () => {
     expect((await gather(log.follow('1'))).flat()).toEqual(['x'])
   })
 
+  it('finds an ended log to let go although many are open', async () => {
+    await using log = createMemoryLog({ maxLogs: 40_000 })
+    for (let number = 0; number < 20_000; number++) log.write(`open ${number}`)
+    for (let number = 0; number < 20_000; number++) await log.write(`ended ${number}`).end()
+    const startedAt = performance.now()
+    for (let number = 0; number < 5000; number++) await log.write(`new ${number}`).end()
+    expect(performance.now() - startedAt).toBeLessThan(1500) // it was 50 s
+    expect(log.stats()).toMatchObject({ open: 20_000, kept: 20_000, evicted: 5000 })
+  })
+
   it('lets those who read an ended log read it to the end, whatever becomes of it', async () => {
     const log = createMemoryLog({ keepMs: 20 })
     const writer = log.write('id')

@@ -1,6 +1,8 @@
 import { checkRequest, type ErrorCode, MillraceError } from '@millrace/core'
 import { expect, test } from 'vitest'
 import { openaiError } from '../src/openai-error.ts'
+import { createStreams } from '../src/streams.ts'
+import { tellError } from '../src/told-error.ts'
 
 const all: Record<ErrorCode, [status: number, code: string]> = {
   network: [502, 'network'],
@@ -52,4 +54,45 @@ test('a failure that is not ours is told as no more than that', () => {
     headers: {},
     body: { error: { message: 'the stream failed', type: 'server_error', param: null, code: 'internal_error' } }
   })
+})
+
+test('a refusal of our own keeps its status and its words', async () => {
+  await using streams = createStreams()
+  const error: unknown = await streams.resume('AAAAAAAAAAAAAAAAAAAAAA/3').catch((thrown: unknown) => thrown)
+  const { status, body } = openaiError(error)
+  expect([status, body.error.message, body.error.param]).toEqual([
+    404,
+    'there is no such stream, or it has expired: begin a new one',
+    'lastEventId'
+  ])
+  expect(tellError(error)).toMatchObject({ code: 'invalid-request', status: 404, path: 'lastEventId' })
+})
+
+test("a provider's refusal does not, whatever it names", () => {
+  const details = { status: 404, path: 'model' }
+  const error = new MillraceError('invalid-request', 'sk-secret', { details, context: { provider: 'openai' } })
+  const { status, body } = openaiError(error)
+  expect([status, body.error.message, body.error.param]).toEqual([400, 'the provider refused the request', null])
+})
+
+test('a store of ours that is away is not told as a provider', () => {
+  const of = (context: object): string =>
+    openaiError(new MillraceError('network', 'Redis at 10.0.0.1 is away', { details: { phase: 'body' }, context })).body.error
+      .message
+  expect(of({})).toBe('a connection that the service needs could not be made, or broke')
+  expect(of({ provider: 'openai' })).toBe('the provider could not be reached, or the connection to it broke')
+})
+
+test.each([
+  [0, { 'retry-after': '0', 'retry-after-ms': '0' }],
+  [0.5, { 'retry-after': '1', 'retry-after-ms': '1' }],
+  [Number.NaN, {}],
+  [Number.POSITIVE_INFINITY, {}],
+  [-5, {}],
+  [-0.5, {}],
+  [1e300, {}]
+])('asks for a wait of %d ms only as far as it is one', (retryAfterMs, headers) => {
+  const error = new MillraceError('rate-limited', 'x', { details: { retryAfterMs } })
+  expect(openaiError(error).headers).toEqual(headers)
+  expect('retryAfterMs' in tellError(error)).toBe('retry-after' in headers)
 })

@@ -107,13 +107,19 @@ test.each([
   expect(written([start, { type: 'finish', reason }])).toContain(`"finish_reason":"${told}"`)
 })
 
-test('fills events up to a multiple of so many bytes, so that their size tells less of the words', async () => {
+test('fills events of every kind up to a multiple of so many bytes, so that their size tells less of the words', async () => {
   const words = ['a', 'ein längeres Wort', '😀', 'x'.repeat(300)]
-  const text = written([start, ...words.map((word): Chunk => ({ type: 'text', text: word })), finish], { padToBytes: 256 })
+  const citations: Chunk = { type: 'extra', name: 'citations', value: ['x'] }
+  const chunks: Chunk[] = [start, ...words.map((word): Chunk => ({ type: 'text', text: word })), citations]
+  const text = written([...chunks, { type: 'usage', usage }, finish], { padToBytes: 256, includeUsage: true })
   const sizes = text.split(/(?<=\n\n)/).map((event) => Buffer.byteLength(event))
   expect(sizes.pop()).toBe('data: [DONE]\n\n'.length)
   expect(sizes.map((size) => size % 256)).toEqual(sizes.map(() => 0))
   expect(new Set(sizes.slice(1, 4)).size).toBe(1)
+  const error = openaiEvents({ padToBytes: 256 }).begin().fail(new Error('x'))
+  expect(Buffer.byteLength(error) % 256).toBe(0)
+  expect(await events(text + error)).toHaveLength(sizes.length + 2)
+  expect(JSON.parse(error.slice(6))).toMatchObject({ error: { code: 'internal_error' } })
 })
 
 describe('a stream that broke', () => {
@@ -134,6 +140,11 @@ describe('a stream that broke', () => {
     expect(text).toContain('"code":"internal_error"')
     expect(text).not.toContain('sk-secret')
   })
+})
+
+test('refuses a finish reason that is none of the contract', () => {
+  const chunk = { type: 'finish', reason: 'tool_calls' } as unknown as Chunk
+  expect(() => openaiEvents().begin().write(chunk)).toThrow('a finish chunk that is not one of @millrace/core')
 })
 
 test('each stream has a writer of its own', () => {

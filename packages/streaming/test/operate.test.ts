@@ -9,7 +9,7 @@ import { idleTimeout } from '../src/idle-timeout.ts'
 import { limitTokens } from '../src/limit-tokens.ts'
 import { map } from '../src/map.ts'
 import { onlyText } from '../src/only-text.ts'
-import type { Operator } from '../src/operate.ts'
+import { type Operator, operate } from '../src/operate.ts'
 import { pace } from '../src/pace.ts'
 import { share } from '../src/share.ts'
 import { stopWhen } from '../src/stop-when.ts'
@@ -98,7 +98,10 @@ describe.each(subjects)('$name', ({ operator, readsAhead }) => {
   })
 
   test('does not fall over when the source cannot be returned during a read', async () => {
-    for (const fail of [() => Promise.reject(new Error('cannot close')), undefined]) {
+    const throws = (): never => {
+      throw new Error('cannot close')
+    }
+    for (const fail of [() => Promise.reject(new Error('cannot close')), throws, undefined]) {
       const source: AsyncIterable<Chunk> = {
         [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}), ...(fail === undefined ? {} : { return: fail }) })
       }
@@ -173,6 +176,69 @@ describe.each(subjects)('$name', ({ operator, readsAhead }) => {
       })
     }
     await expect(gather(operator(source))).rejects.toBe(boom)
+  })
+
+  test('fails by a rejection when the source throws at once, at its beginning or later', async () => {
+    const boom = new Error('boom')
+    for (const good of [0, 1, 2]) {
+      let reads = 0
+      const next = (): Promise<IteratorResult<Chunk>> => {
+        if (reads++ === good) throw boom
+        return Promise.resolve({ done: false, value: text('a long enough text') })
+      }
+      const got: unknown[] = []
+      const reading = async (): Promise<void> => {
+        for await (const item of operator({ [Symbol.asyncIterator]: () => ({ next }) })) got.push(item)
+      }
+      await expect(reading()).rejects.toBe(boom)
+      expect(textOf(got)).toBe(textOf(await gather(operator(from(Array(good).fill(text('a long enough text')))))))
+    }
+    const unborn: AsyncIterable<Chunk> = {
+      [Symbol.asyncIterator]() {
+        throw boom
+      }
+    }
+    await expect(gather(operator(unborn))).rejects.toBe(boom)
+  })
+
+  test('refuses at the call what is no async iterable, and says to await a promise', () => {
+    for (const wrong of [undefined, null, () => from(answer), answer, 'text']) {
+      expect(() => operator(wrong as never)).toThrow(
+        /takes an async iterable, not (undefined|null|a function|an array|a string): /
+      )
+    }
+    expect(() => operator(Promise.resolve(from(answer)) as never)).toThrow(/not a promise: await the promise first/)
+  })
+
+  test('lets no read overtake another', async () => {
+    const many = Array.from({ length: 9 }, (_, at) => text(`a long enough text, number ${at}. `))
+    const expected = await gather(operator(from(many)))
+    const stream = read(operator, from(many))
+    const first = stream.next()
+    let third: Promise<IteratorResult<unknown>> | undefined
+    const begun = first.then(() => {
+      third = stream.next()
+    })
+    const second = stream.next()
+    await begun
+    const got = [await first, await second, await third].flatMap((result) => (result?.done === false ? [result.value] : []))
+    expect(textOf(got)).toBe(textOf(expected.slice(0, got.length)))
+    await stream.return?.()
+  })
+
+  test('answers twenty thousand reads at once in their order, in time that grows with their number', async () => {
+    let count = 0
+    const source: AsyncIterable<Chunk> = {
+      [Symbol.asyncIterator]: () => ({
+        next: async () =>
+          count < 20_000 ? { done: false, value: text(`number ${count++}; `) } : { done: true, value: undefined }
+      })
+    }
+    const stream = read(operator, source)
+    const all = await Promise.all(Array.from({ length: 20_000 }, () => stream.next()))
+    const got = all.flatMap(({ done, value }) => (done === true ? [] : [value]))
+    expect(textOf(got)).toBe(Array.from({ length: count }, (_, at) => `number ${at}; `).join(''))
+    await stream.return?.()
   })
 
   test('answers reads that were not waited for in their order', async () => {
@@ -297,6 +363,36 @@ describe.each(subjects)('$name', ({ operator, readsAhead }) => {
     const before = await heapAfterGc()
     await endAll(operator, 1000)
     expect((await heapAfterGc()) - before).toBeLessThan(8 * 2 ** 20) // each stream has a chunk of 20 KB
+  })
+})
+
+describe('a step whose flush throws', () => {
+  const boom = new Error('flush')
+  const flushing = operate<Chunk, Chunk>(() => ({
+    take(chunk, emit) {
+      emit(chunk)
+      return undefined
+    },
+    flush() {
+      throw boom
+    }
+  }))
+
+  test('fails the stream at its end, behind what was given', async () => {
+    for (const source of [() => from(answer), () => batched(answer)]) {
+      const got: Chunk[] = []
+      await expect(async () => {
+        for await (const chunk of flushing(source())) got.push(chunk)
+      }).rejects.toBe(boom)
+      expect(got).toEqual(answer)
+    }
+  })
+
+  test('hides no error that came before it', async () => {
+    const first = new Error('first')
+    const source = fed()
+    source.fail(first)
+    await expect(gather(flushing(source))).rejects.toBe(first)
   })
 })
 

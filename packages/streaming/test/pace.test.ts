@@ -198,6 +198,21 @@ describe('on the clock', () => {
     )
   })
 
+  test('ends no piece inside a flag, however many stand in a row', async () => {
+    const row = '🇩🇪🇫🇷🇮🇹🇪🇸'.repeat(100)
+    for (const halves of [33, 65, 301, 700]) {
+      let at = 0
+      for (const { chunk } of await paced({ charsPerSecond: 3000 }, [
+        [0, text(row.slice(0, 2 * halves))],
+        [20, text(row.slice(2 * halves))]
+      ])) {
+        at += lengthOf(chunk)
+        expect(at % 4).toBe(0)
+      }
+      expect(at).toBe(row.length)
+    }
+  })
+
   test('gives an emoji at the end of a pause, and keeps half of a flag for its other half', async () => {
     const seen = await paced({}, [
       [0, text('ok 😀')],
@@ -356,5 +371,12 @@ test('refuses wrong options at creation', () => {
     { speed: 1 }
   ]) {
     expect(() => pace(options as PaceOptions)).toThrow(TypeError)
+  }
+})
+
+test('says what to write where the stream was given in place of the options, or a text in place of a number', () => {
+  expect(() => pace(from([finish]) as never)).toThrow('pace takes options: write pace()(stream)')
+  for (const name of ['charsPerSecond', 'maxLagMs', 'intervalMs', 'maxHeldChars']) {
+    expect(() => pace({ [name]: '500' })).toThrow(`not "500"`)
   }
 })

@@ -205,6 +205,30 @@ describe('partialJson', () => {
     expect(partialJson(`[${nested(199)},${nested(199)}]`).state).toBe('complete')
   })
 
+  it('takes a bare number of 4096 characters and no longer one, in any pieces; around other numbers there is no bound', () => {
+    const longest = '7'.repeat(4096)
+    expect(partialJson(longest)).toEqual({ state: 'complete', value: Number.POSITIVE_INFINITY })
+    expect(partialJson(`-0.${'3'.repeat(4093)} `)).toEqual({ state: 'complete', value: -1 / 3 })
+    for (const end of ['7', '.', 'e5', '7 ', '7x']) {
+      const tooLong = longest + end
+      for (const size of [1, 7, 10_000]) {
+        const { state, value } = inPieces(tooLong, () => size)
+        expect([end, size, state, value]).toEqual([end, size, 'invalid', undefined])
+      }
+    }
+    const wide = `[${'0.'.padEnd(1_000_000, '3')},{"a":${'1'.padEnd(400_000, '0')}e-399999}]`
+    for (const { state, value } of [partialJson(wide), inPieces(wide, () => 1000)]) {
+      expect([state, plain(value)]).toEqual(['complete', [1 / 3, { a: 1 }]])
+    }
+  })
+
+  it('says that it takes a text', () => {
+    for (const text of [undefined, null, 7, {}, Buffer.from('{}')] as unknown as string[]) {
+      expect(() => partialJson(text)).toThrow(TypeError)
+      expect(() => createPartialJson().push(text)).toThrow('takes a text')
+    }
+  })
+
   it('shows of each prefix exactly what it holds, and of the whole what JSON.parse gives (seed 1)', () => {
     fc.assert(
       fc.property(texts, (text) => {
@@ -273,6 +297,7 @@ describe('partialJson', () => {
     ['emoji', (size: number) => `{"code":"x${'😀'.repeat(size / 2)}"}`],
     ['small values', (size: number) => `{"rows":[${'{"a":1,"b":[true]},'.repeat(size / 20)}0]}`],
     ['a number', (size: number) => `[${'1'.repeat(size)}]`],
+    ['a fraction', (size: number) => `[0.${'1'.repeat(size)}]`],
     ['a key', (size: number) => `{"${'k'.repeat(size)}":1}`],
     ['duplicate keys', (size: number) => `{${'"a":"",'.repeat(size / 7)}"a":"x"}`]
   ])('takes time linear in %s that comes 4 characters at a time, with the value looked at each time', (_, write) => {

@@ -315,8 +315,8 @@ describe('memory', () => {
 })
 
 test('refuses wrong arguments at once', () => {
-  expect(() => share(undefined as never, 2)).toThrow(/async iterable first/)
-  expect(() => share([] as never, 2)).toThrow(/async iterable first/)
+  expect(() => share(undefined as never, 2)).toThrow(/share takes an async iterable, not undefined/)
+  expect(() => share([] as never, 2)).toThrow(/share takes an async iterable, not an array/)
   for (const wrong of [0, -1, 1.5, Number.NaN, '2'])
     expect(() => share(from(answer), wrong as number)).toThrow(/number of readers/)
   expect(() => share(from(answer), 2, { maxItems: 0 })).toThrow(/maxItems/)

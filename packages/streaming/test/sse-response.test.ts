@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Chunk, MillraceError } from '@millrace/core'
 import { expect, test } from 'vitest'
+import { onlyText } from '../src/only-text.ts'
 import { openaiEvents } from '../src/openai-events.ts'
 import { toSSEResponse } from '../src/sse-response.ts'
 import { fed, finish, from, start, text } from './source.ts'
@@ -84,4 +85,18 @@ test('the bytes of one read are those of whole events, also of characters of sev
 
 test('refuses wrong options', async () => {
   await expect(toSSEResponse(from([]), { heartbeatMs: -1 })).rejects.toThrow('heartbeatMs must be milliseconds above 0')
+})
+
+test('texts that are no events are refused before the head, with what to write instead', async () => {
+  const words = onlyText()(from([start, text('a'), finish]))
+  await expect(toSSEResponse(words)).rejects.toThrow('give ready events, or chunks with a format')
+})
+
+test('a stream of nothing rejects', async () => {
+  await expect(toSSEResponse(from([]))).rejects.toMatchObject({ code: 'protocol' })
+})
+
+test('a function that gives a promise of a stream is refused', async () => {
+  await expect(toSSEResponse((async () => from([])) as never)).rejects.toThrow('await the stream first')
+  await expect(toSSEResponse(Promise.resolve(from([])) as never)).rejects.toThrow('await a promise of it first')
 })

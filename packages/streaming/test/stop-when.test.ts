@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest'
 import type { RunningCount } from '../src/limit-tokens.ts'
 import { stopWhen } from '../src/stop-when.ts'
 import { withOperators } from '../src/with-operators.ts'
+import { batched } from './batched.ts'
 import { fed, finish, from, gather, start, text } from './source.ts'
 
 const seed = 20_261_123
@@ -258,4 +259,56 @@ test('refuses wrong stops and options at creation', () => {
     expect(() => stopWhen('a', options as never)).toThrow(TypeError)
   }
   expect(() => stopWhen('a', { createCounter: letters, inputTokens: -1 })).toThrow(/inputTokens/)
+})
+
+test('rejects when the counter throws while what was held is let go at the end, or at the stop', async () => {
+  const boom = new Error('closed')
+  const closed = (): RunningCount => ({
+    push() {
+      throw boom
+    }
+  })
+  for (const pieces of [[text('ST')], [text('ST'), finish], [text('go STOP')]]) {
+    await expect(gather(stopWhen('STOP', { createCounter: closed })(from(pieces)))).rejects.toBe(boom)
+  }
+  await expect(gather(stopWhen('STOP', { createCounter: () => ({}) as never })(from([text('ST')])))).rejects.toThrow(
+    /with a push/
+  )
+})
+
+test('tells the usage that came with the stop, with a counter or without, and a cached answer as not billed', async () => {
+  const told: Chunk = {
+    type: 'usage',
+    usage: {
+      input: { uncached: 1, cacheRead: 0, cacheWrite: 0 },
+      output: { text: 9, reasoning: 0 },
+      estimated: false,
+      billed: true
+    }
+  }
+  for (const options of [{}, { createCounter: letters }]) {
+    const whole = batched([start, text('goSTOPon'), text('and on'), told, finish])
+    expect(await gather(stopWhen('STOP', options)(whole))).toEqual([start, text('go'), told, cut])
+  }
+  const hit: Chunk = { type: 'note', from: 'cache', facts: { state: 'hit' } }
+  const counted = await collect(stopWhen('STOP', { createCounter: letters })(from([start, hit, text('goSTOP')])))
+  expect(counted.usage).toMatchObject({ output: { text: 2 }, billed: false })
+})
+
+test('does not deliver the stop text when the usage cannot be counted', async () => {
+  const boom = new Error('boom')
+  const inputTokens = (): never => {
+    throw boom
+  }
+  const provider: Provider = () => from([start, text('go STOP on'), finish])
+  const stopping = withOperators(stopWhen('STOP', { createCounter: letters, inputTokens }))(provider)
+  const got: Chunk[] = []
+  await expect(async () => {
+    for await (const chunk of stopping({ model: 'm', messages: [{ role: 'user', content: 'hi' }] }, {})) got.push(chunk)
+  }).rejects.toBe(boom)
+  expect(textOf(got)).toBe('go ')
+})
+
+test('points to a function in place of a regular expression', () => {
+  expect(() => stopWhen(/\n+/ as never)).toThrow('write stopWhen((text) => /\\n+/.test(text))')
 })

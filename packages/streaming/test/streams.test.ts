@@ -6,6 +6,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import type { EventFormat } from '../src/event-format.ts'
 import { createMemoryLog } from '../src/memory-log.ts'
 import { openaiEvents } from '../src/openai-events.ts'
+import { toSSEResponse } from '../src/sse-response.ts'
 import { createStreams, type Streams, type StreamsOptions } from '../src/streams.ts'
 import { fed, finish, from, gather, start as head, text } from './source.ts'
 
@@ -50,6 +51,7 @@ describe('createStreams', () => {
       [{ maxBytes: 100, maxAheadBytes: 51 }, /maxAheadBytes must be a whole number from 1 to 50, not 51/],
       [{ keepMs: Number.POSITIVE_INFINITY }, /keepMs/],
       [{ abandonMs: 0 }, /abandonMs/],
+      [{ onError: 'log' }, /onError must be a function of an error and an id/],
       [{ abandon: 1 }, /no option "abandon"; it has log/]
     ]
     for (const [options, message] of wrong) {
@@ -161,6 +163,183 @@ describe('createStreams', () => {
       expect(all[0]).toMatch(/^id: .*\nevent: error\ndata: \{.*\}\n\n$/)
     }
     expect(streams.stats()).toMatchObject({ failed: 3 })
+  })
+})
+
+describe('a client that comes back', () => {
+  const kilobyte = 'x'.repeat(1000)
+  /** It gives `count` chunks of a kilobyte in batches, as a provider does whose bytes come faster than they are read. */
+  function batches(count: number, of: number): AsyncIterable<Chunk> & { reads: number } {
+    const source = {
+      reads: 0,
+      [Symbol.asyncIterator]: () => {
+        let given = 0
+        return {
+          next: () => Promise.reject(new Error('read in batches')),
+          async nextBatch(): Promise<readonly Chunk[] | undefined> {
+            await delay(1)
+            source.reads++
+            if (given > count) return undefined
+            if (given === count) {
+              given++
+              return [finish]
+            }
+            const size = Math.min(of, count - given)
+            given += size
+            return Array.from({ length: size }, () => text(kilobyte))
+          },
+          return: async () => ({ done: true, value: undefined }) as const
+        }
+      }
+    }
+    return source
+  }
+
+  /** The log of `two`, whose words can be lost, or refused. */
+  function deaf(): { here: Streams; there: Streams; how: { words: 'heard' | 'lost' | 'refused' }; told: string[] } {
+    const log = createMemoryLog({ keepMs: 60_000 })
+    opened.push(() => log.close())
+    const how: { words: 'heard' | 'lost' | 'refused' } = { words: 'heard' }
+    const told: string[] = []
+    const far: SharedLog = {
+      ...log,
+      async tell(id, word) {
+        if (word !== '' && how.words === 'refused') throw new Error('OOM')
+        if (word !== '') told.push(word)
+        return log.tell(id, how.words === 'lost' ? '' : word)
+      }
+    }
+    const options = { maxAheadBytes: 10_000, maxBytes: 1_000_000 }
+    return { here: open({ log, ...options }), there: open({ log: far, ...options }), how, told }
+  }
+
+  it('to the replica with the stream, further than that has heard of, lets the provider go on', async () => {
+    const { here, there, how } = deaf()
+    how.words = 'lost'
+    const source = batches(40, 2)
+    const { id } = here.start(source)
+    const elsewhere = (await there.resume(id))[Symbol.asyncIterator]()
+    let last = ''
+    for (let number = 0; number < 10; number++) last = idOf((await elsewhere.next()).value as string)
+    await elsewhere.return?.()
+    expect(here.stats().running).toBe(1)
+    const rest = await gather(await here.resume(last))
+    expect(rest).toHaveLength(31)
+    expect(rest.map(bodyOf).at(-1)).toBe(plain(finish))
+  })
+
+  it('to another replica is not held up when one read of the provider brings more than it may be ahead', async () => {
+    const { here, there } = deaf()
+    const { id } = here.start(batches(400, 40))
+    const startedAt = performance.now()
+    expect(await gather(await there.resume(id))).toHaveLength(401)
+    expect(performance.now() - startedAt).toBeLessThan(5000) // abandonMs / 4 is 7500
+  })
+
+  it('to another replica says again what was refused, and reads on although nothing can be said', async () => {
+    const { here, there, how } = deaf()
+    const { id } = here.start(batches(40, 2))
+    how.words = 'refused'
+    const reader = (await there.resume(id))[Symbol.asyncIterator]()
+    for (let number = 0; number < 9; number++) await reader.next()
+    await expect(there.cancel(id)).rejects.toThrow('OOM')
+    how.words = 'heard'
+    const startedAt = performance.now()
+    let count = 9
+    for (let result = await reader.next(); result.done !== true; result = await reader.next()) count++
+    expect(count).toBe(41)
+    expect(performance.now() - startedAt).toBeLessThan(5000)
+    expect(there.stats().unheard).toBeGreaterThan(0)
+  })
+
+  it('says where it was when it leaves another replica', async () => {
+    const { here, there, told } = deaf()
+    const source = fed()
+    const { id } = here.start(source)
+    source.give(head)
+    const reader = (await there.resume(id))[Symbol.asyncIterator]()
+    await reader.next()
+    await reader.return?.()
+    await until(() => told.at(-1) === 'read 1')
+  })
+
+  it('has nothing left behind the last event, here and elsewhere, which is told, and written without an error', async () => {
+    const { here, there } = two({ format: openaiEvents() })
+    const source = fed()
+    const { id, events } = here.start(source)
+    expect(events.ended).toBe(false)
+    source.give(head)
+    await until(() => source.reads === 2)
+    expect((await here.resume(id)).ended).toBe(false)
+    source.give(text('words'))
+    source.give(finish)
+    source.end()
+    const last = idOf((await gather(events)).at(-1) as string)
+    for (const streams of [here, there]) {
+      const none = await streams.resume(last)
+      expect(none).toMatchObject({ ended: true, readyTexts: true })
+      expect(await (await toSSEResponse(none, { format: openaiEvents() })).text()).toBe('')
+      expect((await streams.resume(id)).ended).toBe(false)
+    }
+  })
+
+  it('and reads first when the stream has expired is told at once', async () => {
+    const streams = open({ keepMs: 20 })
+    const { id, events } = streams.start(from(answer(1)))
+    await gather(events)
+    const late = await streams.resume(id)
+    await until(async () => (await streams.resume(id).catch(() => undefined)) === undefined)
+    const startedAt = performance.now()
+    expect(await gather(late)).toEqual([expect.stringMatching(/^event: error\n/)])
+    expect(performance.now() - startedAt).toBeLessThan(5000) // it was 15 s
+  })
+})
+
+describe('what fails at the start', () => {
+  it('leaves nothing behind: a format that does not begin, a log that does not', async () => {
+    let writes = 0
+    const log = createMemoryLog()
+    const unwilling: SharedLog = {
+      ...log,
+      write(id, options) {
+        if (writes++ < 9) throw new Error('not now')
+        return log.write(id, options)
+      }
+    }
+    const streams = open({ log: unwilling, maxStreams: 2 })
+    const broken: EventFormat = {
+      begin() {
+        throw new Error('mine')
+      }
+    }
+    const id = 'abcdefghijklmnopqrstu-'
+    for (let number = 0; number < 9; number++) expect(() => streams.start(from([]), { format: broken, id })).toThrow('mine')
+    expect(writes).toBe(0)
+    for (let number = 0; number < 9; number++) expect(() => streams.start(from([]))).toThrow('not now')
+    const started = streams.start(from(answer(1)), { id })
+    expect(await gather(started.events)).toHaveLength(3)
+    expect(streams.stats()).toMatchObject({ started: 1, running: 0 })
+    await log.close()
+  })
+})
+
+describe('onError', () => {
+  it('is told once of each stream that failed, with what clients are not told', async () => {
+    const heard: [unknown, string][] = []
+    const streams = open({ onError: (error, id) => heard.push([error, id]) })
+    const error = new TypeError('mine')
+    const failed = streams.start(() => {
+      throw error
+    })
+    const whole = streams.start(from(answer(1)))
+    const source = fed()
+    const cancelled = streams.start(source)
+    await streams.cancel(cancelled.id)
+    const all = await gather(failed.events)
+    await Promise.all([whole, cancelled].map(({ events }) => gather(events)))
+    expect(all.join('')).not.toContain('mine')
+    await gather(await streams.resume(failed.id))
+    expect(heard).toEqual([[error, failed.id]])
   })
 })
 
@@ -488,6 +667,49 @@ describe('close', () => {
       expect.stringMatching(/^event: error\ndata: \{"code":"closed"/)
     ])
     expect(here.stats().running).toBe(1)
+  })
+
+  it('refuses and ends all readers of streams elsewhere, also those that come or begin meanwhile', async () => {
+    const { here, there } = two()
+    const source = fed()
+    const { id } = here.start(source)
+    source.give(head)
+    const before = await there.resume(id)
+    const unknown = 'A'.repeat(22)
+    const during = [there.resume(id), there.resume(unknown)].map((resumed) => resumed.catch((error: unknown) => error))
+    await there.close({ graceMs: 0 })
+    expect(await gather(before)).toEqual([expect.stringMatching(/^event: error\ndata: \{"code":"closed"/)])
+    for (const refused of during) expect(await refused).toMatchObject({ code: 'closed' })
+    expect(await there.cancel(id)).toBe(false)
+    expect(there.stats().readers).toBe(0)
+    expect(here.stats().running).toBe(1)
+  })
+
+  it('is not waited for: readers that are forgotten half-read are no readers, here and elsewhere, and hold nothing', async () => {
+    const { here, there } = two({ keepMs: 1 })
+    async function forget(): Promise<void> {
+      const { id, events } = here.start(from(answer(1000)))
+      await events[Symbol.asyncIterator]().next()
+      await (await there.resume(id))[Symbol.asyncIterator]().next()
+    }
+    for (let number = 0; number < 50; number++) await forget()
+    await until(async () => {
+      await heapAfterGc()
+      await delay(5)
+      return here.stats().readers === 0 && there.stats().readers === 0
+    })
+  })
+
+  it('and what a reader alone waits for is not forgotten', async () => {
+    const streams = open()
+    const source = fed()
+    const pending = streams.start(source).events[Symbol.asyncIterator]().next()
+    await heapAfterGc()
+    await delay(5)
+    await heapAfterGc()
+    await delay(5)
+    source.give(head)
+    expect((await pending).value).toMatch(/"start"/)
   })
 
   it('leaves nothing behind: 500 streams at once, 3,000 in all, some left, some cancelled, some broken', async () => {

@@ -1,7 +1,7 @@
 import { getEventListeners } from 'node:events'
 import { type CallOptions, type Chunk, onAbort, type Provider } from '@millrace/core'
 import { expect, test } from 'vitest'
-import { coalesce, limitTokens, withOperators } from '../src/index.ts'
+import { coalesce, limitTokens, onlyText, withOperators } from '../src/index.ts'
 import { finish, gather, start, text } from './source.ts'
 
 const request = { model: 'test', messages: [{ role: 'user' as const, content: 'hi' }] }
@@ -107,3 +107,26 @@ function counting(): { push(text: string): number } {
     }
   }
 }
+
+test('says at the call that an operator was not made: coalesce in place of coalesce()', () => {
+  const provider: Provider = () => gather as never
+  expect(() => withOperators(coalesce as never)(provider)(request, {})).toThrow(/write coalesce\(\)/)
+  expect(() => withOperators(onlyText as never)(provider)(request, {})).toThrow(/write onlyText\(\), not onlyText/)
+  expect(() => withOperators((() => 5) as never)(provider)(request, {})).toThrow(/that give an async iterable/)
+})
+
+test('fails by a rejection when the provider throws instead of answering, or its return does', async () => {
+  const boom = new Error('boom')
+  const throws = (): never => {
+    throw boom
+  }
+  const broken: readonly Provider[] = [
+    throws,
+    () => ({ [Symbol.asyncIterator]: throws }),
+    () => ({ [Symbol.asyncIterator]: () => ({ next: throws }) }),
+    () => ({ [Symbol.asyncIterator]: () => ({ next: async () => ({ done: false, value: text('a b') }), return: throws }) })
+  ]
+  for (const provider of broken) {
+    await expect(gather(withOperators(coalesce(), limitTokens(1, counting))(provider)(request, {}))).rejects.toBe(boom)
+  }
+})

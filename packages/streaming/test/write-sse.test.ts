@@ -2,7 +2,7 @@ import { getEventListeners, once } from 'node:events'
 import { createServer, type ServerResponse } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import type { AddressInfo } from 'node:net'
-import { setTimeout as delay } from 'node:timers/promises'
+import { setTimeout as delay, setImmediate } from 'node:timers/promises'
 import { type Chunk, parseSSE } from '@millrace/core'
 import { chunk as framed, heapAfterGc, responseHead, sse, startFaultServer } from '@millrace/testkit'
 import { afterEach, describe, expect, test, vi } from 'vitest'
@@ -389,6 +389,91 @@ test('the longest duration cuts off a client that takes nothing', async () => {
   expect(served.ends).toEqual(['failed'])
   expect(counts.returned).toBe(1)
   socket.destroy()
+})
+
+describe('a client that takes nothing, of a stream of which little is held', () => {
+  /** Gives just what fills the system's buffers, and hangs. */
+  function brim(response: () => ServerResponse | undefined): { source: SSESource; full: Promise<void> } {
+    const { promise: full, resolve } = Promise.withResolvers<void>()
+    async function* source(signal: AbortSignal): AsyncGenerator<Chunk, void, undefined> {
+      yield start
+      while (response()?.writableLength === 0 && response()?.socket?.writableLength === 0) {
+        yield text('x'.repeat(1000))
+        await setImmediate()
+      }
+      resolve()
+      await delay(60_000, undefined, { signal }).catch(() => {})
+    }
+    return { source, full }
+  }
+
+  test.each(['maxDurationMs', 'signal'])('is cut off soon after %s', async (by) => {
+    let response: ServerResponse | undefined
+    const ends: unknown[] = []
+    const controller = new AbortController()
+    const { source, full } = brim(() => response)
+    const server = createServer((_, given) => {
+      response = given
+      const options = by === 'signal' ? { signal: controller.signal } : { maxDurationMs: 3000 }
+      writeSSE(source, given, options).then(
+        (end) => ends.push(end),
+        (error) => ends.push(error)
+      )
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const socket = await ask((server.address() as AddressInfo).port)
+    await full
+    expect(ends).toEqual([])
+    controller.abort(new Error('shutting down'))
+    await vi.waitUntil(() => ends.length === 1, { timeout: 10_000 })
+    expect([ends, response?.destroyed]).toEqual([['failed'], true])
+    socket.destroy()
+    server.close()
+  })
+})
+
+describe('a stream of http2 that was reset while its window is used up', () => {
+  test.each([
+    ['without an error', 0],
+    ['as cancelled', 8]
+  ])('%s ends the source at once', async (_, code) => {
+    const { source, counts } = flood()
+    const served = await serving('http2', source)
+    const session = connectHttp2(served.url)
+    session.on('error', () => {})
+    const request = session.request({ ':path': '/' })
+    request.on('error', () => {})
+    await vi.waitUntil(() => counts.given > 100)
+    await stillness(() => counts.given)
+    request.close(code)
+    await vi.waitUntil(() => counts.returned === 1 && served.ends.length === 1)
+    expect(served.ends).toEqual(['left'])
+    session.destroy()
+  })
+})
+
+test.each<Kind>(['http', 'http2'])('an answer to HEAD over %s ends behind its head, and reads no more', async (kind) => {
+  const { source, counts } = flood()
+  const served = await serving(kind, source)
+  if (kind === 'http') {
+    const { status, headers } = await fetch(served.url, { method: 'HEAD' })
+    expect([status, headers.get('content-type')]).toEqual([200, 'text/event-stream; charset=utf-8'])
+  } else {
+    const session = connectHttp2(served.url)
+    open.push({ [Symbol.asyncDispose]: async () => session.destroy() })
+    const request = session.request({ ':path': '/', ':method': 'HEAD' })
+    expect((await once(request, 'response'))[0]).toMatchObject({ ':status': 200 })
+  }
+  await vi.waitUntil(() => served.ends.length === 1)
+  expect([served.ends, counts]).toEqual([['done'], { given: 1, returned: 1 }])
+})
+
+test('refuses what is no response', async () => {
+  await expect(writeSSE(from(whole), undefined as never)).rejects.toThrow(
+    'writeSSE writes to a response of node:http or node:http2: writeSSE(source, response)'
+  )
+  await expect(writeSSE(from(whole), new Response() as never)).rejects.toThrow(TypeError)
 })
 
 test('heartbeats do not pile up for a client that takes nothing', async () => {
