@@ -206,6 +206,7 @@ describe('a client that comes back', () => {
       async tell(id, word) {
         if (word !== '' && how.words === 'refused') throw new Error('OOM')
         if (word !== '') told.push(word)
+        if (word !== '') await delay(20) // as a Redis takes its time
         return log.tell(id, how.words === 'lost' ? '' : word)
       }
     }
