@@ -16,6 +16,7 @@ export interface Replica {
   readonly providerUrl: string
   readonly ttlMs?: number
   readonly patienceMs?: number
+  readonly commandTimeoutMs?: number
   readonly options?: Omit<StreamsOptions, 'log' | 'format'>
 }
 
@@ -38,8 +39,8 @@ async function* ask(url: string, prompt: string, signal: AbortSignal): AsyncGene
   }
 }
 
-async function run({ redisUrl, providerUrl, ttlMs, patienceMs, options }: Replica): Promise<void> {
-  const redis = await connect(redisUrl, 250)
+async function run({ redisUrl, providerUrl, ttlMs, patienceMs, commandTimeoutMs = 250, options }: Replica): Promise<void> {
+  const redis = await connect(redisUrl, commandTimeoutMs)
   const log = createRedisLog({
     command: redis.command,
     ...(ttlMs === undefined ? {} : { ttlMs }),

@@ -247,7 +247,9 @@ describe.skipIf(skip !== undefined)('a stream between two replicas', () => {
   })
 
   it('is one of 500 at once, all resumed elsewhere, a hundred of them cancelled from there', { timeout: 60_000 }, async () => {
-    const [one, other] = await Promise.all([replica(), replica()])
+    // Five hundred at once on a busy machine: what is judged is that nothing is lost, not how long a command takes.
+    const patient = { commandTimeoutMs: 5000, patienceMs: 20_000 }
+    const [one, other] = await Promise.all([replica(patient), replica(patient)])
     const firsts = await Promise.all(
       Array.from({ length: 500 }, () => fetchAll(`${one.url}/start?prompt=60%2010`, undefined, 300))
     )
