@@ -17,7 +17,7 @@ import { createTokenizers, type TokenBudgetOptions, type Tokenizers, withTokenBu
 import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
 import { type AnswerStream, createAnswerStream, watchForgotten } from './answer-stream.ts'
 import { type BatchOptions, type BatchResult, runBatch } from './batch.ts'
-import type { WireProvider } from './http-provider.ts'
+import type { WireProvider } from './dialect.ts'
 import { layersOf } from './layers.ts'
 import { partialUsage } from './partial-usage.ts'
 import { createRunningCalls } from './running-calls.ts'

@@ -10,9 +10,9 @@ import {
   parseJson,
   type Usage
 } from '@millrace/core'
+import type { AnswerReader } from './dialect.ts'
 import { count, malformed, stringify, text } from './fields.ts'
 import { providerError } from './http-error.ts'
-import type { AnswerReader } from './http-provider.ts'
 
 /** A content block that is being streamed. */
 interface Block {

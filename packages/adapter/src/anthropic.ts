@@ -1,10 +1,11 @@
 import { checkOptions, type JsonObject } from '@millrace/core'
 import { createAnthropicReader } from './anthropic-reader.ts'
 import { writeAnthropicRequest } from './anthropic-request.ts'
-import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
+import type { Dialect, WireProvider } from './dialect.ts'
+import { httpProvider } from './http-provider.ts'
 import { checkProviderOptions, endpoint, identityOf, type ProviderOptions } from './provider-options.ts'
 
-export type { WireProvider } from './http-provider.ts'
+export type { WireProvider } from './dialect.ts'
 export type { ProviderOptions } from './provider-options.ts'
 
 export interface AnthropicOptions extends ProviderOptions {

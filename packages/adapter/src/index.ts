@@ -8,5 +8,5 @@ export {
 } from './adapter.ts'
 export type { AnswerStream } from './answer-stream.ts'
 export type { BatchOptions, BatchResult } from './batch.ts'
-export type { WireProvider } from './http-provider.ts'
+export type { WireProvider } from './dialect.ts'
 export type { CallStats } from './stats.ts'

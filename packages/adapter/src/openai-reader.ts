@@ -11,9 +11,9 @@ import {
   type ServerSentEvent,
   type Usage
 } from '@millrace/core'
+import type { AnswerReader } from './dialect.ts'
 import { count, malformed, stringify, text } from './fields.ts'
 import { providerError } from './http-error.ts'
-import type { AnswerReader } from './http-provider.ts'
 
 type ErrorOrigin = Parameters<typeof providerError>[2]
 

@@ -1,10 +1,11 @@
 import { checkOptions, type JsonObject } from '@millrace/core'
-import { type Dialect, httpProvider, type WireProvider } from './http-provider.ts'
+import type { Dialect, WireProvider } from './dialect.ts'
+import { httpProvider } from './http-provider.ts'
 import { createOpenAIReader } from './openai-reader.ts'
 import { writeOpenAIRequest } from './openai-request.ts'
 import { checkProviderOptions, endpoint, identityOf, type ProviderOptions } from './provider-options.ts'
 
-export type { WireProvider } from './http-provider.ts'
+export type { WireProvider } from './dialect.ts'
 export type { ProviderOptions } from './provider-options.ts'
 
 export interface OpenAIOptions extends ProviderOptions {

@@ -1,5 +1,5 @@
 import { type Chunk, createSSEParser, type EventShortcut, type ReasoningChunk, type TextChunk } from '@millrace/core'
-import type { AnswerReader } from './http-provider.ts'
+import type { AnswerReader } from './dialect.ts'
 
 type PlainText = TextChunk | ReasoningChunk
 

@@ -2,7 +2,7 @@ import { type Chunk, createSSEParser } from '@millrace/core'
 import { heapAfterGc } from '@millrace/testkit'
 import { describe, expect, test } from 'vitest'
 import { createAnthropicReader } from '../src/anthropic-reader.ts'
-import type { AnswerReader } from '../src/http-provider.ts'
+import type { AnswerReader } from '../src/dialect.ts'
 import { createOpenAIReader } from '../src/openai-reader.ts'
 import { TextTemplate } from '../src/text-template.ts'
 

@@ -64,6 +64,7 @@ export {
 export { errorStatus } from './error-status.ts'
 export { isJsonObject, type Json, type JsonObject, parseJson } from './json.ts'
 export { createLog, type FollowOptions, type LogOptions, type LogReader, type StreamLog } from './log.ts'
+export { type EventReader, parseSSE } from './parse-sse.ts'
 export { pipe } from './pipe.ts'
 export type {
   AssistantMessage,
@@ -93,14 +94,6 @@ export type {
   SharedWriteOptions
 } from './shared-log.ts'
 export { abortable, clampTimer, type LinkedAbort, linkAbort, onAbort, sleep } from './signal.ts'
-export {
-  createSSEParser,
-  type EventReader,
-  type EventShortcut,
-  parseSSE,
-  type ServerSentEvent,
-  type SSEOptions,
-  type SSEParser
-} from './sse.ts'
+export { createSSEParser, type EventShortcut, type ServerSentEvent, type SSEOptions, type SSEParser } from './sse.ts'
 export { type CallListener, watch } from './watch.ts'
 export type { HttpBody, HttpRequest, HttpResponse, Send, WirePhase } from './wire.ts'
