@@ -8,6 +8,7 @@ import {
   checkRequest,
   createSSEParser,
   type HttpResponse,
+  inputTokens,
   isContent,
   isJsonObject,
   isMillraceError,
@@ -234,7 +235,7 @@ export class Answer extends ChunkBatches {
     this.#lastEvent = this.#reader.event(event, this.#ready)
     this.#wellFormed.mend(this.#ready, from)
     // Anthropic tells the input with the start: then it is known whatever ends the answer.
-    if (!this.#hasContent && this.#ready[from]?.type === 'start') this.#toldInput = this.#reader.usage?.input
+    if (!this.#hasContent && this.#ready[from]?.type === 'start') this.#toldInput = toldInput(this.#reader.usage)
     // Learning takes as long as twenty events: the first content does not wait for it.
     if (this.#hasContent) this.#template?.parsed(this.#ready, from)
     if (this.#lastEvent) this.#template?.stop()
@@ -307,4 +308,9 @@ export class Answer extends ChunkBatches {
     this.#clock?.[Symbol.dispose]()
     this.#linked?.[Symbol.dispose]()
   }
+}
+
+/** Some servers tell zeros at the start, and mean that they do not know. */
+function toldInput(usage: Usage | undefined): Usage['input'] | undefined {
+  return usage !== undefined && inputTokens(usage) > 0 ? usage.input : undefined
 }

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { hash, randomUUID } from 'node:crypto'
 import {
   type ChatRequest,
   type Chunk,
@@ -158,19 +158,21 @@ function isFirstChoice(candidate: Json): boolean {
   return isJsonObject(candidate) && (candidate.index ?? 0) === 0
 }
 
-/** Longer ones are no names. */
-const maxIdChars = 1024
+/** Ids that are longer (Gemini's thought signatures travel in some) are told apart by a digest. */
+const maxKeyChars = 128
 
 /**
  * Which call a piece belongs to. Usually `index` says so. Servers that leave it out send whole calls, or tell a new call by a
- * new id; without an id, a name behind arguments begins one.
+ * new id; without an id, by another name, or by the same one behind whole arguments.
  */
 function createToolCallIndex(): { read(call: JsonObject, position: number): Chunk } {
-  /** One for each index: a server that changes the id of a call from piece to piece must not fill memory with them. */
+  /** One for each call: a server that changes its id from piece to piece must not fill memory with them. */
   const byId = new Map<string, number>()
+  const named = new Set<number>()
   const seen = new Set<number>()
   let last = -1
-  let lastHasArguments = false
+  let lastName = ''
+  let lastArguments = new Wholeness()
 
   function free(): number {
     let index = seen.size
@@ -178,27 +180,36 @@ function createToolCallIndex(): { read(call: JsonObject, position: number): Chun
     return index
   }
 
-  function indexOf(call: JsonObject, id: string, name: string, position: number): number {
+  function indexOf(call: JsonObject, key: string, name: string, position: number): number {
     if (typeof call.index === 'number') return call.index
-    if (id !== '') return byId.get(id) ?? free()
-    const begins = last === -1 || (name !== '' && (position > 0 || lastHasArguments))
-    return begins ? free() : last
+    if (last === -1) return position
+    // The id may come behind the name.
+    if (key !== '') return byId.get(key) ?? (name === '' && !named.has(last) ? last : free())
+    return name !== '' && (name !== lastName || lastArguments.isWhole) ? free() : last
   }
 
   return {
     read(call, position) {
       const id = text(call.id)
-      if (id.length > maxIdChars) throw malformed(`a tool call has an id of more than ${maxIdChars} characters`)
+      const key = id.length > maxKeyChars ? hash('sha256', id) : id
       const fn = isJsonObject(call.function) ? call.function : {}
       const name = text(fn.name)
-      const index = indexOf(call, id, name, position)
+      const index = indexOf(call, key, name, position)
       if (!Number.isSafeInteger(index) || index < 0 || index >= 1024) throw malformed('a tool call has an index out of bounds')
       const isFirst = !seen.has(index)
       seen.add(index)
-      if (id !== '' && isFirst) byId.set(id, index)
+      if (key !== '' && !named.has(index)) {
+        named.add(index)
+        byId.set(key, index)
+      }
       const args = fn.arguments
       const piece = typeof args === 'string' ? args : args === undefined || args === null ? '' : stringify(args)
-      lastHasArguments = (index === last && lastHasArguments) || piece !== ''
+      if (index !== last) {
+        lastName = ''
+        lastArguments = new Wholeness()
+      }
+      if (name !== '') lastName = name
+      if (typeof call.index !== 'number' && id === '') lastArguments.push(piece)
       last = index
       return {
         type: 'tool-call',
@@ -208,6 +219,32 @@ function createToolCallIndex(): { read(call: JsonObject, position: number): Chun
         ...(name === '' ? {} : { name }),
         arguments: piece
       }
+    }
+  }
+}
+
+/** Whether a JSON object that comes in pieces has been closed. */
+class Wholeness {
+  #depth = 0
+  #inString = false
+  #escaped = false
+  #begun = false
+
+  get isWhole(): boolean {
+    return this.#begun && this.#depth <= 0
+  }
+
+  push(piece: string): void {
+    for (const character of piece) {
+      if (this.#escaped) this.#escaped = false
+      else if (this.#inString) {
+        if (character === '\\') this.#escaped = true
+        else if (character === '"') this.#inString = false
+      } else if (character === '"') this.#inString = true
+      else if (character === '{' || character === '[') {
+        this.#begun = true
+        this.#depth++
+      } else if (character === '}' || character === ']') this.#depth--
     }
   }
 }

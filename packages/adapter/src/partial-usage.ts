@@ -25,14 +25,14 @@ export function partialUsage(tokenizers: Tokenizers | undefined, request: ChatRe
   function outputOf(tokenizer: Tokenizer, { text, refusal = '', reasoning, toolCalls }: Completion): Usage['output'] {
     let visible = tokensOf(tokenizer, 'text', text) + tokensOf(tokenizer, 'refusal', refusal)
     for (const [index, call] of toolCalls.entries()) {
-      visible += tokenizer.count(call.name) + tokensOf(tokenizer, `call ${index}`, call.arguments)
+      visible += tokenizer.count(call.name) + tokensOf(tokenizer, `call ${call.id || index}`, call.arguments)
     }
     return { text: visible, reasoning: tokensOf(tokenizer, 'reasoning', reasoning.map((block) => block.text).join('')) }
   }
 
   return (partial) => {
     const { usage, notes } = partial
-    const told = usage?.input ?? toldInput(notes.provider?.input)
+    const told = someInput(usage?.input) ?? someInput(notes.provider?.input)
     const state = notes.cache?.state
     const billed = state !== 'hit' && state !== 'stale' && state !== 'joined'
     const least = usage?.output ?? { text: 0, reasoning: 0 }
@@ -73,11 +73,13 @@ class RunningTokens {
   }
 }
 
-/** As the provider's note has it. */
-function toldInput(told: Json | undefined): Usage['input'] | undefined {
+/** What was told, by usage or by the provider's note, if it says anything: some servers begin with zeros. */
+function someInput(told: Json | Usage['input'] | undefined): Usage['input'] | undefined {
   if (!isJsonObject(told)) return undefined
   const { uncached, cacheRead, cacheWrite } = told
-  return { uncached: Number(uncached), cacheRead: Number(cacheRead), cacheWrite: Number(cacheWrite) }
+  const parts = [uncached, cacheRead, cacheWrite]
+  if (!parts.every((part) => typeof part === 'number' && part >= 0 && Number.isFinite(part))) return undefined
+  return parts.some((part) => part !== 0) ? ({ uncached, cacheRead, cacheWrite } as Usage['input']) : undefined
 }
 
 /** The budget may have dropped some of it. */

@@ -163,6 +163,38 @@ describe('an answer that breaks off', () => {
     expect(stream.partial).toMatchObject({ text: answer })
   })
 
+  test('is the same however often and whenever it was looked at', async () => {
+    const provider: Provider = async function* () {
+      yield { type: 'start', provider: 'own', model: 'own' }
+      yield { type: 'tool-call', index: 1, id: 'b', name: 'f', arguments: '{"a":"some words"}' }
+      yield { type: 'tool-call', index: 0, id: 'a', name: 'f', arguments: '{"a":"other words here"}' }
+    }
+    await using adapter = createAdapter({ provider, tokens })
+    const looked = adapter.stream(request)
+    const not = adapter.stream(request)
+    for (let read = 0; read < 3; read++) {
+      await looked.next()
+      expect(looked.partial.usage?.estimated).toBe(true)
+      await not.next()
+    }
+    expect(looked.partial.usage).toEqual(not.partial.usage)
+  })
+
+  test('takes no zeros and no nonsense of a provider for what it told', async () => {
+    const facts = [{ input: { tokens: 5 } }, { input: { uncached: 0, cacheRead: 0, cacheWrite: 0 } }, { input: 'x' }]
+    for (const each of facts) {
+      const provider: Provider = async function* () {
+        yield { type: 'start', provider: 'own', model: 'own' }
+        yield { type: 'note', from: 'provider', facts: each }
+        yield { type: 'text', text: answer }
+      }
+      await using plain = createAdapter({ provider })
+      expect((await failure(plain, 'stream'))?.usage).toBeUndefined()
+      await using counting = createAdapter({ provider, tokens })
+      expect((await failure(counting, 'stream'))?.usage?.input).toEqual(input)
+    }
+  })
+
   test('of a finished answer is what the provider told', async () => {
     const provider: Provider = async function* () {
       yield* breaking()

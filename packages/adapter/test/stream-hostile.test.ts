@@ -54,6 +54,42 @@ describe('tool calls without an index', () => {
     expect(toolCalls).toMatchObject([{ name: 'a', arguments: '{"x":1}' }])
   })
 
+  test('whose id comes behind the name are one call', async () => {
+    const late = [
+      { function: { name: 'f', arguments: '' } },
+      { id: 'a', function: { arguments: '{"x"' } },
+      { id: 'a', function: { arguments: ':1}' } }
+    ]
+    const indexed = [
+      { index: 0, function: { name: 'f', arguments: '{"x"' } },
+      { index: 0, id: 'a', function: {} },
+      { id: 'a', function: { arguments: ':1}' } }
+    ]
+    for (const pieces of [late, indexed]) {
+      const { toolCalls } = await ask('openai', [...pieces.map((each) => calls(each)), choice({}, 'tool_calls')])
+      expect(toolCalls).toEqual([{ id: 'a', name: 'f', arguments: '{"x":1}' }])
+    }
+  })
+
+  test('are told apart by their names, and by whole arguments where these are the same', async () => {
+    const named = (name: string, text: string): object => calls({ function: { name, arguments: text } })
+    const told = async (...events: object[]): Promise<string[]> =>
+      (await ask('openai', [...events, choice({}, 'tool_calls')])).toolCalls.map(({ name, arguments: text }) => name + text)
+    expect(await told(named('f', '{"x"'), named('f', ':1}'))).toEqual(['f{"x":1}'])
+    expect(await told(named('f', '{"x":"}"'), named('f', '}'), named('f', '{}'))).toEqual(['f{"x":"}"}', 'f{}'])
+    expect(await told(named('now', ''), named('today', ''))).toEqual(['now', 'today'])
+  })
+
+  test('may have ids of any length', async () => {
+    const id = `call_1__thought__${'A'.repeat(20_000)}`
+    const pieces = [
+      { id, function: { name: 'f', arguments: '{' } },
+      { id, function: { arguments: '}' } }
+    ]
+    const { toolCalls } = await ask('openai', [...pieces.map((each) => calls(each)), choice({}, 'tool_calls')])
+    expect(toolCalls).toEqual([{ id, name: 'f', arguments: '{}' }])
+  })
+
   test('take a number that is free beside those that have one', async () => {
     const first = calls({ index: 1, id: 'a', function: { name: 'a', arguments: '1' } })
     const second = calls({ id: 'b', function: { name: 'b', arguments: '2' } })

@@ -28,6 +28,8 @@ export interface SharedLog {
 export interface SharedLogState {
   /** It may go on. */
   readonly open: boolean
+  /** It will not go on, and has no end: its readers get an error. */
+  readonly broken: boolean
   /** Its items so far. */
   readonly length: number
 }

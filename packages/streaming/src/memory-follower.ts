@@ -6,6 +6,7 @@ import {
   type SharedFollowOptions,
   type StreamLog
 } from '@millrace/core'
+import { inTurn } from './in-turn.ts'
 
 /** The log that is read, and what to call when this reader has left it. */
 export interface Found {
@@ -59,7 +60,7 @@ export function followMemory(
   }
 
   return {
-    async next() {
+    next: inTurn(async () => {
       if (left) return done
       reader ??= begin()
       waiting = true
@@ -71,7 +72,7 @@ export function followMemory(
         waiting = false
         clearTimeout(asking)
       }
-    },
+    }),
     async return() {
       left = true
       await reader?.return?.()

@@ -242,7 +242,7 @@ export function createMemoryLog(options: MemoryLogOptions = {}): MemoryLog {
       if (entry?.written !== true) return undefined
       const { state, length } = entry.log
       if (word !== '') entry.onWord?.(word)
-      return { open: state === 'open', length }
+      return { open: state === 'open', broken: state === 'failed', length }
     },
     stats: () => ({ open, kept: endedOnes.size, keptBytes, evicted, dropped }),
     async close() {

@@ -178,6 +178,7 @@ function iterate<A, B>(
       serve(served)
     }
     if (line.first === undefined) return
+    clear() // all of it has been handed over
     if (!reading) read()
     if (timer === undefined && line.first !== undefined && step?.dueAt !== undefined) arm(step.dueAt - performance.now())
   }

@@ -96,8 +96,8 @@ export function stateOf(reply: unknown): (SharedLogState & { readonly inbox: str
   if (typeof writer !== 'string' || typeof value !== 'string') return 'unexpected'
   const entry = entryOf([id, [writer, value === '' ? '[]' : value]])
   if (entry === undefined) return 'unexpected'
-  if (entry.type !== 'items') return { open: false, length: entry.length, inbox: undefined }
-  return { open: true, length: entry.end, inbox: /^([0-9a-f]{16})\.[0-9a-f]{16}$/.exec(writer)?.[1] }
+  if (entry.type !== 'items') return { open: false, broken: entry.type !== 'end', length: entry.length, inbox: undefined }
+  return { open: true, broken: false, length: entry.end, inbox: /^([0-9a-f]{16})\.[0-9a-f]{16}$/.exec(writer)?.[1] }
 }
 
 /** Puts a word to the writer of the log `key` into an inbox, of which the last ten thousand or so are kept. */

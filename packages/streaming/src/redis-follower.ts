@@ -1,4 +1,5 @@
 import { MillraceError, onAbort, type SharedFollowOptions } from '@millrace/core'
+import { inTurn } from './in-turn.ts'
 import type { LastWord, LogEntry } from './redis-entry.ts'
 
 /** One reader of one log: what was read for it and not yet taken, and where it goes on. */
@@ -84,14 +85,7 @@ export function createFollower(
     return Promise.reject(failure)
   }
 
-  /** A reader that does not wait for its reads gets them in order. */
-  async function nextAfter(earlier: Promise<unknown>): Promise<Result> {
-    await Promise.allSettled([earlier])
-    return next()
-  }
-
   function next(): Promise<Result> {
-    if (waiting !== undefined) return nextAfter(waiting.promise)
     if (state === 'new') begin()
     if (ready.length > 0 || state !== 'open') {
       const taken = Promise.resolve(result())
@@ -154,7 +148,7 @@ export function createFollower(
   }
 
   return {
-    next,
+    next: inTurn(next),
     async return() {
       ready = []
       over('left')

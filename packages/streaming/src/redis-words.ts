@@ -87,9 +87,9 @@ export function createWords(settings: LogSettings, counts: LogCounts, inbox: str
           details: { reason: 'unexpected' }
         })
       }
-      const { open, length, inbox: to } = found
+      const { open, broken, length, inbox: to } = found
       if (open && word !== '' && to !== undefined) await ask(addWord(keyOf(to), key, word, inboxTtlMs))
-      return { open, length }
+      return { open, broken, length }
     },
     close() {
       closed = true

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { clampTimer, MillraceError, type SharedLog, type SharedLogWriter, sleep } from '@millrace/core'
+import { clampTimer, MillraceError, type SharedLog, type SharedLogState, type SharedLogWriter, sleep } from '@millrace/core'
 import type { EventFormat } from './event-format.ts'
 import { createMemoryLog } from './memory-log.ts'
 import { newStreamId, type Place, placeOf, unknownStream } from './stream-place.ts'
@@ -298,7 +298,7 @@ export function createStreams(options: StreamsOptions = {}): Streams {
       // What is not written yet nobody has had.
       if (offset > own.length) return refuse()
       counts.resumed++
-      return readNear(place, { format, signal, ended: !own.open && offset === own.length })
+      return readNear(place, { format, signal, ended: isEnd(own, offset) })
     }
     if (far === undefined) return refuse()
     // Only asked: a log that cannot be written to can still be read.
@@ -307,7 +307,7 @@ export function createStreams(options: StreamsOptions = {}): Streams {
     // An open log may lag behind what its replica has served.
     if (there === undefined || (!there.open && offset > there.length)) return refuse()
     counts.resumedElsewhere++
-    return readFar(far, place, { format, signal, ended: !there.open && offset === there.length })
+    return readFar(far, place, { format, signal, ended: isEnd(there, offset) })
   }
 
   async function lookAgain(log: SharedLog, id: string, signal: AbortSignal | undefined): ReturnType<SharedLog['tell']> {
@@ -370,4 +370,9 @@ export function createStreams(options: StreamsOptions = {}): Streams {
 
 function closedError(): MillraceError<'closed'> {
   return new MillraceError('closed', 'the streams of this service are closed', { details: {} })
+}
+
+/** Nothing is left behind `offset`, an error neither. */
+function isEnd({ open, broken, length }: SharedLogState, offset: number): boolean {
+  return !open && !broken && offset === length
 }

@@ -436,3 +436,34 @@ function textOf(items: readonly unknown[]): string {
     )
     .join('')
 }
+
+describe('with a read that always waits', () => {
+  /** Reads so many pieces, with one more read open than is waited for. */
+  async function readAhead(operator: Operator<Chunk>, count: number): Promise<AsyncIterator<Chunk>> {
+    async function* source(): AsyncGenerator<Chunk> {
+      for (let piece = 0; ; piece++) {
+        yield text(`a piece of some length, with its number at the end: ${piece}`)
+        await null
+      }
+    }
+    const stream = operator(source())[Symbol.asyncIterator]()
+    let ahead = stream.next()
+    for (let read = 0; read < count; read++) {
+      const next = stream.next()
+      await ahead
+      ahead = next
+    }
+    return stream
+  }
+
+  test.each([
+    ['coalesce', coalesce()],
+    ['map', map((chunk: Chunk) => chunk)]
+  ])('%s lets go of what it has delivered', async (_, operator) => {
+    const warm = await readAhead(operator, 1000)
+    const before = await heapAfterGc()
+    const stream = await readAhead(operator, 200_000)
+    expect(((await heapAfterGc()) - before) / 1024 / 1024).toBeLessThan(8) // held, these would be 30
+    await Promise.all([warm.return?.(), stream.return?.()])
+  })
+})

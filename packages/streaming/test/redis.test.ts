@@ -767,7 +767,7 @@ describe.skipIf(skip !== undefined)('what is said to a log', () => {
     await connection.command(['XADD', keyOf(evil), '1-0', '../../words:x.y', '["a"]'])
     expect(await failureOf(log.tell(text, 'x'))).toMatchObject({ code: 'network' })
     expect(await failureOf(log.tell(foreign, 'x'))).toMatchObject({ code: 'protocol', details: { reason: 'unexpected' } })
-    expect(await log.tell(evil, 'x')).toEqual({ open: true, length: 1 })
+    expect(await log.tell(evil, 'x')).toEqual({ open: true, broken: false, length: 1 })
     expect(await connection.command(['KEYS', '*words:x*'])).toEqual([])
     for (const reply of ['OK', 1, {}, [1], ['1-0', 1, 2]]) {
       const odd = createRedisLog({ command: async () => reply })

@@ -85,7 +85,7 @@ describe.each(backends)('the shared log of $name', ({ missing, make }) => {
         for (let offset = 0; offset <= items.length + 1; offset++) {
           expect(await readAll(log, id, { offset })).toEqual(items.slice(offset))
         }
-        expect(await log.tell(id, 'anybody?')).toEqual({ open: false, length: items.length })
+        expect(await log.tell(id, 'anybody?')).toEqual({ open: false, broken: false, length: items.length })
       }),
       { seed, numRuns: 25 }
     )
@@ -122,11 +122,11 @@ describe.each(backends)('the shared log of $name', ({ missing, make }) => {
     expect(await log.tell(listening, 'hello')).toBeUndefined()
     const writer = log.write(listening, { onWord: () => {} })
     await until(async () => (await log.tell(listening, '')) !== undefined) // announced without an item
-    expect(await log.tell(listening, '')).toEqual({ open: true, length: 0 })
+    expect(await log.tell(listening, '')).toEqual({ open: true, broken: false, length: 0 })
     writer.append(['a', 'b'])
     await until(async () => (await log.tell(listening, ''))?.length === 2)
     await writer.end()
-    expect(await log.tell(listening, '')).toEqual({ open: false, length: 2 })
+    expect(await log.tell(listening, '')).toEqual({ open: false, broken: false, length: 2 })
     const other = log.write(silent)
     other.append(['a'])
     await until(async () => (await log.tell(silent, 'nobody listens'))?.length === 1)
@@ -135,7 +135,7 @@ describe.each(backends)('the shared log of $name', ({ missing, make }) => {
     brief.append(['a'])
     await brief.end()
     await until(async () => (await log.tell(short, '')) === undefined)
-    expect(await log.tell(silent, '')).toEqual({ open: false, length: 1 })
+    expect(await log.tell(silent, '')).toEqual({ open: false, broken: false, length: 1 })
   })
 
   it.skipIf(missing !== undefined)('passes words on to the one writer they are for, soon, until its end', async () => {
@@ -156,7 +156,7 @@ describe.each(backends)('the shared log of $name', ({ missing, make }) => {
     expect(heard.toSorted()).toEqual(['one cancel', 'one read 1', 'two read 7'])
     await writer.end()
     await second.end()
-    expect(await log.tell(id, 'cancel')).toEqual({ open: false, length: 1 })
+    expect(await log.tell(id, 'cancel')).toEqual({ open: false, broken: false, length: 1 })
     await delay(300)
     expect(heard).toHaveLength(3)
   })
@@ -211,6 +211,28 @@ describe.each(backends)('the shared log of $name', ({ missing, make }) => {
     first.append(['c'])
     await first.end()
     expect(await readAll(log, id)).toEqual(['a', 'b', 'c'])
+  })
+
+  it.skipIf(missing !== undefined)('answers reads that are not waited for in their order', async () => {
+    const log = open()
+    const id = newId()
+    const writer = log.write(id)
+    const reader = log.follow(id)[Symbol.asyncIterator]()
+    const took: string[] = []
+    const take = async (name: string): Promise<void> => {
+      const { value } = await reader.next()
+      took.push(`${name} ${String(value)}`)
+    }
+    const waiting = [take('first').then(() => take('fourth')), take('second'), take('third')]
+    for (let item = 1; item <= 4; item++) {
+      writer.append([`${item}`])
+      await until(() => took.length === item)
+    }
+    await Promise.all(waiting)
+    expect(took).toEqual(['first 1', 'second 2', 'third 3', 'fourth 4'])
+    await writer.end()
+    expect(await log.tell(id, '')).toEqual({ open: false, broken: false, length: 4 })
+    await reader.return?.()
   })
 
   it.skipIf(missing !== undefined)('refuses wrong arguments, and everything after close', async () => {
