@@ -60,7 +60,9 @@ describe.skipIf(skip)('a guarded store over a Redis', () => {
       if (!answers) expect(slow.length).toBeLessThanOrEqual(5)
       if (state.atOnce) expect(timeouts.length).toBeLessThanOrEqual(2) // a busy machine may hold up one or two
       expect(takes.toSorted((a, b) => a - b)[calls * 0.9]).toBeLessThan(answers ? bareMs : 1)
-      if (state.reads === 'value') expect([...found]).toEqual(['value'])
+      // One that a busy machine held up is not found, and is among the timeouts.
+      const isHeldUp = (value: unknown): boolean => value === undefined && timeouts.length > 0
+      if (state.reads === 'value') expect([...found].filter((value) => !isHeldUp(value))).toEqual(['value'])
       if (state.reads === 'nothing') expect(found.has('value')).toBe(false)
       if (state.reads !== 'some') expect(guard.available).toBe(reaches)
 

@@ -62,7 +62,7 @@ type Iterator = ChunkIterator<unknown>
 const read = (operator: Operator<Chunk, unknown>, source: AsyncIterable<Chunk>): Iterator =>
   operator(source)[Symbol.asyncIterator]() as Iterator
 
-describe.each(subjects)('$name', ({ operator, readsAhead }) => {
+describe.each(subjects)('$name', ({ operator }) => {
   test('returns the source at once when the reader leaves during a pending read, and settles that read', async () => {
     for (const way of ['next', 'nextBatch'] as const) {
       const source = fed()
@@ -111,21 +111,6 @@ describe.each(subjects)('$name', ({ operator, readsAhead }) => {
       expect((await pending).done).toBe(true)
     }
     await new Promise(setImmediate)
-  })
-
-  test.skipIf(readsAhead)('returns the source once when the reader leaves the loop, and waits until it is closed', async () => {
-    let closed = false
-    async function* source(): AsyncGenerator<Chunk> {
-      try {
-        yield text('0123456789'.repeat(3))
-        yield text('0123456789'.repeat(3))
-      } finally {
-        await new Promise(setImmediate)
-        closed = true
-      }
-    }
-    for await (const chunk of operator(source())) if (chunk !== undefined) break
-    expect(closed).toBe(true)
   })
 
   test('returns the source when the loop throws', async () => {
@@ -260,17 +245,6 @@ describe.each(subjects)('$name', ({ operator, readsAhead }) => {
       ...rest.flatMap((batch) => batch ?? [])
     ]
     expect(values).toEqual(expected)
-  })
-
-  test.skipIf(readsAhead)('reads no further than the reader asks', async () => {
-    const source = fed()
-    for (let count = 0; count < 10; count++) source.give(text('a long enough text'))
-    const stream = read(operator, source)
-    await stream.next()
-    expect(source.reads).toBe(1)
-    await new Promise(setImmediate)
-    expect(source.reads).toBe(1)
-    await stream.return?.()
   })
 
   test('reads nothing before it is read, and returns the source when it is left before', async () => {
@@ -465,5 +439,33 @@ describe('with a read that always waits', () => {
     const stream = await readAhead(operator, 200_000)
     expect(((await heapAfterGc()) - before) / 1024 / 1024).toBeLessThan(8) // held, these would be 30
     await Promise.all([warm.return?.(), stream.return?.()])
+  })
+})
+
+describe.each(subjects.filter(({ readsAhead }) => !readsAhead))('$name, which does not read ahead,', ({ operator }) => {
+  test('returns the source once when the reader leaves the loop, and waits until it is closed', async () => {
+    let closed = false
+    async function* source(): AsyncGenerator<Chunk> {
+      try {
+        yield text('0123456789'.repeat(3))
+        yield text('0123456789'.repeat(3))
+      } finally {
+        await new Promise(setImmediate)
+        closed = true
+      }
+    }
+    for await (const chunk of operator(source())) if (chunk !== undefined) break
+    expect(closed).toBe(true)
+  })
+
+  test('reads no further than the reader asks', async () => {
+    const source = fed()
+    for (let count = 0; count < 10; count++) source.give(text('a long enough text'))
+    const stream = read(operator, source)
+    await stream.next()
+    expect(source.reads).toBe(1)
+    await new Promise(setImmediate)
+    expect(source.reads).toBe(1)
+    await stream.return?.()
   })
 })
