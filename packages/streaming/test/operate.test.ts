@@ -417,12 +417,12 @@ describe('with a read that always waits', () => {
     async function* source(): AsyncGenerator<Chunk> {
       for (let piece = 0; ; piece++) {
         yield text(`a piece of some length, with its number at the end: ${piece}`)
-        await null
+        await Promise.resolve()
       }
     }
     const stream = operator(source())[Symbol.asyncIterator]()
     let ahead = stream.next()
-    for (let read = 0; read < count; read++) {
+    for (let taken = 0; taken < count; taken++) {
       const next = stream.next()
       await ahead
       ahead = next
