@@ -1,6 +1,7 @@
 import {
   type ChatRequest,
   type Completion,
+  isFromCache,
   isJsonObject,
   isMillraceError,
   type Json,
@@ -33,8 +34,7 @@ export function partialUsage(tokenizers: Tokenizers | undefined, request: ChatRe
   return (partial) => {
     const { usage, notes } = partial
     const told = someInput(usage?.input) ?? someInput(notes.provider?.input)
-    const state = notes.cache?.state
-    const billed = state !== 'hit' && state !== 'stale' && state !== 'joined'
+    const billed = !isFromCache(notes.cache)
     const least = usage?.output ?? { text: 0, reasoning: 0 }
     try {
       const tokenizer = tokenizers?.for(request.model)

@@ -1,4 +1,4 @@
-import { type CallEnd, inputTokens, outputTokens } from '@millrace/core'
+import { type CallEnd, inputTokens, isFromCache, outputTokens } from '@millrace/core'
 
 /** What an adapter did since it was made. Times are milliseconds; a mean is `null` where there was nothing to take it of. */
 export interface CallStats {
@@ -51,8 +51,7 @@ export function createCallCounter(): CallCounter {
       if (outcome === 'success') succeeded++
       else if (outcome === 'error') failed++
       else aborted++
-      const state = notes.cache?.state
-      const byCache = state === 'hit' || state === 'stale' || state === 'joined'
+      const byCache = isFromCache(notes.cache)
       if (byCache) cached++
       if (usage !== undefined) {
         const tokens = usage.billed ? billed : saved

@@ -90,6 +90,11 @@ export function outputTokens(usage: Usage): number {
   return usage.output.text + usage.output.reasoning
 }
 
+/** Whether the cache gave the answer, or another call's was shared: by what its note says. Such an answer is not billed. */
+export function isFromCache(facts: Facts | undefined): boolean {
+  return facts?.state === 'hit' || facts?.state === 'stale' || facts?.state === 'joined'
+}
+
 /**
  * Whether a reader of the answer learns something from this chunk; retry, hedging and fallback stop at the first such
  * chunk. Empty pieces are silence, however many come: `{ content: [] }` as much as an empty text.

@@ -22,6 +22,7 @@ export {
   type FinishReason,
   inputTokens,
   isContent,
+  isFromCache,
   type NoteChunk,
   type NoteSource,
   outputTokens,

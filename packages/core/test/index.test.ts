@@ -26,6 +26,7 @@ it('exports these names, and no others', () => {
     'incomplete',
     'inputTokens',
     'isContent',
+    'isFromCache',
     'isJsonObject',
     'isMillraceError',
     'linkAbort',

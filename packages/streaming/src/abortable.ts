@@ -1,5 +1,6 @@
 import { type ChunkIterator, hasEnded, nextBatch, onAbort } from '@millrace/core'
 import { checkSource } from './check-source.ts'
+import { leave, leaveUnheard } from './leave.ts'
 import { ReadLine } from './read-line.ts'
 
 /**
@@ -51,17 +52,8 @@ function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterato
 
   function abort(reason: unknown): void {
     state = 'aborted'
-    leaveUnheard()
+    leaveUnheard(source)
     if (line.first !== undefined) fail(reason)
-  }
-
-  async function leave(): Promise<void> {
-    await source.return?.()
-  }
-
-  /** Not waited for: a generator answers only after the read it is busy with. What it fails with then has no hearer left. */
-  function leaveUnheard(): void {
-    leave().catch(() => {})
   }
 
   function fail(error: unknown): void {
@@ -125,8 +117,8 @@ function iterate<T>(source: AsyncIterator<T>, signal: AbortSignal): ChunkIterato
       const isReading = line.first !== undefined
       over()
       endAll()
-      if (wasOpen && isReading) leaveUnheard()
-      else if (wasOpen) await leave()
+      if (wasOpen && isReading) leaveUnheard(source)
+      else if (wasOpen) await leave(source)
       return done
     }
   }

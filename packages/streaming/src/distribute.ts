@@ -1,4 +1,5 @@
 import { type ChunkIterator, hasEnded, MillraceError, nextBatch } from '@millrace/core'
+import { leave, leaveUnheard } from './leave.ts'
 import type { QueueBound } from './queue-bound.ts'
 import { ReadLine } from './read-line.ts'
 
@@ -78,7 +79,7 @@ export function distribute<T>(
     try {
       for (const item of items) size += sizeOf(item)
     } catch (error) {
-      leaveUnheard()
+      leaveUnheard(iterator as AsyncIterator<T>)
       return closeAll({ error })
     }
     const batch = { items, size }
@@ -86,7 +87,7 @@ export function distribute<T>(
       if (queue.fullBy === undefined) queue.push(batch)
       else cut(queue, queue.fullBy)
     }
-    if (open.size === 0) leaveUnheard()
+    if (open.size === 0) leaveUnheard(iterator as AsyncIterator<T>)
     else if (hasEnded(iterator as AsyncIterator<T>)) closeAll()
     else pump()
   }
@@ -111,13 +112,10 @@ export function distribute<T>(
     queue.close({ error })
   }
 
-  async function leave(): Promise<void> {
+  /** One that nobody has read has an iterator to be returned all the same. */
+  async function leaveSource(): Promise<void> {
     iterator ??= source[Symbol.asyncIterator]()
-    await iterator.return?.()
-  }
-
-  function leaveUnheard(): void {
-    leave().catch(() => {}) // what it fails with now has no hearer left
+    await leave(iterator)
   }
 
   function createQueue(): Queue<T> {
@@ -211,8 +209,8 @@ export function distribute<T>(
           if (!wasOpen) return done
           // The others may have waited for this one. A busy source is not waited for: a generator answers behind its read.
           if (open.size > 0) pump()
-          else if (busy) leaveUnheard()
-          else await leave()
+          else if (busy) leaveUnheard(iterator as AsyncIterator<T>)
+          else await leaveSource()
           return done
         },
         [Symbol.asyncIterator]() {

@@ -17,6 +17,11 @@ export interface EventFormat {
   begin(): EventWriter
 }
 
+/** @throws {TypeError} with the cure */
+export function checkFormat(format: EventFormat): void {
+  if (typeof format?.begin !== 'function') throw new TypeError('format must be a format of events, such as openaiEvents()')
+}
+
 /** Writes one stream. Each text is whole events: it ends with a blank line, or is `''`. */
 export interface EventWriter {
   /** The events of one chunk; `''` where it has none. What it throws ends the stream as one that broke. */

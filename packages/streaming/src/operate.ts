@@ -1,5 +1,6 @@
 import { type ChatRequest, type ChunkIterator, hasEnded, nextBatch } from '@millrace/core'
 import { checkSource } from './check-source.ts'
+import { leave, leaveUnheard } from './leave.ts'
 import { ReadLine } from './read-line.ts'
 
 /**
@@ -147,7 +148,7 @@ function iterate<A, B>(
   /** Ends on purpose. That the source could not close is told at the end, behind all that was delivered. */
   function stop(): void {
     over('ended')
-    closing = returned()
+    closing = leave(source)
     closing.catch(() => {}) // heard when the reader gets there
   }
 
@@ -156,18 +157,8 @@ function iterate<A, B>(
     over('failed')
     failure = error
     clear()
-    leave()
+    leaveUnheard(source)
     settle()
-  }
-
-  /** The source is told to end, and not waited for: a generator answers only after the read it is busy with. */
-  function leave(): void {
-    returned().catch(() => {}) // what it fails with now has no hearer left
-  }
-
-  /** Told at once; what it throws is a rejection. */
-  async function returned(): Promise<void> {
-    await source.return?.()
   }
 
   /** Gives the waiting reads what there is, or goes for more. */
@@ -268,8 +259,8 @@ function iterate<A, B>(
         else left.give(undefined)
       }
       // A busy generator is not waited for; `withOperators` aborts such a read.
-      if (wasOpen && reading) leave()
-      else await (wasOpen ? returned() : closing)
+      if (wasOpen && reading) leaveUnheard(source)
+      else await (wasOpen ? leave(source) : closing)
       return done
     }
   }

@@ -1,4 +1,12 @@
-import type { ChatRequest, Chunk, FinishChunk, NoteChunk, Usage, UsageChunk } from '@millrace/core'
+import {
+  type ChatRequest,
+  type Chunk,
+  type FinishChunk,
+  isFromCache,
+  type NoteChunk,
+  type Usage,
+  type UsageChunk
+} from '@millrace/core'
 import { shown } from './check-source.ts'
 
 /** The running total of a text that comes in pieces, such as `tokenizer.counter()` of `@millrace/tokens`. */
@@ -110,7 +118,7 @@ export class OutputCount {
   }
 
   #note({ from, facts }: NoteChunk): void {
-    if (from === 'cache') this.#isBilled = facts.state !== 'hit' && facts.state !== 'stale' && facts.state !== 'joined'
+    if (from === 'cache') this.#isBilled = !isFromCache(facts)
     else if (from === 'tokens' && typeof facts.saved === 'number') this.#saved = facts.saved
   }
 

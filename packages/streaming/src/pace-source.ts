@@ -1,4 +1,5 @@
 import { type Chunk, type ChunkIterator, hasEnded, nextBatch } from '@millrace/core'
+import { leave, leaveUnheard } from './leave.ts'
 import type { PaceQueue } from './pace-queue.ts'
 
 /** A source that is read into a queue, ahead of the reader. */
@@ -57,11 +58,6 @@ export function readAhead(source: AsyncIterable<Chunk>, queue: PaceQueue, maxHel
     return undefined
   }
 
-  /** Told at once; what it throws is a rejection. */
-  async function returned(): Promise<void> {
-    await iterator.return?.()
-  }
-
   return {
     shrunk: room.send,
     news: {
@@ -74,10 +70,8 @@ export function readAhead(source: AsyncIterable<Chunk>, queue: PaceQueue, maxHel
       },
       async return() {
         state = 'over'
-        const left = returned()
-        // A generator answers only after the read it is busy with; what it fails with then has no hearer left.
-        if (reading) left.catch(() => {})
-        else await left
+        if (reading) leaveUnheard(iterator)
+        else await leave(iterator)
         return { done: true, value: undefined }
       }
     }

@@ -1,5 +1,6 @@
 import { type Completion, checkOptions, type ErrorDetails, MillraceError } from '@millrace/core'
-import type { EventFormat } from './event-format.ts'
+import { isAsyncIterable } from './check-source.ts'
+import { checkFormat, type EventFormat } from './event-format.ts'
 import type { SSESource } from './sse-source.ts'
 
 export type { SSESource } from './sse-source.ts'
@@ -42,15 +43,13 @@ const known: Readonly<Record<keyof SSEWriteOptions, 1>> = {
 
 export function checkWriting(of: string, source: SSESource, options: SSEWriteOptions): void {
   checkOptions<SSEWriteOptions>(of, options, known)
-  if (typeof source !== 'function' && typeof source?.[Symbol.asyncIterator] !== 'function') {
+  if (typeof source !== 'function' && !isAsyncIterable(source)) {
     throw new TypeError(
       `${of} takes an async iterable of chunks, or a function of a signal that gives one; await a promise of it first`
     )
   }
   const { format, heartbeatMs = 1, headWithinMs = 0, maxDurationMs = 1, status = 200, headers, signal, onError } = options
-  if (format !== undefined && typeof format?.begin !== 'function') {
-    throw new TypeError('format must be a format of events, such as openaiEvents()')
-  }
+  if (format !== undefined) checkFormat(format)
   if (!(heartbeatMs > 0))
     throw new TypeError(`heartbeatMs must be milliseconds above 0, or Infinity for none, not ${heartbeatMs}`)
   if (!(headWithinMs >= 0)) throw new TypeError(`headWithinMs must be milliseconds from 0 up, not ${headWithinMs}`)

@@ -1,4 +1,5 @@
 import type { Chunk } from '@millrace/core'
+import { isAsyncIterable } from './check-source.ts'
 
 /**
  * What is written: chunks, for a `format` to write, or ready texts of whole events (`createStreams` gives such), which go out
@@ -12,7 +13,7 @@ type SSEItems = AsyncIterable<Chunk | string> & { readonly readyTexts?: true | u
 
 /** @throws {TypeError} when a function has given something else */
 export function checkItems(items: SSEItems): void {
-  if (typeof items?.[Symbol.asyncIterator] === 'function') return
+  if (isAsyncIterable(items)) return
   Promise.resolve(items).catch(() => {}) // refused for being a promise; what it fails with later would end the process
   throw new TypeError(
     'the function must give an async iterable, not a promise of one: await the stream first, or make it an async generator'

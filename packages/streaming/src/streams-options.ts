@@ -1,5 +1,6 @@
 import { checkOptions, type SharedLog } from '@millrace/core'
-import type { EventFormat } from './event-format.ts'
+import { isAsyncIterable } from './check-source.ts'
+import { checkFormat, type EventFormat } from './event-format.ts'
 import { maxMs, wholeNumber } from './log-checks.ts'
 import { plainEvents } from './plain-events.ts'
 import { isStreamId } from './stream-place.ts'
@@ -98,7 +99,7 @@ export function settingsOf(options: StreamsOptions): StreamsSettings {
 /** @throws {TypeError} with the cure */
 export function checkStart(source: ChunkSource, options: StartOptions): void {
   checkOptions<StartOptions>('start', options, { format: 1, id: 1 })
-  if (typeof source !== 'function' && typeof source?.[Symbol.asyncIterator] !== 'function') {
+  if (typeof source !== 'function' && !isAsyncIterable(source)) {
     throw new TypeError('start takes an async iterable of chunks, or a function of a signal that gives one')
   }
   if (options.format !== undefined) checkFormat(options.format)
@@ -111,8 +112,4 @@ export function checkStart(source: ChunkSource, options: StartOptions): void {
 export function checkResume(options: ResumeOptions): void {
   checkOptions<ResumeOptions>('resume', options, { format: 1, signal: 1 })
   if (options.format !== undefined) checkFormat(options.format)
-}
-
-function checkFormat(format: EventFormat): void {
-  if (typeof format?.begin !== 'function') throw new TypeError('format must be a format of events, such as openaiEvents()')
 }

@@ -2,11 +2,12 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { getEventListeners, once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { isMillraceError, type SharedFollowOptions } from '@millrace/core'
+import { isMillraceError } from '@millrace/core'
 import { heapAfterGc, probeLeaks, type RedisServer, requireRedis, startRedis } from '@millrace/testkit'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { createRedisLog, type RedisLog, type RedisLogOptions } from '../src/redis.ts'
+import { failureOf, readAll, until } from './log-reading.ts'
 import { type Connection, connect } from './redis-connection.ts'
 import { digest, itemsOf, type Task } from './redis-main.ts'
 
@@ -50,27 +51,6 @@ async function apart(options: Partial<RedisLogOptions> = {}): Promise<{ server: 
   const own = await connect(server.url, 250)
   opened.push(() => own.close())
   return { server, own, log: logs({ command: own.command, ...options }) }
-}
-
-async function readAll(log: RedisLog, id: string, options?: SharedFollowOptions): Promise<string[]> {
-  const items: string[] = []
-  for await (const batch of log.follow(id, options)) items.push(...batch)
-  return items
-}
-
-async function failureOf(reading: Promise<unknown>): Promise<unknown> {
-  return reading.then(
-    (value) => expect.unreachable(`it gave ${JSON.stringify(value)}`),
-    (error: unknown) => error
-  )
-}
-
-async function until(condition: () => boolean | Promise<boolean>, withinMs = 10_000): Promise<void> {
-  const end = performance.now() + withinMs
-  while (!(await condition())) {
-    if (performance.now() > end) throw new Error(`not within ${withinMs} ms: ${condition.toString()}`)
-    await delay(5)
-  }
 }
 
 function start(task: Task): { child: ChildProcess; message: () => Promise<Record<string, unknown>> } {

@@ -1,12 +1,13 @@
 // One suite for all shared logs: in memory, and on Redis.
 import { getEventListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
-import { isMillraceError, type SharedFollowOptions, type SharedLog } from '@millrace/core'
+import { isMillraceError, type SharedLog } from '@millrace/core'
 import { requireRedis } from '@millrace/testkit'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { createMemoryLog } from '../src/memory-log.ts'
 import { createRedisLog } from '../src/redis.ts'
+import { failureOf, readAll, until } from './log-reading.ts'
 import { type Connection, connect } from './redis-connection.ts'
 
 const seed = 20_261_123
@@ -37,27 +38,6 @@ const backends: { name: string; missing: string | undefined; make: (limits?: Lim
   { name: 'createMemoryLog', missing: undefined, make: (limits) => createMemoryLog(limits) },
   { name: 'createRedisLog', missing: skip, make: (limits) => createRedisLog({ command: connection.command, ...limits }) }
 ]
-
-async function readAll(log: SharedLog, id: string, options?: SharedFollowOptions): Promise<string[]> {
-  const items: string[] = []
-  for await (const batch of log.follow(id, options)) items.push(...batch)
-  return items
-}
-
-async function failureOf(reading: Promise<unknown>): Promise<unknown> {
-  return reading.then(
-    (value) => expect.unreachable(`it gave ${JSON.stringify(value)}`),
-    (error: unknown) => error
-  )
-}
-
-async function until(condition: () => boolean | Promise<boolean>, withinMs = 10_000): Promise<void> {
-  const end = performance.now() + withinMs
-  while (!(await condition())) {
-    if (performance.now() > end) throw new Error(`not within ${withinMs} ms: ${condition.toString()}`)
-    await delay(5)
-  }
-}
 
 describe.each(backends)('the shared log of $name', ({ missing, make }) => {
   function open(limits?: Limits): Made {
