@@ -7,6 +7,7 @@ import {
   checkOptions,
   collect,
   type Layer,
+  type PriceOf,
   type Provider,
   pipe,
   type Timeouts,
@@ -34,6 +35,12 @@ export interface AdapterOptions {
   readonly cache?: CacheOptions | Cache | undefined
   /** Fits prompts into a model's window; nothing is counted without it. @default prompts are sent as they are */
   readonly tokens?: TokenOptions | undefined
+  /**
+   * What a usage costs in USD, for `moneySpent` and `moneySaved`; `undefined` where that is not known. Such as `(usage, model, provider) => prices.cost(usage, model, { provider })?.total`, with
+   * `createPrices()` of `@millrace/tokens`.
+   * @default none
+   */
+  readonly price?: PriceOf | undefined
   /** What every stream runs through, such as `coalesce()`; the first stands nearest to the provider. @default none */
   readonly operators?: readonly Operator<Chunk>[] | undefined
   /** Limits of every call; a call may set its own. @default { connectMs: 10000, idleMs: 60000, totalMs: 300000 } */
@@ -94,6 +101,9 @@ export function createAdapter(options: AdapterOptions): Adapter {
   if (operators !== undefined && !(Array.isArray(operators) && operators.every((operator) => typeof operator === 'function'))) {
     throw new TypeError('operators must be a list of operators, such as [coalesce()]')
   }
+  if (options.price !== undefined && typeof options.price !== 'function') {
+    throw new TypeError('price must be a function that takes usage, model and provider and gives USD or undefined')
+  }
   const { totalMs = 300_000, ...timeouts } = checkTimeouts(options.timeouts)
   const who = whoAnswers(options)
   const owned: (() => Promise<void>)[] = []
@@ -106,13 +116,13 @@ export function createAdapter(options: AdapterOptions): Adapter {
   const tokenizers = options.tokens && tokenizersOf(options.tokens, (made) => owned.push(() => made.close()))
   const calls = createRunningCalls(totalMs)
   const forgotten = watchForgotten()
-  const counter = createCallCounter()
+  const counter = createCallCounter(options.price !== undefined)
   const layers = layersOf({
     cache: cache && withCache(cache, who),
     tokens: options.tokens && tokenizers && tokenBudget(options.tokens, tokenizers),
     operators: operators && withOperators(...operators),
     deadline: calls.layer,
-    watch: watch(adapter, counter.add)
+    watch: watch(adapter, { listener: counter.add, price: options.price })
   })
   const assembled = pipe(base, ...layers.flatMap(({ layer }) => layer ?? []))
   const provider: Provider = (request, call) => {
@@ -198,6 +208,7 @@ const names: Readonly<Record<keyof AdapterOptions, 1>> = {
   transport: 1,
   cache: 1,
   tokens: 1,
+  price: 1,
   operators: 1,
   timeouts: 1
 }

@@ -59,6 +59,8 @@ export class Answer extends ChunkBatches {
   #unread: readonly Uint8Array[] | undefined
   #hasContent = false
   #toldInput: Usage['input'] | undefined
+  /** Until the first content was here, with all attempts and the waits between them; for a plain answer until its end. */
+  #waitedMs = 0
   #lastEvent = false
   #ending = false
   #failure: { readonly error: unknown } | undefined
@@ -137,6 +139,7 @@ export class Answer extends ChunkBatches {
     }
     this.#clock?.waiting()
     const head = stream ? this.#heads.stream : this.#heads.plain
+    const sentAt = performance.now()
     const response = await this.#send({
       method: 'POST',
       url: this.#dialect.url,
@@ -155,11 +158,16 @@ export class Answer extends ChunkBatches {
       callId
     })
     this.#response = response
+    this.#waitedMs = performance.now() - sentAt
     if (response.status < 200 || response.status > 299) {
       this.#clock?.resting()
       throw await httpError(response, this.#dialect)
     }
-    if (!isStream(response, stream)) return this.#takeAnswer(await response.body.text(), response)
+    if (!isStream(response, stream)) {
+      const text = await response.body.text()
+      this.#waitedMs = performance.now() - sentAt
+      return this.#takeAnswer(text, response)
+    }
     this.#template = new TextTemplate(
       () => this.#dialect.reader(this.#request),
       (chunk) => this.#add(chunk)
@@ -265,11 +273,9 @@ export class Answer extends ChunkBatches {
     if (response.hedge !== undefined) notes.push({ type: 'note', from: 'hedge', facts: { outcome: response.hedge } })
     const limits = rateLimits(response.headers)
     const input = this.#toldInput
-    if (limits !== undefined || input !== undefined) {
-      const facts = { ...(limits && { rateLimits: limits }), ...(input && { input: { ...input } }) }
-      notes.push({ type: 'note', from: 'provider', facts })
-    }
-    if (notes.length > 0) this.#ready.splice(1, 0, ...notes)
+    const facts = { waitedMs: this.#waitedMs, ...(limits && { rateLimits: limits }), ...(input && { input: { ...input } }) }
+    notes.push({ type: 'note', from: 'provider', facts })
+    this.#ready.splice(1, 0, ...notes)
   }
 
   /** Of an answer that breaks off, for it will be billed. Where nothing of it was seen, another attempt's usage is told. */

@@ -16,12 +16,24 @@ export interface CallStats {
   readonly tokens: { readonly input: number; readonly output: number }
   /** Tokens of answers that needed no call of their own. */
   readonly tokensSaved: { readonly input: number; readonly output: number }
+  /** Tokens that the budget took out of prompts. */
+  readonly tokensFitted: number
+  /** What the billed tokens cost in USD, by the adapter's `price`; null without one. */
+  readonly moneySpent: number | null
+  /** What the tokens of answers that needed no call of their own are worth. */
+  readonly moneySaved: number | null
+  /** Calls whose tokens have no known price. */
+  readonly unpriced: number
+  /** Calls that brought content and no usage: ended by their caller, or by a provider that does not tell it. */
+  readonly unmetered: number
   /** Mean duration of successful calls that went to the provider. */
   readonly meanMs: number | null
   /** Mean duration of successful calls the cache answered; kept apart, for together they would say nothing. */
   readonly cachedMeanMs: number | null
   /** Mean time to the first content of calls that went to the provider. */
   readonly meanFirstContentMs: number | null
+  /** Mean time spent in this process by successful calls that were not joined to another: see `overheadMs` of `CallEnd`. */
+  readonly meanOverheadMs: number | null
 }
 
 export interface CallCounter {
@@ -30,13 +42,18 @@ export interface CallCounter {
 }
 
 /** Exact means: sums and counts, divided when somebody asks. */
-export function createCallCounter(): CallCounter {
+export function createCallCounter(hasPrices: boolean): CallCounter {
   let succeeded = 0
   let failed = 0
   let aborted = 0
   let cached = 0
   const billed = { input: 0, output: 0 }
   const saved = { input: 0, output: 0 }
+  const money = { spent: 0, saved: 0 }
+  let tokensFitted = 0
+  let unpriced = 0
+  let unmetered = 0
+  const overhead = { sum: 0, count: 0 }
   const upstream = { sum: 0, count: 0 }
   const fromCache = { sum: 0, count: 0 }
   const firstContent = { sum: 0, count: 0 }
@@ -47,7 +64,7 @@ export function createCallCounter(): CallCounter {
   }
 
   return {
-    add({ outcome, elapsedMs, firstContentMs, usage, notes }) {
+    add({ outcome, elapsedMs, firstContentMs, contents, usage, cost, overheadMs, notes }) {
       if (outcome === 'success') succeeded++
       else if (outcome === 'error') failed++
       else aborted++
@@ -57,7 +74,12 @@ export function createCallCounter(): CallCounter {
         const tokens = usage.billed ? billed : saved
         tokens.input += inputTokens(usage)
         tokens.output += outputTokens(usage)
-      }
+        if (cost !== undefined) money[usage.billed ? 'spent' : 'saved'] += cost
+        else if (hasPrices) unpriced++
+      } else if (contents > 0) unmetered++
+      const fitted = notes.tokens?.saved
+      if (typeof fitted === 'number') tokensFitted += fitted
+      if (overheadMs !== undefined) addTo(overhead, overheadMs)
       if (outcome !== 'success') return
       addTo(byCache ? fromCache : upstream, elapsedMs)
       if (!byCache && firstContentMs !== undefined) addTo(firstContent, firstContentMs)
@@ -72,9 +94,15 @@ export function createCallCounter(): CallCounter {
         cached,
         tokens: { ...billed },
         tokensSaved: { ...saved },
+        tokensFitted,
+        moneySpent: hasPrices ? money.spent : null,
+        moneySaved: hasPrices ? money.saved : null,
+        unpriced,
+        unmetered,
         meanMs: meanOf(upstream),
         cachedMeanMs: meanOf(fromCache),
-        meanFirstContentMs: meanOf(firstContent)
+        meanFirstContentMs: meanOf(firstContent),
+        meanOverheadMs: meanOf(overhead)
       }
     }
   }

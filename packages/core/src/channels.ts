@@ -1,5 +1,6 @@
 import { channel } from 'node:diagnostics_channel'
-import type { Facts, FinishReason, NoteSource, Usage } from './chunk.ts'
+import type { CallOptions } from './call.ts'
+import type { Chunk, Facts, FinishReason, NoteSource, StartChunk, Usage } from './chunk.ts'
 import type { ChatRequest } from './request.ts'
 
 /** Every message says which object sent it (channels are process-wide) and which call it belongs to. */
@@ -11,14 +12,23 @@ export interface ChannelMessage {
 export interface CallStart extends ChannelMessage {
   /** The object the caller passed; not a copy. Listeners must not keep or change it. */
   readonly request: ChatRequest
+  /** What the caller said about the call, where packages find their own key. */
+  readonly options: CallOptions
   readonly stream: boolean
   /** `performance.now()`. */
   readonly startedAt: number
 }
 
-/** The first content has arrived. */
+/** Content has arrived: told of each read that brought some. */
 export interface CallContent extends ChannelMessage {
+  /** Since the call's start. */
   readonly elapsedMs: number
+  /** Since the last read that brought content; absent for the first. */
+  readonly gapMs?: number | undefined
+  /** What the read brought; not a copy. Listeners must not keep or change it. */
+  readonly chunks: readonly Chunk[]
+  /** Who answers. */
+  readonly start?: StartChunk | undefined
 }
 
 export interface CallEnd extends ChannelMessage {
@@ -34,6 +44,17 @@ export interface CallEnd extends ChannelMessage {
   readonly id?: string | undefined
   readonly finish?: FinishReason | undefined
   readonly usage?: Usage | undefined
+  /**
+   * What the tokens are worth in USD by the owner's price list, spent or, where `usage.billed` is false, saved. Absent
+   * without usage, without a list, or where the list knows no price.
+   */
+  readonly cost?: number | undefined
+  /**
+   * Time spent in this process: of a stream until its first content, of a plain answer until its end, less what was waited
+   * for the provider and for a limit. Absent for what did not succeed, for a joined answer, and where the provider
+   * does not tell its time.
+   */
+  readonly overheadMs?: number | undefined
   readonly notes: Readonly<Partial<Record<NoteSource, Facts>>>
   readonly error?: unknown
 }

@@ -60,7 +60,7 @@ function listen() {
     undo.push(() => one.unsubscribe(hear))
   }
   const ends: CallEnd[] = []
-  return { told, ends, layer: watch(owner, (end) => ends.push(end)) }
+  return { told, ends, layer: watch(owner, { listener: (end) => ends.push(end) }) }
 }
 
 async function read(provider: Provider, options: CallOptions = {}, leaveAt?: Chunk['type']): Promise<unknown> {

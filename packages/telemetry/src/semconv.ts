@@ -11,6 +11,8 @@ export const attribute = {
   requestTemperature: 'gen_ai.request.temperature',
   requestTopP: 'gen_ai.request.top_p',
   requestSeed: 'gen_ai.request.seed',
+  requestFrequencyPenalty: 'gen_ai.request.frequency_penalty',
+  requestPresencePenalty: 'gen_ai.request.presence_penalty',
   outputType: 'gen_ai.output.type',
   responseId: 'gen_ai.response.id',
   responseModel: 'gen_ai.response.model',
@@ -22,6 +24,10 @@ export const attribute = {
   cacheCreationTokens: 'gen_ai.usage.cache_creation.input_tokens',
   reasoningTokens: 'gen_ai.usage.reasoning.output_tokens',
   tokenType: 'gen_ai.token.type',
+  inputMessages: 'gen_ai.input.messages',
+  outputMessages: 'gen_ai.output.messages',
+  systemInstructions: 'gen_ai.system_instructions',
+  toolDefinitions: 'gen_ai.tool.definitions',
   errorType: 'error.type',
   serverAddress: 'server.address',
   serverPort: 'server.port',
@@ -33,34 +39,78 @@ export const attribute = {
   clock: 'millrace.timeout.clock',
   contents: 'millrace.contents',
   attempts: 'millrace.attempts',
+  hedge: 'millrace.hedge',
+  overheadSeconds: 'millrace.overhead_s',
+  costUsd: 'millrace.cost_usd',
   cacheState: 'millrace.cache.state',
   cacheAgeMs: 'millrace.cache.age_ms',
   fallbackTried: 'millrace.fallback.tried',
   limitsWaitedMs: 'millrace.limits.waited_ms',
   tokensDropped: 'millrace.tokens.dropped',
   tokensSaved: 'millrace.tokens.saved',
+  tokensCompressed: 'millrace.tokens.compressed',
+  savedBy: 'millrace.saved.by',
   usageEstimated: 'millrace.usage.estimated',
   usageBilled: 'millrace.usage.billed',
-  poolState: 'millrace.pool.state'
+  poolState: 'millrace.pool.state',
+  breakerState: 'millrace.breaker.state',
+  dropped: 'millrace.telemetry.what'
 } as const
 
 export const metric = {
   duration: 'gen_ai.client.operation.duration',
   timeToFirstChunk: 'gen_ai.client.operation.time_to_first_chunk',
+  timePerOutputChunk: 'gen_ai.client.operation.time_per_output_chunk',
   tokens: 'gen_ai.client.token.usage',
 
-  cacheLookups: 'millrace.cache.lookups',
-  attempts: 'millrace.attempts',
+  overhead: 'millrace.call.overhead',
+  limitsWait: 'millrace.limits.wait',
+  costSpent: 'millrace.cost.spent',
+  costSaved: 'millrace.cost.saved',
+  tokensSaved: 'millrace.tokens.saved',
+  callsRunning: 'millrace.calls.running',
+  callsUnmetered: 'millrace.calls.unmetered',
+  callsUnpriced: 'millrace.calls.unpriced',
+
+  attemptDuration: 'millrace.attempt.duration',
+  retries: 'millrace.transport.retries',
+  retriesDenied: 'millrace.transport.retries_denied',
+  resent: 'millrace.transport.resent',
+  hedges: 'millrace.transport.hedges',
+  hedgesWon: 'millrace.transport.hedges_won',
   poolSockets: 'millrace.pool.sockets',
   poolQueued: 'millrace.pool.queued',
   poolOpened: 'millrace.pool.opened',
   poolReused: 'millrace.pool.reused',
-  poolRequests: 'millrace.pool.requests'
+  poolRequests: 'millrace.pool.requests',
+  breakerState: 'millrace.breaker.state',
+  breakerOpened: 'millrace.breaker.opened',
+  breakerRejected: 'millrace.breaker.rejected',
+
+  cacheLookups: 'millrace.cache.lookups',
+  cacheEntries: 'millrace.cache.entries',
+  cacheSize: 'millrace.cache.size',
+  cacheEvictions: 'millrace.cache.evictions',
+  cacheStored: 'millrace.cache.stored',
+  cacheRefreshes: 'millrace.cache.refreshes',
+  cacheRefreshErrors: 'millrace.cache.refresh_errors',
+  cacheStoreErrors: 'millrace.cache.store_errors',
+  cacheStoreSkipped: 'millrace.cache.store_skipped',
+  cacheTokensSaved: 'millrace.cache.tokens_saved',
+  cacheCostSaved: 'millrace.cache.cost_saved',
+
+  telemetryDropped: 'millrace.telemetry.dropped',
+  telemetryFailures: 'millrace.telemetry.failures'
 } as const
 
 /** Upper bounds of the histograms of time. */
 export const secondsBoundaries: readonly number[] = [
   0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92
+]
+
+/** Upper bounds of the histogram of our own time, which is a thousandth of a provider's. */
+export const overheadBoundaries: readonly number[] = [
+  0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1
 ]
 
 /** Upper bounds of the histogram of tokens. */

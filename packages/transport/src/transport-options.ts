@@ -40,7 +40,7 @@ export interface TransportOptions {
   /** Whether to send a second request beside a slow one. @default false */
   readonly hedge?: HedgeOptions | false | undefined
   /** Headers to add to each attempt of a call; telemetry gives its trace here. */
-  readonly traceHeaders?: ((callId: string) => Readonly<Record<string, string>>) | undefined
+  readonly traceHeaders?: ((callId: string, attempt: number) => Readonly<Record<string, string>>) | undefined
 }
 
 /** Every limit of a request that sets none. */

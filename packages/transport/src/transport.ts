@@ -1,6 +1,6 @@
 import { checkOptions, pipe, type Send } from '@millrace/core'
 import { closedError, createAttempts, type WarmOptions } from './attempts.ts'
-import { type BreakerState, createBreaker } from './breaker.ts'
+import { type BreakerState, type CircuitStats, createBreaker } from './breaker.ts'
 import { createFetch, type Fetch } from './fetch.ts'
 import { createHedge } from './hedge.ts'
 import { checkHttpRequest } from './http-request.ts'
@@ -15,9 +15,18 @@ export interface CloseOptions {
   readonly graceMs?: number | undefined
 }
 
+export interface BreakerStats {
+  /** `closed` too where there is no breaker. */
+  readonly breaker: BreakerState
+  /** How often it has opened. */
+  readonly breakerOpened: number
+  /** Requests it refused with `circuit-open`. */
+  readonly breakerRejected: number
+}
+
 export interface TransportStats {
   /** By scheme, host and port. */
-  readonly origins: Readonly<Record<string, OriginStats & { readonly breaker: BreakerState }>>
+  readonly origins: Readonly<Record<string, OriginStats & BreakerStats>>
   /** Requests sent again behind a failure or a refusal. */
   readonly retries: number
   /** Failures that were not tried again because too many had been: see `budgetRatio`. */
@@ -93,10 +102,13 @@ export function createTransport(options: TransportOptions = {}): Transport {
       const { origins, resent, traceFailures } = stats()
       const { retries = 0, denied = 0 } = retry?.stats() ?? {}
       const { hedges = 0, won = 0 } = hedge?.stats() ?? {}
+      const circuits = breaker?.stats() ?? {}
+      const all = Object.entries(origins).map(([name, counts]) => {
+        const { state, opened, rejected } = circuits[name] ?? closedCircuit
+        return [name, { ...counts, breaker: state, breakerOpened: opened, breakerRejected: rejected }] as const
+      })
       return {
-        origins: Object.fromEntries(
-          Object.entries(origins).map(([name, counts]) => [name, { ...counts, breaker: breaker?.state(name) ?? 'closed' }])
-        ),
+        origins: Object.fromEntries(all),
         retries,
         retriesDenied: denied,
         resent,
@@ -115,6 +127,8 @@ export function createTransport(options: TransportOptions = {}): Transport {
   }
   return transport
 }
+
+const closedCircuit: CircuitStats = { state: 'closed', opened: 0, rejected: 0 }
 
 /** @throws {TypeError} for a grace that is none */
 function checkGrace(options: CloseOptions): number {
