@@ -1,9 +1,11 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { type Cache, type CacheOptions, createCache, withCache } from '@millrace/cache'
 import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
   type Completion,
+  channels,
   checkOptions,
   collect,
   type Layer,
@@ -169,7 +171,8 @@ export function createAdapter(options: AdapterOptions): Adapter {
     return createAnswerStream(() => provider(request, call), {
       signal: call.signal,
       estimateUsage: partialUsage(tokenizers, request),
-      forgotten
+      forgotten,
+      within: channels.callStart.hasSubscribers ? AsyncLocalStorage.snapshot() : undefined
     })
   }
 

@@ -26,6 +26,8 @@ export interface AnswerStream extends ChunkIterator, AsyncIterableIterator<Chunk
   return(): Promise<IteratorResult<Chunk, undefined>>
 }
 
+const inPlace = <R>(run: () => R): R => run()
+
 /** Longest answers of today's models are about half a million characters; an endless stream must not fill memory. */
 const maxPartialChars = 512 * 1024
 
@@ -34,6 +36,8 @@ export interface AnswerStreamOptions {
   readonly signal?: AbortSignal | undefined
   readonly estimateUsage?: UsageEstimate | undefined
   readonly forgotten: ForgottenStreams
+  /** Runs the first read where the stream was asked for: who reads it may be a server, outside of the request's context. */
+  readonly within?: (<R>(run: () => R) => R) | undefined
 }
 
 /** Ends the calls of streams that nobody holds any more: whoever forgets one half-read has its provider write on. */
@@ -52,7 +56,7 @@ interface Reading {
 
 export function createAnswerStream(
   start: () => AsyncIterable<Chunk>,
-  { signal, estimateUsage, forgotten }: AnswerStreamOptions
+  { signal, estimateUsage, forgotten, within = inPlace }: AnswerStreamOptions
 ): AnswerStream {
   const assembly: Assembly = assemble({ maxChars: maxPartialChars, estimateUsage })
   const reading: Reading = {}
@@ -152,13 +156,14 @@ export function createAnswerStream(
     return true
   }
   function pull<R>(take: (arrived: readonly Chunk[] | undefined) => R): Promise<R> {
-    if (reading.source === undefined) {
-      reading.source = start()[Symbol.asyncIterator]()
-      forgotten.register(stream, reading, reading)
-    }
-    const pulled = nextBatch(reading.source).then(take, failed)
+    const pulled = (reading.source === undefined ? within(open) : nextBatch(reading.source)).then(take, failed)
     last = pulled
     return pulled
+  }
+  function open(): Promise<readonly Chunk[] | undefined> {
+    reading.source = start()[Symbol.asyncIterator]()
+    forgotten.register(stream, reading, reading)
+    return nextBatch(reading.source)
   }
 
   const stream: AnswerStream = {

@@ -1,9 +1,10 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { getEventListeners } from 'node:events'
 import { inspect } from 'node:util'
 import { type Adapter, type AdapterOptions, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
 import { createCache } from '@millrace/cache'
-import { type ChatRequest, type Chunk, isMillraceError, type Provider } from '@millrace/core'
+import { type ChatRequest, type Chunk, channels, isMillraceError, type Provider } from '@millrace/core'
 import { coalesce, limitTokens } from '@millrace/streaming'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTokenizers } from '@millrace/tokens'
@@ -158,6 +159,66 @@ describe('pulls', () => {
     expect(results.map(({ value }) => value?.type)).toEqual(['start', 'text', 'finish', undefined])
     expect(opened).toBe(1)
   })
+})
+
+describe('what a call cost', () => {
+  test('money is spent and saved by the price, and what has none, or no usage, is counted', async () => {
+    const asked: unknown[] = []
+    const price: AdapterOptions['price'] = (usage, model, provider) => {
+      asked.push([model, provider, usage.billed])
+      return model === 'scripted-large' ? 0.25 : undefined
+    }
+    await using it = await setUp({ cache: {}, price })
+    expect(it.adapter.stats()).toMatchObject({ moneySpent: 0, moneySaved: 0, unpriced: 0, unmetered: 0, meanOverheadMs: null })
+    await it.adapter.complete(ask('Why?'))
+    await it.adapter.complete(ask('Why?'))
+    await it.adapter.complete(ask('Why?', { model: 'scripted-small' }))
+    expect(it.adapter.stats()).toMatchObject({ moneySpent: 0.25, moneySaved: 0.25, unpriced: 1, unmetered: 0 })
+    expect(asked).toEqual([
+      ['scripted-large', 'openai', true],
+      ['scripted-large', 'openai', true],
+      ['scripted-small', 'openai', true]
+    ])
+    for await (const chunk of it.adapter.stream(ask('slow'))) if (chunk.type === 'text') break
+    expect(it.adapter.stats()).toMatchObject({ calls: 4, unmetered: 1, unpriced: 1 })
+  })
+
+  test('without a price there is no money to tell, and a price that is none is refused', async () => {
+    await using it = await setUp()
+    await it.adapter.complete(ask('Why?'))
+    expect(it.adapter.stats()).toMatchObject({ moneySpent: null, moneySaved: null, unpriced: 0 })
+    expect(() => createAdapter({ provider: openai({ apiKey: 'k' }), price: 3 as never })).toThrow(/price must be a function/)
+  })
+
+  test('own overhead is told, and is not the time of the provider', async () => {
+    await using it = await setUp({ cache: {} }, { firstTokenMs: 150 })
+    const { notes } = await it.adapter.complete(ask('warm')) // the first call waits for modules too
+    expect(notes.provider?.waitedMs).toBeGreaterThan(140)
+    await it.adapter.complete(ask('Why?'))
+    await it.adapter.stream(ask('How?')).completion()
+    const { meanMs, meanOverheadMs } = it.adapter.stats()
+    expect(meanMs).toBeGreaterThan(140)
+    expect(meanOverheadMs).toBeGreaterThan(0)
+    expect(meanOverheadMs).toBeLessThan(120)
+    await it.adapter.complete(ask('Why?'))
+    expect(it.adapter.stats().cachedMeanMs).toBeLessThan(120)
+  })
+})
+
+test('a stream runs in the context it was asked for in, whoever reads it', async () => {
+  const storage = new AsyncLocalStorage<string>()
+  const seen: unknown[] = []
+  const hear = (): void => void seen.push(storage.getStore())
+  channels.callStart.subscribe(hear)
+  try {
+    await using it = await setUp()
+    const stream = storage.run('the request', () => it.adapter.stream(ask('Why?')))
+    await storage.run('the server', () => stream.completion())
+    await storage.run('another', () => it.adapter.complete(ask('Why?')))
+    expect(seen).toEqual(['the request', 'another'])
+  } finally {
+    channels.callStart.unsubscribe(hear)
+  }
 })
 
 describe('with a cache', () => {

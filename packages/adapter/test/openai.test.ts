@@ -384,7 +384,10 @@ test('notes tell of retries and of the rate limits the provider stated', async (
       yield* chunks
     })()
   )
-  expect(completion.notes).toEqual({ retry: { attempts: 2 }, provider: { rateLimits: { remainingRequests: 41 } } })
+  expect(completion.notes).toEqual({
+    retry: { attempts: 2 },
+    provider: { waitedMs: expect.any(Number), rateLimits: { remainingRequests: 41 } }
+  })
 })
 
 test('the socket is used again after a stream', async () => {

@@ -75,6 +75,8 @@ export interface AttemptEnd extends ChannelMessage {
   readonly elapsedMs: number
   readonly status?: number | undefined
   readonly error?: unknown
+  /** Ended by the request's own signal, its call's or a faster hedge's; then `error` is the signal's reason. */
+  readonly aborted?: boolean | undefined
 }
 
 export interface CacheLookup extends ChannelMessage {

@@ -65,13 +65,7 @@ class WatchedCall extends ChunkBatches {
   #usage: CallEnd['usage']
   #notes: CallEnd['notes'] = noNotes
 
-  constructor(
-    watcher: Watcher,
-    next: Provider,
-    request: ChatRequest,
-    options: CallOptions,
-    callId: string
-  ) {
+  constructor(watcher: Watcher, next: Provider, request: ChatRequest, options: CallOptions, callId: string) {
     super()
     this.#watcher = watcher
     this.#next = next

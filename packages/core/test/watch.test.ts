@@ -1,6 +1,7 @@
 import { getEventListeners } from 'node:events'
 import { afterEach, describe, expect, it } from 'vitest'
 import {
+  type CallContent,
   type CallEnd,
   type CallOptions,
   type ChatRequest,
@@ -8,8 +9,10 @@ import {
   channels,
   isMillraceError,
   onAbort,
+  type PriceOf,
   type Provider,
   sleep,
+  type Usage,
   watch
 } from '../src/index.ts'
 
@@ -77,12 +80,21 @@ describe('watch', () => {
     const { told, ends, layer } = listen()
     const provider = scripted(answer)
     expect(await read(layer(provider), { stream: false })).toBeUndefined()
-    expect(told.map(({ name }) => name)).toEqual(['millrace:call:start', 'millrace:call:content', 'millrace:call:end'])
+    expect(told.map(({ name }) => name)).toEqual([
+      'millrace:call:start',
+      'millrace:call:content',
+      'millrace:call:content',
+      'millrace:call:end'
+    ])
     const callId = provider.calls[0]?.callId
     expect(callId).toMatch(/^[0-9a-f]{8}-1$/)
-    expect(told[0]?.message).toMatchObject({ owner, callId, request, stream: false })
-    expect(told[1]?.message).toMatchObject({ owner, callId })
-    expect(ends).toEqual([told[2]?.message])
+    expect(told[0]?.message).toMatchObject({ owner, callId, request, options: { stream: false }, stream: false })
+    const [first, second] = told.slice(1, 3).map(({ message }): CallContent => message)
+    expect(first).toMatchObject({ owner, callId, gapMs: undefined, chunks: [answer[3]], start: answer[0] })
+    expect(second).toMatchObject({ owner, callId, chunks: [answer[4]], start: answer[0] })
+    expect(second?.gapMs).toBe((second?.elapsedMs ?? 0) - (first?.elapsedMs ?? 0))
+    expect(ends).toEqual([told[3]?.message])
+    expect(ends[0]?.firstContentMs).toBe(first?.elapsedMs)
     expect(ends[0]).toMatchObject({
       owner,
       callId,
@@ -96,6 +108,65 @@ describe('watch', () => {
       error: undefined
     })
     expect(ends[0]?.firstContentMs).toBeLessThanOrEqual(ends[0]?.elapsedMs ?? 0)
+  })
+
+  it('tells what the tokens are worth by the price list, billed or not, and nothing where the list fails', async () => {
+    const usage: Usage = {
+      input: { uncached: 3, cacheRead: 0, cacheWrite: 0 },
+      output: { text: 1, reasoning: 0 },
+      estimated: false,
+      billed: false
+    }
+    const asked: unknown[] = []
+    const costOf = async (price: PriceOf, told: readonly Chunk[]): Promise<number | undefined> => {
+      const ends: CallEnd[] = []
+      await read(watch(owner, { listener: (end) => ends.push(end), price })(scripted(told)))
+      return ends[0]?.cost
+    }
+    const finish: Chunk = { type: 'finish', reason: 'stop' }
+    const whole: Chunk[] = [{ type: 'start', provider: 'p', model: 'm-1' }, { type: 'usage', usage }, finish]
+    const price: PriceOf = (...of) => {
+      asked.push(of)
+      return 0.25
+    }
+    expect(await costOf(price, whole)).toBe(0.25)
+    expect(asked).toEqual([[{ ...usage, billed: true }, 'm-1', 'p']])
+    expect(await costOf(price, [{ type: 'start', provider: 'p', model: 'm-1' }, finish])).toBeUndefined()
+    for (const wrong of [undefined, -1, Number.NaN, Number.POSITIVE_INFINITY, '1']) {
+      expect(await costOf(() => wrong as number, whole)).toBeUndefined()
+    }
+    const throws = (): never => {
+      throw new Error('no list')
+    }
+    expect(await costOf(throws, whole)).toBeUndefined()
+  })
+
+  it('tells its own time: what was waited for the provider and for a limit is taken off', async () => {
+    const overheadOf = async (notes: readonly Chunk[], options: CallOptions = {}): Promise<CallEnd | undefined> => {
+      const { ends, layer } = listen()
+      const slow: Provider = async function* () {
+        await sleep(20)
+        yield { type: 'start', provider: 'p', model: 'm' }
+        yield* notes
+        yield { type: 'text', text: 'a' }
+        await sleep(20)
+        yield { type: 'finish', reason: 'stop' }
+      }
+      await read(layer(slow), options)
+      return ends[0]
+    }
+    const waited: Chunk = { type: 'note', from: 'provider', facts: { waitedMs: 5 } }
+    const limited: Chunk = { type: 'note', from: 'limits', facts: { waitedMs: 2 } }
+    const cached = (state: string): Chunk => ({ type: 'note', from: 'cache', facts: { state } })
+    const stream = await overheadOf([waited, limited])
+    expect(stream?.overheadMs).toBe((stream?.firstContentMs ?? 0) - 7)
+    const plain = await overheadOf([waited], { stream: false })
+    expect(plain?.overheadMs).toBe((plain?.elapsedMs ?? 0) - 5)
+    const hit = await overheadOf([cached('hit')])
+    expect(hit?.overheadMs).toBe(hit?.firstContentMs)
+    expect((await overheadOf([cached('joined'), waited]))?.overheadMs).toBeUndefined()
+    expect((await overheadOf([]))?.overheadMs).toBeUndefined()
+    expect((await overheadOf([{ type: 'note', from: 'provider', facts: { waitedMs: 1e6 } }]))?.overheadMs).toBe(0)
   })
 
   it('passes every chunk through, the request itself, and options unchanged but for the name of the call', async () => {

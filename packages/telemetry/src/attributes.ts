@@ -1,5 +1,6 @@
 import { type CallEnd, type ChatRequest, inputTokens, isMillraceError, type NoteSource, outputTokens } from '@millrace/core'
 import type { Attributes } from '@opentelemetry/api'
+import type { TelemetryCallOptions } from './call-options.ts'
 import { attribute, other } from './semconv.ts'
 
 /** Long enough for every model's name; a longer one is somebody's mistake or mischief. */
@@ -41,6 +42,8 @@ export function endAttributes(end: CallEnd, stream: boolean): Attributes {
     ...(end.finish === undefined ? {} : { [attribute.finishReasons]: [end.finish] }),
     ...(stream && end.firstContentMs !== undefined ? { [attribute.timeToFirstChunk]: end.firstContentMs / 1000 } : {}),
     ...(end.outcome === 'error' ? errorAttributes(end.error) : {}),
+    ...(end.overheadMs === undefined ? {} : { [attribute.overheadSeconds]: end.overheadMs / 1000 }),
+    ...numeric(attribute.costUsd, end.cost),
     ...(usage === undefined
       ? {}
       : {
@@ -86,15 +89,31 @@ const shownFacts: readonly (readonly [from: NoteSource, fact: string, attribute:
   ['fallback', 'tried', attribute.fallbackTried],
   ['limits', 'waitedMs', attribute.limitsWaitedMs],
   ['tokens', 'dropped', attribute.tokensDropped],
-  ['tokens', 'saved', attribute.tokensSaved]
+  ['tokens', 'saved', attribute.tokensSaved],
+  ['tokens', 'compressed', attribute.tokensCompressed]
 ]
 
 function noteAttributes(notes: CallEnd['notes']): Attributes {
   const shown: Attributes = { ...present(attribute.cacheState, cacheStateOf(notes)) }
+  const hedge = notes.hedge?.outcome
+  if (hedge === 'won' || hedge === 'lost') shown[attribute.hedge] = hedge
   for (const [from, fact, name] of shownFacts) {
     const value = notes[from]?.[fact]
     if (typeof value === 'number') shown[name] = value
     else if (Array.isArray(value)) shown[name] = value.length
+  }
+  return shown
+}
+
+const maxCallerAttributes = 32
+const maxCallerChars = 1024
+
+/** What the caller wants on the span, as far as it is of use there. */
+export function callerAttributes(told: NonNullable<TelemetryCallOptions['attributes']>): Attributes {
+  const shown: Attributes = {}
+  for (const [name, value] of Object.entries<unknown>(told).slice(0, maxCallerAttributes)) {
+    if (typeof value === 'string') shown[clip(name)] = value.slice(0, maxCallerChars)
+    else if (typeof value === 'number' || typeof value === 'boolean') shown[clip(name)] = value
   }
   return shown
 }

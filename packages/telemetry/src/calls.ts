@@ -1,6 +1,20 @@
-import type { AttemptEnd, AttemptStart, CallEnd, CallStart } from '@millrace/core'
-import { type Attributes, context, type Span, SpanKind, SpanStatusCode, type Tracer, trace } from '@opentelemetry/api'
-import { endAttributes, errorAttributes, modelOf, requestAttributes, serverAttributes } from './attributes.ts'
+import type { AttemptEnd, AttemptStart, CallContent, CallEnd, CallStart } from '@millrace/core'
+import {
+  type Attributes,
+  type Context,
+  context,
+  isSpanContextValid,
+  propagation,
+  ROOT_CONTEXT,
+  type Span,
+  SpanKind,
+  SpanStatusCode,
+  type Tracer,
+  trace
+} from '@opentelemetry/api'
+import { callerAttributes, endAttributes, errorAttributes, modelOf, requestAttributes, serverAttributes } from './attributes.ts'
+import type { TelemetryCallOptions } from './call-options.ts'
+import type { CapturedCall, ContentCapture } from './content.ts'
 import { attribute } from './semconv.ts'
 
 /** A call between its start and its end. */
@@ -10,16 +24,21 @@ export interface OpenCall {
   readonly model: string | undefined
   /** Absent for requests that belong to no watched call, such as those of an SDK through `transport.fetch`. */
   readonly span: Span | undefined
+  readonly captured: CapturedCall | undefined
   /** How often the owner has started this call and not ended it: it may stand at two places of one list of layers. */
   depth: number
   attemptsMade: number
   origin: string | undefined
+  /** Of the metric of its content, made with the second arrival. */
+  contentLabels: Attributes | undefined
   readonly attempts: Map<number, Span>
 }
 
-/** The spans of the calls under way, at most `maxOpen`; one more, and the oldest is ended as `dropped`. */
+/** The calls under way with their spans, at most `maxOpen`; one more, and the oldest is ended as `dropped`. */
 export interface Calls {
   start(message: CallStart): void
+  /** The call that this content belongs to. */
+  content(message: CallContent): OpenCall | undefined
   /** Takes out the call that this message ends; its span is ended by `finish`. */
   take(message: CallEnd): OpenCall | undefined
   finish(call: OpenCall, message: CallEnd): void
@@ -32,10 +51,18 @@ export interface Calls {
   close(): void
 }
 
+export interface CallsOptions {
+  readonly tracer: Tracer
+  readonly maxOpen: number
+  /** Whether metrics are collected: then a call is kept even when nobody takes its span. */
+  readonly isMetered: () => boolean
+  readonly content: ContentCapture | undefined
+}
+
 /** Attempts of one call under way at the same time; retries and hedges stay far below. */
 const maxOpenAttempts = 64
 
-export function createCalls(tracer: Tracer, maxOpen: number): Calls {
+export function createCalls({ tracer, maxOpen, isMetered, content: capture }: CallsOptions): Calls {
   const open = new Map<string, OpenCall>()
   let dropped = 0
 
@@ -63,8 +90,11 @@ export function createCalls(tracer: Tracer, maxOpen: number): Calls {
     span.end()
   }
 
+  /** Sampled, or to be handed on to the provider as not sampled. Without an SDK a span is neither. */
+  const isTraced = (span: Span): boolean => span.isRecording() || isSpanContextValid(span.spanContext())
+
   return {
-    start({ owner, callId, request, stream }) {
+    start({ owner, callId, request, options, stream }) {
       const known = open.get(callId)
       // An adapter and `telemetry.layer` may both watch one call: who opened the span ends it.
       if (known !== undefined) {
@@ -72,11 +102,32 @@ export function createCalls(tracer: Tracer, maxOpen: number): Calls {
         return
       }
       const model = modelOf(request)
-      const span = tracer.startSpan(model === undefined ? 'chat' : `chat ${model}`, { kind: SpanKind.CLIENT })
-      add(callId, { owner, stream, model, span, depth: 1, attemptsMade: 0, origin: undefined, attempts: new Map() })
-      if (span.isRecording()) span.setAttributes(requestAttributes(request, stream))
+      const told: TelemetryCallOptions | undefined = options?.telemetry
+      const span = tracer.startSpan(model === undefined ? 'chat' : `chat ${model}`, asClient, parentOf(told))
+      if (!isTraced(span) && !isMetered()) return
+      const captured = span.isRecording() ? capture?.start(request) : undefined
+      add(callId, {
+        owner,
+        stream,
+        model,
+        span,
+        captured,
+        depth: 1,
+        attemptsMade: 0,
+        origin: undefined,
+        contentLabels: undefined,
+        attempts: new Map()
+      })
+      if (!span.isRecording()) return
+      span.setAttributes(requestAttributes(request, stream))
+      if (told?.attributes !== undefined) span.setAttributes(callerAttributes(told.attributes))
     },
-
+    content({ callId, owner, chunks }) {
+      const call = open.get(callId)
+      if (call === undefined || call.owner !== owner) return undefined
+      call.captured?.add(chunks)
+      return call
+    },
     take({ callId, owner }) {
       const call = open.get(callId)
       if (call === undefined || call.owner !== owner || --call.depth > 0) return undefined
@@ -84,37 +135,41 @@ export function createCalls(tracer: Tracer, maxOpen: number): Calls {
       return call
     },
     finish(call, message) {
-      endSpans(call, call.span?.isRecording() === true ? endAttributes(message, call.stream) : {})
+      if (call.span?.isRecording() !== true) return endSpans(call, {})
+      endSpans(call, { ...endAttributes(message, call.stream), ...call.captured?.attributes(message.finish) })
     },
 
     startAttempt({ owner, callId, attempt, method, origin }) {
       let call = open.get(callId)
+      if (call !== undefined && (call.attempts.has(attempt) || call.attempts.size >= maxOpenAttempts)) return
+      // The parent is the call by its id: a generator has lost the ambient context by the time it asks for a socket.
+      const parent = call?.span === undefined ? context.active() : trace.setSpan(context.active(), call.span)
+      const span = tracer.startSpan(method, asClient, parent)
+      if (!isTraced(span)) return
       if (call === undefined) {
         call = {
           owner,
           stream: false,
           model: undefined,
           span: undefined,
+          captured: undefined,
           depth: 1,
           attemptsMade: 0,
           origin,
+          contentLabels: undefined,
           attempts: new Map()
         }
         add(callId, call)
       }
-      if (call.attempts.has(attempt) || call.attempts.size >= maxOpenAttempts) return
       call.attemptsMade++
       call.origin = origin
-      // The parent is the call by its id: a generator has lost the ambient context by the time it asks for a socket.
-      const parent = call.span === undefined ? context.active() : trace.setSpan(context.active(), call.span)
-      const span = tracer.startSpan(method, { kind: SpanKind.CLIENT }, parent)
       call.attempts.set(attempt, span)
       if (!span.isRecording()) return
       span.setAttributes({ [attribute.httpMethod]: method, ...serverAttributes(origin) })
       if (attempt > 1) span.setAttribute(attribute.httpResendCount, attempt - 1)
     },
 
-    endAttempt({ callId, attempt, status, error }) {
+    endAttempt({ callId, attempt, status, error, aborted }) {
       const call = open.get(callId)
       const span = call?.attempts.get(attempt)
       if (call === undefined || span === undefined) return
@@ -123,9 +178,11 @@ export function createCalls(tracer: Tracer, maxOpen: number): Calls {
       if (span.isRecording()) {
         const refused = status !== undefined && status >= 400
         if (status !== undefined) span.setAttribute(attribute.httpStatus, status)
-        if (error !== undefined) span.setAttributes(errorAttributes(error))
+        // Ended by us: by the caller, a deadline, or a faster hedge. Nothing is wrong with the provider.
+        if (aborted === true) span.setAttribute(attribute.outcome, 'aborted')
+        else if (error !== undefined) span.setAttributes(errorAttributes(error))
         else if (refused) span.setAttribute(attribute.errorType, String(status))
-        if (error !== undefined || refused) span.setStatus({ code: SpanStatusCode.ERROR })
+        if (aborted !== true && (error !== undefined || refused)) span.setStatus({ code: SpanStatusCode.ERROR })
       }
       span.end()
     },
@@ -133,7 +190,7 @@ export function createCalls(tracer: Tracer, maxOpen: number): Calls {
     span(callId, attempt) {
       const call = open.get(callId)
       if (call === undefined) return undefined
-      const span = attempt === undefined ? [...call.attempts.values()].at(-1) : call.attempts.get(attempt)
+      const span = attempt === undefined ? Array.from(call.attempts.values()).at(-1) : call.attempts.get(attempt)
       return span ?? call.span
     },
 
@@ -145,9 +202,29 @@ export function createCalls(tracer: Tracer, maxOpen: number): Calls {
     },
 
     close() {
-      const forgotten = [...open.values()]
+      const forgotten = Array.from(open.values())
       open.clear()
       for (const call of forgotten) endSpans(call, { [attribute.outcome]: 'dropped' })
     }
+  }
+}
+
+const asClient = Object.freeze({ kind: SpanKind.CLIENT })
+
+/** The trace of the request that is being served, where the caller told it; else what is active. */
+function parentOf(told: TelemetryCallOptions | undefined): Context {
+  const { parent } = told ?? {}
+  if (typeof parent !== 'object' || parent === null) return context.active()
+  return propagation.extract(ROOT_CONTEXT, parent, headerGetter)
+}
+
+type Carrier = NonNullable<TelemetryCallOptions['parent']>
+
+const headerGetter = {
+  keys: (headers: Carrier): string[] => (headers instanceof Headers ? Array.from(headers.keys()) : Object.keys(headers)),
+  get(headers: Carrier, name: string): string | string[] | undefined {
+    if (headers instanceof Headers) return headers.get(name) ?? undefined
+    const value = headers[name]
+    return typeof value === 'object' ? Array.from(value) : value
   }
 }

@@ -1,8 +1,3 @@
-export type { OriginStats, PoolStats } from './pool.ts'
-export {
-  createTelemetry,
-  type Telemetry,
-  type TelemetryOptions,
-  type TelemetrySource,
-  type TelemetryStats
-} from './telemetry.ts'
+export type { TelemetryCallOptions } from './call-options.ts'
+export type { ContentOptions } from './content.ts'
+export { createTelemetry, type Telemetry, type TelemetryOptions, type TelemetryStats } from './telemetry.ts'

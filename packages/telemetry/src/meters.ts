@@ -1,41 +1,65 @@
-import { type AttemptEnd, type CacheLookup, type CallEnd, inputTokens, isMillraceError, outputTokens } from '@millrace/core'
-import { type Attributes, type Counter, type Histogram, type Meter, type MeterProvider, metrics } from '@opentelemetry/api'
+import {
+  type AttemptEnd,
+  type CallContent,
+  type CallEnd,
+  inputTokens,
+  isFromCache,
+  isMillraceError,
+  outputTokens
+} from '@millrace/core'
+import {
+  type Attributes,
+  type BatchObservableResult,
+  type Counter,
+  createNoopMeter,
+  type Histogram,
+  type Meter,
+  type MeterProvider,
+  metrics,
+  type Observable
+} from '@opentelemetry/api'
 import { addressOf, cacheStateOf, clip, errorType, providerOf } from './attributes.ts'
 import type { OpenCall } from './calls.ts'
-import { createLabels } from './labels.ts'
-import { observePools, type PoolStats } from './pool.ts'
-import { attribute, metric, other, secondsBoundaries, tokenBoundaries } from './semconv.ts'
+import { createLabels, type Labels } from './labels.ts'
+import { attribute, metric, other, overheadBoundaries, secondsBoundaries, tokenBoundaries } from './semconv.ts'
+import type { Reading } from './sources.ts'
 
-/** The metrics: histograms and counters fed by the channels, gauges read from `pools` at collection. */
+/** The metrics: histograms fed by the channels, and what the objects of the process count, read at collection. */
 export interface Meters {
+  /** Whether anybody collects: a `MeterProvider` was given or is registered. */
+  isHeard(): boolean
+  content(call: OpenCall, content: CallContent): void
   call(call: OpenCall, end: CallEnd): void
   attempt(end: AttemptEnd): void
-  lookup(lookup: CacheLookup): void
   close(): void
+}
+
+export interface MetersOptions {
+  readonly provider: MeterProvider | undefined
+  readonly scope: string
+  readonly maxModels: number
+  readonly addresses: Labels
+  readonly read: () => Iterable<Reading>
 }
 
 interface Instruments {
   readonly duration: Histogram
   readonly firstChunk: Histogram
+  readonly outputChunk: Histogram
   readonly tokens: Histogram
-  readonly attempts: Counter
-  readonly lookups: Counter
+  readonly overhead: Histogram
+  readonly limitsWait: Histogram
+  readonly attempt: Histogram
+  readonly costSpent: Counter
+  readonly costSaved: Counter
+  readonly tokensSaved: Counter
 }
 
-/** No pool needs more addresses than this to be understood; the rest is added up under `_OTHER`. */
-const maxAddresses = 100
-
-export function createMeters(
-  provider: MeterProvider | undefined,
-  scope: string,
-  maxModels: number,
-  pools: () => Iterable<PoolStats>
-): Meters {
+export function createMeters({ provider, scope, maxModels, addresses, read }: MetersOptions): Meters {
   const models = createLabels(maxModels)
   const providers = createLabels(maxModels)
-  const addresses = createLabels(maxAddresses)
   let heard: MeterProvider | undefined
-  let instruments: Instruments
+  let instruments: Instruments | undefined
   let stopObserving = (): void => {}
   // Nearly all attempts go to one origin: the last one is not parsed again.
   let lastOrigin: string | undefined
@@ -43,58 +67,84 @@ export function createMeters(
 
   // A meter taken before the SDK was started stays a no-op for ever (there is a ProxyTracer, but no proxy for meters), so
   // the global provider is looked up each time, and a new one gets instruments of its own.
-  function current(): Instruments {
+  function current(): Instruments | undefined {
     const now = provider ?? metrics.getMeterProvider()
     if (now === heard) return instruments
     const meter = now.getMeter(scope)
-    instruments = createInstruments(meter)
     stopObserving()
-    stopObserving = observePools(meter, addresses, pools)
+    const isNoop = meter === createNoopMeter()
+    instruments = isNoop ? undefined : createInstruments(meter)
+    stopObserving = isNoop ? () => {} : observeReadings(meter, read)
     heard = now
     return instruments
   }
-  current()
 
-  function callLabels(call: OpenCall, end: CallEnd): Attributes {
-    // A gateway's callers name models freely: a name that was refused gets no series of its own.
-    const refused = isMillraceError(end.error, 'invalid-request')
+  function labelsOf(call: OpenCall, from: { provider: string; model: string | undefined }, isRefused: boolean): Attributes {
     const model = call.model ?? other
-    const cacheState = cacheStateOf(end.notes)
     return {
       [attribute.operation]: 'chat',
-      [attribute.provider]: providers.admit(providerOf(end)),
-      [attribute.requestModel]: refused ? models.known(model) : models.admit(model),
-      ...(end.model === undefined ? {} : { [attribute.responseModel]: models.admit(clip(end.model)) }),
-      ...(cacheState === undefined ? {} : { [attribute.cacheState]: cacheState })
+      [attribute.provider]: providers.admit(from.provider),
+      // A gateway's callers name models freely: a name that was refused gets no series of its own.
+      [attribute.requestModel]: isRefused ? models.known(model) : models.admit(model),
+      ...(from.model === undefined ? {} : { [attribute.responseModel]: models.admit(clip(from.model)) })
     }
   }
 
   return {
-    call(call, end) {
-      const { duration, firstChunk, tokens } = current()
-      const labels = callLabels(call, end)
-      const failed = end.outcome === 'error' ? { [attribute.errorType]: errorType(end.error) } : {}
-      duration.record(end.elapsedMs / 1000, { ...labels, [attribute.outcome]: end.outcome, ...failed })
-      if (call.stream && end.firstContentMs !== undefined) firstChunk.record(end.firstContentMs / 1000, labels)
-      // The conventions: billable tokens only.
-      if (end.usage?.billed !== true) return
-      const estimated = end.usage.estimated ? { [attribute.usageEstimated]: true } : {}
-      tokens.record(inputTokens(end.usage), { ...labels, ...estimated, [attribute.tokenType]: 'input' })
-      tokens.record(outputTokens(end.usage), { ...labels, ...estimated, [attribute.tokenType]: 'output' })
+    isHeard: () => current() !== undefined,
+    content(call, { gapMs, start }) {
+      if (gapMs === undefined || !call.stream) return
+      const from = { provider: clip(start?.provider ?? other), model: start?.model }
+      call.contentLabels ??= labelsOf(call, from, false)
+      current()?.outputChunk.record(gapMs / 1000, call.contentLabels)
     },
-    attempt({ origin, status, error }) {
+    call(call, end) {
+      const to = current()
+      if (to === undefined) return
+      const { usage, notes, overheadMs, cost } = end
+      const isRefused = isMillraceError(end.error, 'invalid-request')
+      const plain = labelsOf(call, { provider: providerOf(end), model: end.model }, isRefused)
+      const cacheState = cacheStateOf(notes)
+      const labels = cacheState === undefined ? plain : { ...plain, [attribute.cacheState]: cacheState }
+      const failed = end.outcome === 'error' ? { [attribute.errorType]: errorType(end.error) } : {}
+      to.duration.record(end.elapsedMs / 1000, { ...labels, [attribute.outcome]: end.outcome, ...failed })
+      if (call.stream && end.firstContentMs !== undefined) to.firstChunk.record(end.firstContentMs / 1000, labels)
+      if (overheadMs !== undefined) to.overhead.record(overheadMs / 1000, labels)
+      const waitedMs = notes.limits?.waitedMs
+      if (typeof waitedMs === 'number') to.limitsWait.record(waitedMs / 1000, plain)
+      const fitted = notes.tokens?.saved
+      if (typeof fitted === 'number' && fitted > 0) {
+        to.tokensSaved.add(fitted, { ...plain, [attribute.savedBy]: 'fit', [attribute.tokenType]: 'input' })
+      }
+      if (usage === undefined) return
+      const input = { [attribute.tokenType]: 'input' }
+      const output = { [attribute.tokenType]: 'output' }
+      // The conventions: billable tokens only.
+      if (usage.billed) {
+        const estimated = usage.estimated ? { ...labels, [attribute.usageEstimated]: true } : labels
+        to.tokens.record(inputTokens(usage), { ...estimated, ...input })
+        to.tokens.record(outputTokens(usage), { ...estimated, ...output })
+        if (cost !== undefined) to.costSpent.add(cost, plain)
+      } else if (isFromCache(notes.cache)) {
+        const byCache = { ...plain, [attribute.savedBy]: 'cache' }
+        to.tokensSaved.add(inputTokens(usage), { ...byCache, ...input })
+        to.tokensSaved.add(outputTokens(usage), { ...byCache, ...output })
+        if (cost !== undefined) to.costSaved.add(cost, plain)
+      }
+    },
+    attempt({ origin, status, error, elapsedMs, aborted }) {
+      const to = current()
+      if (to === undefined) return
       if (origin !== lastOrigin) {
         lastOrigin = origin
         lastAddress = addressOf(origin)
       }
-      current().attempts.add(1, {
+      to.attempt.record(elapsedMs / 1000, {
         [attribute.serverAddress]: addresses.admit(lastAddress),
         ...(status === undefined ? {} : { [attribute.httpStatus]: status }),
-        ...(error === undefined ? {} : { [attribute.errorType]: errorType(error) })
+        ...(aborted === true ? { [attribute.outcome]: 'aborted' } : {}),
+        ...(error === undefined || aborted === true ? {} : { [attribute.errorType]: errorType(error) })
       })
-    },
-    lookup({ state }) {
-      current().lookups.add(1, { [attribute.cacheState]: state })
     },
     close() {
       stopObserving()
@@ -104,26 +154,76 @@ export function createMeters(
 }
 
 function createInstruments(meter: Meter): Instruments {
+  const seconds = (name: string, description: string, boundaries = secondsBoundaries): Histogram =>
+    meter.createHistogram(name, { unit: 's', description, advice: { explicitBucketBoundaries: [...boundaries] } })
   return {
-    duration: meter.createHistogram(metric.duration, {
-      unit: 's',
-      description: 'Time from the call to its last chunk',
-      advice: { explicitBucketBoundaries: [...secondsBoundaries] }
-    }),
-    firstChunk: meter.createHistogram(metric.timeToFirstChunk, {
-      unit: 's',
-      description: 'Time from the call to the first content of its stream',
-      advice: { explicitBucketBoundaries: [...secondsBoundaries] }
-    }),
+    duration: seconds(metric.duration, 'Time from the call to its last chunk'),
+    firstChunk: seconds(metric.timeToFirstChunk, 'Time from the call to the first content of its stream'),
+    outputChunk: seconds(metric.timePerOutputChunk, 'Time between two arrivals of content in a stream'),
     tokens: meter.createHistogram(metric.tokens, {
       unit: '{token}',
       description: 'Billed tokens of a call',
       advice: { explicitBucketBoundaries: [...tokenBoundaries] }
     }),
-    attempts: meter.createCounter(metric.attempts, {
-      unit: '{request}',
-      description: 'HTTP requests that reached a head, or failed'
-    }),
-    lookups: meter.createCounter(metric.cacheLookups, { unit: '{lookup}', description: 'Questions to the cache, by its answer' })
+    overhead: seconds(metric.overhead, 'Time of a call spent in this process, not at the provider', overheadBoundaries),
+    limitsWait: seconds(metric.limitsWait, 'Time that calls waited for a limit'),
+    attempt: seconds(metric.attemptDuration, 'Time from an HTTP request to its first content, or its failure'),
+    costSpent: meter.createCounter(metric.costSpent, { unit: 'USD', description: 'What billed tokens cost' }),
+    costSaved: meter.createCounter(metric.costSaved, { unit: 'USD', description: 'What the tokens of cached answers are worth' }),
+    tokensSaved: meter.createCounter(metric.tokensSaved, {
+      unit: '{token}',
+      description: 'Tokens that were not sent or not billed'
+    })
   }
+}
+
+/** Unit, kind and meaning of everything that is read at collection. */
+const observed: Readonly<Record<string, readonly [kind: Reading['kind'], unit: string, description: string]>> = {
+  [metric.callsRunning]: ['level', '{call}', 'Calls under way'],
+  [metric.callsUnmetered]: ['count', '{call}', 'Calls that brought content and no usage'],
+  [metric.callsUnpriced]: ['count', '{call}', 'Calls whose tokens have no known price'],
+  [metric.retries]: ['count', '{request}', 'Requests sent again behind a failure or a refusal'],
+  [metric.retriesDenied]: ['count', '{request}', 'Failures not tried again, for too many had been'],
+  [metric.resent]: ['count', '{request}', 'Requests repeated at once, for the server had not seen them'],
+  [metric.hedges]: ['count', '{request}', 'Second requests sent beside slow ones'],
+  [metric.hedgesWon]: ['count', '{request}', 'Second requests that answered first'],
+  [metric.poolSockets]: ['level', '{socket}', 'Open sockets'],
+  [metric.poolQueued]: ['level', '{request}', 'Requests waiting for a socket'],
+  [metric.poolOpened]: ['count', '{socket}', 'Sockets opened'],
+  [metric.poolReused]: ['count', '{request}', 'Requests that found an open socket'],
+  [metric.poolRequests]: ['count', '{request}', 'Requests'],
+  [metric.breakerState]: ['level', '{breaker}', '1 for the state a breaker is in, 0 for the others'],
+  [metric.breakerOpened]: ['count', '{opening}', 'How often a breaker opened'],
+  [metric.breakerRejected]: ['count', '{request}', 'Requests that an open breaker refused'],
+  [metric.cacheLookups]: ['count', '{lookup}', 'Questions to the cache, by its answer'],
+  [metric.cacheEntries]: ['level', '{entry}', 'Answers in memory'],
+  [metric.cacheSize]: ['level', 'By', 'Memory that the answers take'],
+  [metric.cacheEvictions]: ['count', '{entry}', 'Answers that left memory for lack of room'],
+  [metric.cacheStored]: ['count', '{entry}', 'Answers that were kept'],
+  [metric.cacheRefreshes]: ['count', '{call}', 'Calls in the background for answers past their lifetime'],
+  [metric.cacheRefreshErrors]: ['count', '{call}', 'Calls in the background that brought no answer'],
+  [metric.cacheStoreErrors]: ['count', '{operation}', 'Operations of the store that failed or took too long'],
+  [metric.cacheStoreSkipped]: ['count', '{operation}', 'Operations of the store not tried, for it had failed'],
+  [metric.cacheTokensSaved]: ['count', '{token}', 'Tokens of answers served without a call, by all doors of the cache'],
+  [metric.cacheCostSaved]: ['count', '{cost}', "What those answers had cost, by the cache's own price"],
+  [metric.telemetryDropped]: ['count', '{call}', 'Calls whose spans were given up'],
+  [metric.telemetryFailures]: ['count', '{failure}', 'Exceptions of the SDK, of its hooks and of an observed object']
+}
+
+/** Returns what takes the callback off. */
+function observeReadings(meter: Meter, read: () => Iterable<Reading>): () => void {
+  const instruments = new Map<string, Observable>()
+  for (const [name, [kind, unit, description]] of Object.entries(observed)) {
+    const create = kind === 'count' ? 'createObservableCounter' : 'createObservableUpDownCounter'
+    instruments.set(name, meter[create](name, { unit, description }))
+  }
+  const observables = Array.from(instruments.values())
+  const observe = (result: BatchObservableResult): void => {
+    for (const { metric: name, value, labels } of read()) {
+      const instrument = instruments.get(name)
+      if (instrument !== undefined) result.observe(instrument, value, labels)
+    }
+  }
+  meter.addBatchObservableCallback(observe, observables)
+  return () => meter.removeBatchObservableCallback(observe, observables)
 }

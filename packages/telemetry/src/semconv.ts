@@ -11,8 +11,6 @@ export const attribute = {
   requestTemperature: 'gen_ai.request.temperature',
   requestTopP: 'gen_ai.request.top_p',
   requestSeed: 'gen_ai.request.seed',
-  requestFrequencyPenalty: 'gen_ai.request.frequency_penalty',
-  requestPresencePenalty: 'gen_ai.request.presence_penalty',
   outputType: 'gen_ai.output.type',
   responseId: 'gen_ai.response.id',
   responseModel: 'gen_ai.response.model',
@@ -53,8 +51,7 @@ export const attribute = {
   usageEstimated: 'millrace.usage.estimated',
   usageBilled: 'millrace.usage.billed',
   poolState: 'millrace.pool.state',
-  breakerState: 'millrace.breaker.state',
-  dropped: 'millrace.telemetry.what'
+  breakerState: 'millrace.breaker.state'
 } as const
 
 export const metric = {

@@ -2,19 +2,23 @@ import {
   type AttemptEnd,
   type AttemptStart,
   type CacheLookup,
+  type CallContent,
   type CallEnd,
   type CallStart,
   channels,
   checkOptions,
   type Layer,
-  MillraceError,
   type Provider,
   watch
 } from '@millrace/core'
 import { type MeterProvider, propagation, ROOT_CONTEXT, type TracerProvider, trace } from '@opentelemetry/api'
 import { createCalls } from './calls.ts'
+import { asksForContent, type ContentOptions, createContentCapture } from './content.ts'
+import { createLabels } from './labels.ts'
 import { createMeters } from './meters.ts'
-import type { PoolStats } from './pool.ts'
+import { readAdapter, readCache, readTransport } from './readings.ts'
+import { metric } from './semconv.ts'
+import { createSources, type Reading } from './sources.ts'
 
 export interface TelemetryOptions {
   /** Where spans go. @default the global one, also when it is registered later */
@@ -25,6 +29,11 @@ export interface TelemetryOptions {
   readonly maxOpenCalls?: number | undefined
   /** Model names (and provider names) that get metric series of their own; others share `_OTHER`. @default 100 */
   readonly maxModels?: number | undefined
+  /**
+   * Whether prompts and answers are put on the spans, and how much of them: `{}` does with the defaults of `ContentOptions`.
+   * @default false, or `{}` if OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT asks for it
+   */
+  readonly content?: ContentOptions | false | undefined
 }
 
 export interface TelemetryStats {
@@ -36,12 +45,6 @@ export interface TelemetryStats {
   readonly failures: number
 }
 
-/** Something that counts by itself; it is asked when metrics are collected. */
-export interface TelemetrySource {
-  /** For a transport: `() => transport.stats()`. */
-  readonly pool?: (() => PoolStats) | undefined
-}
-
 export interface Telemetry extends AsyncDisposable {
   /** Makes the calls of a bare provider heard. An adapter needs none: it tells of its calls by itself. */
   readonly layer: Layer<Provider>
@@ -51,12 +54,6 @@ export interface Telemetry extends AsyncDisposable {
    * customer.
    */
   traceHeaders(callId: string, attempt?: number): Record<string, string>
-  /**
-   * Reports the counts of `source` until the returned function is called.
-   *
-   * @throws {MillraceError} `closed`
-   */
-  observe(source: TelemetrySource): () => void
   stats(): TelemetryStats
   /** Stops listening and ends the spans of calls under way. It does not shut the SDK down. Safe to call twice. */
   close(): Promise<void>
@@ -65,25 +62,24 @@ export interface Telemetry extends AsyncDisposable {
 /** The name of our tracer and meter. */
 const scope = '@millrace/telemetry'
 
+/** No pool needs more addresses than this to be understood; the rest is added up under `_OTHER`. */
+const maxAddresses = 100
+
 /**
- * Listens to every Millrace object of this process and tells OpenTelemetry: a span for each call and each attempt, and the
- * metrics of the GenAI conventions. Prompts, answers, headers, tenants and error texts are never looked at.
+ * Listens to every Millrace object of this process and tells OpenTelemetry: a span for each call and each attempt, the
+ * metrics of the GenAI conventions, and what adapters, transports and caches count in their `stats()`. Unless `content` says
+ * otherwise, prompts, answers, headers, tenants and error texts are never looked at.
  *
  * @throws {TypeError} a wrong option
  *
  * @example
  * await using telemetry = createTelemetry()
- * const provider = pipe(base, telemetry.layer)
+ * const transport = createTransport({ traceHeaders: telemetry.traceHeaders })
  */
 export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
-  checkOptions<TelemetryOptions>('createTelemetry', options, {
-    tracerProvider: 1,
-    meterProvider: 1,
-    maxOpenCalls: 1,
-    maxModels: 1
-  })
+  checkOptions<TelemetryOptions>('createTelemetry', options, telemetryOptionNames)
   const { tracerProvider, meterProvider } = options
-  const maxOpenCalls = count('maxOpenCalls', options.maxOpenCalls ?? 10_000)
+  const maxOpen = count('maxOpenCalls', options.maxOpenCalls ?? 10_000)
   const maxModels = count('maxModels', options.maxModels ?? 100)
   if (tracerProvider !== undefined && typeof tracerProvider.getTracer !== 'function') {
     throw new TypeError('tracerProvider must be a TracerProvider, such as new TracerProvider() of @opentelemetry/sdk-trace')
@@ -94,15 +90,26 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
 
   let failures = 0
   let closed = false
-  const sources = new Set<TelemetrySource>()
-  const calls = createCalls((tracerProvider ?? trace).getTracer(scope), maxOpenCalls)
-  const meters = createMeters(meterProvider, scope, maxModels, readPools)
+  const fail = (): void => void failures++
+  const content = options.content ?? (asksForContent(process.env) ? {} : false)
+  const capture = content === false ? undefined : createContentCapture(content, fail)
+  const addresses = createLabels(maxAddresses)
+  // Read guarded: an object whose `stats()` throws is counted, and the others are still read.
+  const adapters = createSources((owner) => guarded(readAdapter)(owner) ?? [])
+  const transports = createSources((owner) => guarded(readTransport)(owner, addresses) ?? [])
+  const caches = createSources((owner) => guarded(readCache)(owner) ?? [])
+  const meters = createMeters({ provider: meterProvider, scope, maxModels, addresses, read })
+  const calls = createCalls({
+    tracer: (tracerProvider ?? trace).getTracer(scope),
+    maxOpen,
+    isMetered: meters.isHeard,
+    content: capture
+  })
 
-  function* readPools(): Generator<PoolStats, void, undefined> {
-    for (const { pool } of sources) {
-      const stats = pool === undefined ? undefined : guarded(pool)()
-      if (stats !== undefined) yield stats
-    }
+  function* read(): Generator<Reading, void, undefined> {
+    for (const sources of [adapters, transports, caches]) yield* sources.read()
+    yield { metric: metric.telemetryDropped, kind: 'count', value: calls.dropped, labels: {} }
+    yield { metric: metric.telemetryFailures, kind: 'count', value: failures, labels: {} }
   }
 
   /** An exception in a channel's listener would end the process, so none gets out; `stats().failures` counts them. */
@@ -117,7 +124,14 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
     }
   }
 
-  const onCallStart = guarded((message: CallStart) => calls.start(message))
+  const onCallStart = guarded((message: CallStart) => {
+    if (message.owner !== telemetry && meters.isHeard()) adapters.hear(message.owner)
+    calls.start(message)
+  })
+  const onCallContent = guarded((message: CallContent) => {
+    const call = calls.content(message)
+    if (call !== undefined) meters.content(call, message)
+  })
   const onCallEnd = guarded((message: CallEnd) => {
     const call = calls.take(message)
     if (call === undefined) return
@@ -127,7 +141,10 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
       calls.finish(call, message)
     }
   })
-  const onAttemptStart = guarded((message: AttemptStart) => calls.startAttempt(message))
+  const onAttemptStart = guarded((message: AttemptStart) => {
+    if (meters.isHeard()) transports.hear(message.owner)
+    calls.startAttempt(message)
+  })
   const onAttemptEnd = guarded((message: AttemptEnd) => {
     try {
       meters.attempt(message)
@@ -135,18 +152,22 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
       calls.endAttempt(message)
     }
   })
-  const onCacheLookup = guarded((message: CacheLookup) => meters.lookup(message))
+  const onCacheLookup = guarded(({ owner }: CacheLookup) => {
+    if (meters.isHeard()) caches.hear(owner)
+  })
 
   channels.callStart.subscribe(onCallStart)
+  channels.callContent.subscribe(onCallContent)
   channels.callEnd.subscribe(onCallEnd)
   channels.attemptStart.subscribe(onAttemptStart)
   channels.attemptEnd.subscribe(onAttemptEnd)
   channels.cacheLookup.subscribe(onCacheLookup)
 
   const inject = guarded((callId: string, attempt: number | undefined) => {
-    const headers: Record<string, string> = {}
     const span = calls.span(callId, attempt)
-    if (span !== undefined) propagation.inject(trace.setSpan(ROOT_CONTEXT, span), headers)
+    if (span === undefined) return undefined
+    const headers: Record<string, string> = {}
+    propagation.inject(trace.setSpan(ROOT_CONTEXT, span), headers)
     return headers
   })
 
@@ -154,34 +175,34 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
     if (closed) return
     closed = true
     channels.callStart.unsubscribe(onCallStart)
+    channels.callContent.unsubscribe(onCallContent)
     channels.callEnd.unsubscribe(onCallEnd)
     channels.attemptStart.unsubscribe(onAttemptStart)
     channels.attemptEnd.unsubscribe(onAttemptEnd)
     channels.cacheLookup.unsubscribe(onCacheLookup)
-    sources.clear()
     guarded(meters.close)()
     guarded(calls.close)()
+    for (const sources of [adapters, transports, caches]) sources.close()
   }
 
   const telemetry: Telemetry = {
     layer: (next) => watched(next),
     traceHeaders: (callId, attempt) => inject(callId, attempt) ?? {},
-    observe(source) {
-      if (closed) throw new MillraceError('closed', 'this telemetry is closed: it observes nothing any more', { details: {} })
-      if (source.pool !== undefined && typeof source.pool !== 'function') {
-        throw new TypeError('observe takes { pool: () => transport.stats() }: a function, not its result')
-      }
-      // A copy, so that observing one source twice takes two calls to undo.
-      const observed = { ...source }
-      sources.add(observed)
-      return () => void sources.delete(observed)
-    },
     stats: () => ({ open: calls.size, dropped: calls.dropped, failures }),
     close,
     [Symbol.asyncDispose]: close
   }
   const watched = watch(telemetry)
   return telemetry
+}
+
+/** For `checkOptions`, here and where options of ours are passed on. */
+export const telemetryOptionNames: Readonly<Record<keyof TelemetryOptions, 1>> = {
+  tracerProvider: 1,
+  meterProvider: 1,
+  maxOpenCalls: 1,
+  maxModels: 1,
+  content: 1
 }
 
 function count(name: string, value: number): number {

@@ -1,10 +1,20 @@
-import { type ChatRequest, type Chunk, channels, collect, MillraceError, type Provider } from '@millrace/core'
+import {
+  type ChatRequest,
+  type Chunk,
+  channels,
+  collect,
+  MillraceError,
+  type Provider,
+  sleep,
+  type Usage,
+  watch
+} from '@millrace/core'
 import { metrics } from '@opentelemetry/api'
 import { MeterProvider, MetricReader } from '@opentelemetry/sdk-metrics'
 import { expect, test } from 'vitest'
 import { createTelemetry } from '../src/index.ts'
-import { secondsBoundaries, tokenBoundaries } from '../src/semconv.ts'
-import { createHarness, fails, provides, usage } from './harness.ts'
+import { overheadBoundaries, secondsBoundaries, tokenBoundaries } from '../src/semconv.ts'
+import { answer, createHarness, fails, type Harness, provides, usage } from './harness.ts'
 
 const request: ChatRequest = { model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hi' }] }
 
@@ -59,20 +69,92 @@ test('a failed call is in the duration under the code of its error', async () =>
   ])
 })
 
-test('attempts and cache lookups are counted by status and by state', async () => {
+test('attempts are timed by address and status; one that its call ended is no error', async () => {
   await using harness = createHarness()
   const attempt = { owner: {}, callId: 'a', attempt: 1, origin: 'https://api.example.com', elapsedMs: 1 }
   const error = new MillraceError('network', 'reset', { details: { phase: 'headers' } })
   channels.attemptEnd.publish({ ...attempt, status: 200 })
   channels.attemptEnd.publish({ ...attempt, status: 200 })
   channels.attemptEnd.publish({ ...attempt, error })
-  expect(await harness.metric('millrace.attempts')).toMatchObject([
-    { value: 2, attributes: { 'server.address': 'api.example.com', 'http.response.status_code': 200 } },
-    { value: 1, attributes: { 'server.address': 'api.example.com', 'error.type': 'network' } }
+  channels.attemptEnd.publish({ ...attempt, error: new Error('enough'), aborted: true })
+  const address = { 'server.address': 'api.example.com' }
+  const points = await harness.metric('millrace.attempt.duration')
+  expect(points.map(({ count, value, attributes }) => ({ count, value, attributes }))).toEqual([
+    { count: 2, value: 0.002, attributes: { ...address, 'http.response.status_code': 200 } },
+    { count: 1, value: 0.001, attributes: { ...address, 'error.type': 'network' } },
+    { count: 1, value: 0.001, attributes: { ...address, 'millrace.outcome': 'aborted' } }
   ])
-  channels.cacheLookup.publish({ owner: {}, callId: 'a', state: 'joined', elapsedMs: 1 })
-  expect(await harness.metric('millrace.cache.lookups')).toMatchObject([
-    { value: 1, attributes: { 'millrace.cache.state': 'joined' } }
+})
+
+test('a stream records the time between arrivals of content, a plain answer does not', async () => {
+  await using harness = createHarness()
+  const slowly: Provider = async function* () {
+    for (const chunk of answer) {
+      if (chunk.type === 'text') await sleep(15)
+      yield chunk
+    }
+  }
+  await collect(harness.telemetry.layer(slowly)(request, {}))
+  await collect(harness.telemetry.layer(slowly)(request, { stream: false }))
+  const [point, ...rest] = await harness.metric('gen_ai.client.operation.time_per_output_chunk')
+  expect(rest).toEqual([])
+  expect(point).toMatchObject({
+    count: 1,
+    boundaries: secondsBoundaries,
+    attributes: {
+      'gen_ai.operation.name': 'chat',
+      'gen_ai.provider.name': 'openai',
+      'gen_ai.request.model': 'gpt-5.6',
+      'gen_ai.response.model': 'gpt-5.6-2026-10-01'
+    }
+  })
+  expect(point?.value).toBeGreaterThan(0.013)
+})
+
+test('own overhead is what the provider and the limits were not waited for', async () => {
+  await using harness = createHarness()
+  const waits: Provider = async function* () {
+    await sleep(30)
+    yield { type: 'start', provider: 'openai', model: 'gpt-5.6' }
+    yield { type: 'note', from: 'provider', facts: { waitedMs: 15 } }
+    yield { type: 'note', from: 'limits', facts: { waitedMs: 5 } }
+    yield { type: 'text', text: 'Hello' }
+    await sleep(30)
+    yield { type: 'finish', reason: 'stop' }
+  }
+  await collect(harness.telemetry.layer(waits)(request, {}))
+  const [stream] = await harness.metric('millrace.call.overhead')
+  const [first] = await harness.metric('gen_ai.client.operation.time_to_first_chunk')
+  expect(stream).toMatchObject({ count: 1, boundaries: overheadBoundaries })
+  expect(stream?.value).toBeCloseTo((first?.value ?? 0) - 0.02, 9)
+  expect(await harness.metric('millrace.limits.wait')).toMatchObject([{ count: 1, value: 0.005 }])
+})
+
+test('money is spent by what was billed and saved by what the cache gave, tokens too by what the budget took out', async () => {
+  await using harness = createHarness()
+  const price = ({ input }: Usage) => input.uncached / 100
+  const layer = watch({}, { price })
+  const noted = (state: string, billed: boolean): Provider =>
+    provides([
+      { type: 'start', provider: 'openai', model: 'gpt-5.6' },
+      { type: 'note', from: 'cache', facts: { state } },
+      { type: 'note', from: 'tokens', facts: { saved: 7 } },
+      { type: 'text', text: 'Hello' },
+      { type: 'usage', usage: { ...usage, billed } },
+      { type: 'finish', reason: 'stop' }
+    ])
+  await collect(layer(noted('miss', true))(request, {}))
+  await collect(layer(noted('hit', false))(request, {}))
+  await collect(layer(noted('joined', false))(request, {}))
+  expect(await harness.metric('millrace.cost.spent')).toMatchObject([{ value: 1 }])
+  expect(await harness.metric('millrace.cost.saved')).toMatchObject([{ value: 2 }])
+  const saved = (await harness.metric('millrace.tokens.saved')).map(({ value, attributes }) => {
+    return [attributes['millrace.saved.by'], attributes['gen_ai.token.type'], value]
+  })
+  expect(saved).toEqual([
+    ['fit', 'input', 21],
+    ['cache', 'input', 270],
+    ['cache', 'output', 96]
   ])
 })
 
@@ -91,7 +173,7 @@ test('ten thousand users with ids, tenants and models of their own make a bounde
   }
   expect(await harness.metric('gen_ai.client.operation.duration')).toHaveLength(21)
   expect(await harness.metric('gen_ai.client.token.usage')).toHaveLength(42)
-  expect(await harness.metric('millrace.attempts')).toHaveLength(101)
+  expect(await harness.metric('millrace.attempt.duration')).toHaveLength(101)
 })
 
 test('a model that was refused as invalid takes no place among the labels', async () => {
@@ -115,12 +197,12 @@ test('metrics reach a global provider that is registered after the telemetry was
     protected override async onForceFlush(): Promise<void> {}
   }
   await using telemetry = createTelemetry()
-  telemetry.observe({ pool: () => ({ origins: { 'https://a.example.com': counts(1) } }) })
   const reader = new PullReader()
   const meterProvider = new MeterProvider({ readers: [reader] })
   metrics.setGlobalMeterProvider(meterProvider)
   try {
     await collect(telemetry.layer(provides())(request, {}))
+    requests(transport({ 'https://a.example.com': counts(1) }))
     const { resourceMetrics } = await reader.collect()
     const names = resourceMetrics.scopeMetrics.flatMap((scope) => scope.metrics.map((metric) => metric.descriptor.name))
     expect(names).toContain('gen_ai.client.operation.duration')
@@ -131,13 +213,35 @@ test('metrics reach a global provider that is registered after the telemetry was
   }
 })
 
-const counts = (n: number) => ({ opened: 5 * n, open: 3 * n, busy: n, queued: 2 * n, reused: 7 * n, requests: 12 * n })
+const counts = (n: number) => ({
+  opened: 5 * n,
+  open: 3 * n,
+  busy: n,
+  queued: 2 * n,
+  reused: 7 * n,
+  requests: 12 * n,
+  breaker: 'closed',
+  breakerOpened: n,
+  breakerRejected: 4 * n
+})
 
-test('an observed pool is read at collection, added up by address, and empty once it is let go', async () => {
+/** What telemetry knows of a transport: an object that publishes, and counts. */
+function transport(origins: Record<string, unknown>, more = {}) {
+  const stats = { origins, retries: 1, retriesDenied: 2, resent: 3, hedges: 4, hedgesWon: 5, ...more }
+  return { stats: () => stats }
+}
+
+function requests(owner: object): void {
+  channels.attemptStart.publish({ owner, callId: 'a', attempt: 1, method: 'POST', origin: 'https://api.example.com' })
+}
+
+const values = async (harness: Harness, name: string) => (await harness.metric(name)).map((point) => point.value)
+
+test('a transport is known by its first request, and read at collection, added up by address', async () => {
   await using harness = createHarness()
-  const stop = harness.telemetry.observe({
-    pool: () => ({ origins: { 'https://api.example.com': counts(1), 'https://api.example.com:8443': counts(10) } })
-  })
+  const one = transport({ 'https://api.example.com': counts(1), 'https://api.example.com:8443': counts(10) })
+  requests(one)
+  requests(one)
   const address = { 'server.address': 'api.example.com' }
   expect(await harness.metric('millrace.pool.sockets')).toMatchObject([
     { value: 11, attributes: { ...address, 'millrace.pool.state': 'busy' } },
@@ -147,36 +251,170 @@ test('an observed pool is read at collection, added up by address, and empty onc
   expect(await harness.metric('millrace.pool.opened')).toMatchObject([{ value: 55, attributes: address }])
   expect(await harness.metric('millrace.pool.reused')).toMatchObject([{ value: 77, attributes: address }])
   expect(await harness.metric('millrace.pool.requests')).toMatchObject([{ value: 132, attributes: address }])
-  stop()
-  const values = async (name: string) => (await harness.metric(name)).map((point) => point.value)
-  expect(await values('millrace.pool.sockets')).toEqual([0, 0])
-  expect(await values('millrace.pool.queued')).toEqual([0])
-  expect(await values('millrace.pool.requests')).toEqual([132])
+  expect(await harness.metric('millrace.breaker.opened')).toMatchObject([{ value: 11, attributes: address }])
+  expect(await harness.metric('millrace.breaker.rejected')).toMatchObject([{ value: 44, attributes: address }])
+  for (const [name, value] of [
+    ['retries', 1],
+    ['retries_denied', 2],
+    ['resent', 3],
+    ['hedges', 4],
+    ['hedges_won', 5]
+  ]) {
+    expect(await values(harness, `millrace.transport.${name}`)).toEqual([value])
+  }
+})
+
+test('a breaker is 1 in the state it is in, and 0 in the others', async () => {
+  await using harness = createHarness()
+  const origin = { ...counts(1), breaker: 'closed' }
+  const one = transport({ 'https://api.example.com': origin })
+  requests(one)
+  const states = async () =>
+    (await harness.metric('millrace.breaker.state')).map(({ attributes, value }) => [attributes['millrace.breaker.state'], value])
+  expect(await states()).toEqual([
+    ['closed', 1],
+    ['open', 0],
+    ['half-open', 0]
+  ])
+  origin.breaker = 'open'
+  expect(await states()).toEqual([
+    ['closed', 0],
+    ['open', 1],
+    ['half-open', 0]
+  ])
+})
+
+test('two transports are added up; what one had counted stays when it is gone, its sockets do not', async () => {
+  await using harness = createHarness()
+  const stays = transport({ 'https://api.example.com': counts(1) })
+  requests(stays)
+  let goes: object | undefined = transport({ 'https://api.example.com': counts(10) })
+  requests(goes)
+  expect(await values(harness, 'millrace.pool.requests')).toEqual([132])
+  expect(await values(harness, 'millrace.pool.sockets')).toEqual([11, 22])
+  requests(stays) // the last one heard of is remembered
+  goes = undefined
+  await sleep(1) // a WeakRef that was read holds on until the end of its turn
+  globalThis.gc?.()
+  expect(await values(harness, 'millrace.pool.sockets')).toEqual([1, 2])
+  expect(await values(harness, 'millrace.pool.requests')).toEqual([132])
+})
+
+test('an address that is gone is told to be empty, its counts stay', async () => {
+  await using harness = createHarness()
+  const origins: Record<string, unknown> = { 'https://api.example.com': counts(1) }
+  const one = transport(origins)
+  requests(one)
+  expect(await values(harness, 'millrace.pool.queued')).toEqual([2])
+  delete origins['https://api.example.com']
+  expect(await values(harness, 'millrace.pool.queued')).toEqual([0])
+  expect(await values(harness, 'millrace.pool.sockets')).toEqual([0, 0])
+  expect(await values(harness, 'millrace.pool.requests')).toEqual([12])
+  expect(one.stats().retries).toBe(1)
 })
 
 test('a socket that carries many requests is one busy socket', async () => {
   await using harness = createHarness()
-  harness.telemetry.observe({ pool: () => ({ origins: { 'https://h2.example.com': { ...counts(1), open: 1, busy: 40 } } }) })
-  expect((await harness.metric('millrace.pool.sockets')).map((point) => point.value)).toEqual([1, 0])
+  const one = transport({ 'https://h2.example.com': { ...counts(1), open: 1, busy: 40 } })
+  requests(one)
+  expect(await values(harness, 'millrace.pool.sockets')).toEqual([1, 0])
+  expect(one.stats().hedges).toBe(4)
 })
 
 test('more than a hundred origins are added up under _OTHER', async () => {
   await using harness = createHarness()
   const origins = Object.fromEntries(Array.from({ length: 250 }, (_, n) => [`https://host-${n}.example.com`, counts(1)]))
-  harness.telemetry.observe({ pool: () => ({ origins }) })
+  const one = transport(origins)
+  requests(one)
   const queued = await harness.metric('millrace.pool.queued')
   expect(queued).toHaveLength(101)
   expect(queued.find((point) => point.attributes['server.address'] === '_OTHER')?.value).toBe(300)
+  expect(one.stats().hedges).toBe(4)
 })
 
-test('a pool that throws is counted and the others are still read', async () => {
+test('an object whose stats throw is counted and the others are still read', async () => {
   await using harness = createHarness()
-  harness.telemetry.observe({
-    pool: () => {
+  const broken = {
+    stats() {
       throw new Error('broken')
     }
-  })
-  harness.telemetry.observe({ pool: () => ({ origins: { 'https://a.example.com': counts(1) } }) })
-  expect(await harness.metric('millrace.pool.queued')).toMatchObject([{ value: 2 }])
+  }
+  const one = transport({ 'https://a.example.com': counts(1) })
+  for (const owner of [broken, one, {}, { stats: () => null }, { stats: 7 }]) requests(owner)
+  expect(await values(harness, 'millrace.pool.queued')).toEqual([2])
   expect(harness.telemetry.stats().failures).toBe(1)
+  expect([broken, one].map((owner) => typeof owner.stats)).toEqual(['function', 'function'])
+})
+
+test('a cache is known by its first lookup, an adapter by its first call', async () => {
+  await using harness = createHarness()
+  const figures = {
+    hits: 1,
+    stale: 2,
+    joined: 3,
+    misses: 4,
+    bypassed: 5,
+    stored: 6,
+    refreshes: 7,
+    refreshErrors: 8,
+    storeErrors: 9,
+    storeSkipped: 10,
+    evictions: 11,
+    entries: 12,
+    bytes: 13,
+    tokensSaved: 14,
+    moneySaved: null as number | null
+  }
+  const cache = { stats: () => figures }
+  channels.cacheLookup.publish({ owner: cache, callId: 'a', state: 'hit', elapsedMs: 1 })
+  const lookups = (await harness.metric('millrace.cache.lookups')).map((p) => [p.attributes['millrace.cache.state'], p.value])
+  expect(lookups).toEqual([
+    ['hit', 1],
+    ['stale', 2],
+    ['joined', 3],
+    ['miss', 4],
+    ['bypass', 5]
+  ])
+  const rest = [
+    'stored',
+    'refreshes',
+    'refresh_errors',
+    'store_errors',
+    'store_skipped',
+    'evictions',
+    'entries',
+    'size',
+    'tokens_saved'
+  ]
+  expect(await Promise.all(rest.map(async (name) => await values(harness, `millrace.cache.${name}`)))).toEqual(
+    [6, 7, 8, 9, 10, 11, 12, 13, 14].map((value) => [value])
+  )
+  expect(await values(harness, 'millrace.cache.cost_saved')).toEqual([])
+  figures.moneySaved = 0.5
+  expect(await values(harness, 'millrace.cache.cost_saved')).toEqual([0.5])
+
+  const adapter = { stats: () => ({ running: 2, unmetered: 3, unpriced: 4 }) }
+  await collect(watch(adapter)(provides())(request, {}))
+  expect(await values(harness, 'millrace.calls.running')).toEqual([2])
+  expect(await values(harness, 'millrace.calls.unmetered')).toEqual([3])
+  expect(await values(harness, 'millrace.calls.unpriced')).toEqual([4])
+  expect([adapter.stats().running, cache.stats().hits]).toEqual([2, 1])
+})
+
+test('a process that makes a transport a request keeps none of them', async () => {
+  await using telemetry = createTelemetry({ meterProvider: new MeterProvider() })
+  const used = (transports: number): number => {
+    for (let made = 0; made < transports; made++) requests({ stats: () => ({}), load: new Array(1000).fill(made) })
+    globalThis.gc?.()
+    return process.memoryUsage().heapUsed
+  }
+  used(1000)
+  await sleep(1)
+  const before = used(1000)
+  for (let round = 0; round < 20; round++) {
+    used(1000)
+    await sleep(1)
+  }
+  expect(used(1000) - before).toBeLessThan(24 * 1024 * 1024) // the last round and its thousand of 8 KB may still be there
+  expect(telemetry.stats().failures).toBe(0)
 })

@@ -49,6 +49,72 @@ test('traceHeaders names the span of the attempt, of the newest attempt, of the 
   )
 })
 
+/** Reads and writes `traceparent` as W3C has it. */
+const reading: TextMapPropagator = {
+  ...w3c,
+  extract(context, carrier, getter) {
+    const [value] = [getter.get(carrier, 'traceparent') ?? []].flat()
+    const [, traceId = '', spanId = '', flags = ''] = (value ?? '').split('-')
+    if (traceId === '') return context
+    return trace.setSpanContext(context, { traceId, spanId, traceFlags: Number(flags), isRemote: true })
+  }
+}
+
+test('the trace of an incoming request is the parent of the call, from headers of any kind', async () => {
+  await using harness = createHarness()
+  const traceId = '0af7651916cd43dd8448eb211c80319c'
+  const traceparent = `00-${traceId}-b7ad6b7169203331-01`
+  const watched = harness.telemetry.layer(provides())
+  propagation.setGlobalPropagator(reading)
+  try {
+    for (const parent of [{ traceparent }, { traceparent: [traceparent] }, new Headers({ traceparent })]) {
+      await collect(watched(request, { telemetry: { parent } }))
+    }
+    await collect(watched(request, { telemetry: { parent: {} } }))
+    await collect(watched(request, { telemetry: { parent: 'no headers' as never } }))
+    await collect(watched(request, { telemetry: null as never }))
+  } finally {
+    propagation.disable()
+  }
+  const parents = harness.spans().map((span) => span.parentSpanContext?.spanId)
+  expect(parents).toEqual([...Array.from({ length: 3 }, () => 'b7ad6b7169203331'), undefined, undefined, undefined])
+  expect(harness.spans()[0]?.spanContext().traceId).toBe(traceId)
+  expect(harness.telemetry.stats()).toMatchObject({ open: 0, failures: 0 })
+})
+
+test('attributes of the caller are on the span, bounded, and on no metric', async () => {
+  await using harness = createHarness()
+  const many = Object.fromEntries(Array.from({ length: 40 }, (_, n) => [`n${n}`, n]))
+  const attributes = { 'gen_ai.conversation.id': 'c-17', flag: true, long: 'x'.repeat(5000), odd: { a: 1 } as never, ...many }
+  await collect(harness.telemetry.layer(provides())(request, { telemetry: { attributes } }))
+  const told = harness.spans()[0]?.attributes
+  expect(told).toMatchObject({ 'gen_ai.conversation.id': 'c-17', flag: true, n0: 0, n27: 27, long: 'x'.repeat(1024) })
+  expect(told).not.toHaveProperty('odd')
+  expect(told).not.toHaveProperty('n28')
+  const metrics = await harness.metric('gen_ai.client.operation.duration')
+  expect(JSON.stringify(metrics)).not.toContain('c-17')
+})
+
+test('without an SDK no call is kept, and the trace that is active goes on to the provider', async () => {
+  await using telemetry = createTelemetry()
+  const seen: unknown[] = []
+  const provider: Provider = async function* (_request, { callId = '' }) {
+    seen.push(telemetry.stats().open, telemetry.traceHeaders(callId))
+    yield* answer
+  }
+  await collect(telemetry.layer(provider)(request, {}))
+  expect(seen).toEqual([0, {}])
+  propagation.setGlobalPropagator(reading)
+  try {
+    const parent = { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01' }
+    await collect(telemetry.layer(provider)(request, { telemetry: { parent } }))
+    expect(seen.slice(2)).toEqual([1, parent])
+  } finally {
+    propagation.disable()
+  }
+  expect(telemetry.stats()).toEqual({ open: 0, dropped: 0, failures: 0 })
+})
+
 test('a secret in prompt, tools, extra, tenant, query, headers or error appears in no span and no metric', async () => {
   await using harness = createHarness()
   const canary = 'sk-canary-5a8b1c'
@@ -138,14 +204,13 @@ test('a request that is no request still has its call told', async () => {
 test('close ends the spans of open calls, leaves no listener, and may be called twice', async () => {
   const harness = createHarness()
   const heard = () => Object.values(channels).filter((channel) => channel.hasSubscribers).length
-  expect(heard()).toBe(5)
+  expect(heard()).toBe(6)
   await harness.telemetry.layer(goesOn)(request, {})[Symbol.asyncIterator]().next()
   await harness.telemetry.close()
   await harness.telemetry.close()
   expect(heard()).toBe(0)
   expect(harness.spans().map((span) => span.attributes['millrace.outcome'])).toEqual(['dropped'])
   expect(harness.telemetry.stats().open).toBe(0)
-  expect(() => harness.telemetry.observe({})).toThrow(expect.objectContaining({ code: 'closed' }))
   expect((await collect(harness.telemetry.layer(provides())(request, {}))).text).toBe('Hello there')
 })
 

@@ -67,11 +67,11 @@ export function createAttempts(options: TransportOptions, limits: Limits, closin
   }
 
   /** A hook that fails costs the trace, not the call; and it adds headers, it does not replace them. */
-  function traceOf({ callId, attempt = 1, headers }: HttpRequest): Readonly<Record<string, string>> | undefined {
+  function traceOf({ callId, attempt: number = 1, headers }: HttpRequest): Readonly<Record<string, string>> | undefined {
     if (callId === undefined || traceHeaders === undefined) return undefined
     try {
       const trace: Record<string, string> = {}
-      for (const [name, value] of Object.entries<unknown>(traceHeaders(callId, attempt))) {
+      for (const [name, value] of Object.entries<unknown>(traceHeaders(callId, number))) {
         if (typeof value !== 'string' || !isTraceHeader.test(`${name}: ${value}`) || isNotTraces(name)) {
           throw new TypeError('no header of a trace')
         }

@@ -552,7 +552,7 @@ describe('over real sockets', () => {
     })
     await expect(transport.send({ ...request, url: server.url })).rejects.toMatchObject({ code: 'circuit-open' })
     expect(server.requests).toBe(2)
-    expect(transport.stats().origins[server.url]).toMatchObject({ breaker: 'open' })
+    expect(transport.stats().origins[server.url]).toMatchObject({ breaker: 'open', breakerOpened: 1, breakerRejected: 1 })
   })
 
   test('leaves no listener on the signal, and keeps nothing of a call', async () => {

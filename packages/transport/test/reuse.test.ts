@@ -32,7 +32,7 @@ const create = (options: TransportOptions = {}): Transport => use(createTranspor
 const of = (transport: Transport, url: string): OriginStats => {
   const found = transport.stats().origins[url]
   if (found === undefined) throw new Error('nothing has been asked of this origin')
-  const { breaker: _, ...stats } = found
+  const { breaker: _, breakerOpened: _opened, breakerRejected: _rejected, ...stats } = found
   return stats
 }
 

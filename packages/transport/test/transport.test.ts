@@ -374,6 +374,52 @@ describe('what must not be left behind', () => {
     expect(transport.stats().traceFailures).toBe(1)
   })
 
+  test('the hook for trace headers is told which attempt it is for', async () => {
+    const server = use(await serve((_, response) => response.writeHead(server.requests === 1 ? 503 : 200).end()))
+    const asked: unknown[] = []
+    const hook = (...of: unknown[]): Record<string, string> => {
+      asked.push(of)
+      return {}
+    }
+    const transport = use(createTransport({ traceHeaders: hook, retry: { baseMs: 1 } }))
+    await transport.send(post(server.url, { callId: 'c' }))
+    expect(asked).toEqual([
+      ['c', 1],
+      ['c', 2]
+    ])
+  })
+
+  test('requests of no call are named, so that those under way are told apart; an aborted one is told as such', async () => {
+    const server = use(await serve((request, response) => void (request.url === '/hang' || response.end('x'))))
+    const told: { name: string; callId: string; aborted?: boolean | undefined }[] = []
+    const hear = ({ callId, ...message }: { callId: string }, name: string | symbol): void => {
+      told.push({ name: String(name), callId, ...('aborted' in message ? { aborted: message.aborted === true } : {}) })
+    }
+    for (const channel of [channels.attemptStart, channels.attemptEnd]) channel.subscribe(hear)
+    try {
+      const headers: string[] = []
+      const hook = (callId: string): Record<string, string> => {
+        headers.push(callId)
+        return {}
+      }
+      const transport = use(createTransport({ traceHeaders: hook, retry: false }))
+      await Promise.all([transport.send(post(server.url)), transport.send(post(server.url))])
+      const abort = new AbortController()
+      const hanging = failing(transport.send(post(`${server.url}/hang`, { signal: abort.signal })))
+      await until(() => server.requests === 3, 'it has arrived')
+      abort.abort(new Error('enough'))
+      await hanging
+      const starts = told.filter(({ name }) => name.endsWith('start')).map(({ callId }) => callId)
+      expect(new Set(starts).size).toBe(3)
+      expect(headers).toEqual(starts)
+      const ends = told.filter(({ name }) => name.endsWith('end'))
+      expect(ends.map(({ aborted }) => aborted)).toEqual([undefined, undefined, true])
+      expect(ends.map(({ callId }) => callId).toSorted()).toEqual(starts.toSorted())
+    } finally {
+      for (const channel of [channels.attemptStart, channels.attemptEnd]) channel.unsubscribe(hear)
+    }
+  })
+
   test('a wait before a retry ends when the transport closes', async () => {
     const server = use(await serve((_, response) => response.writeHead(429, { 'retry-after': '30' }).end()))
     const transport = createTransport()
