@@ -36,7 +36,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   '@opentelemetry/api': ['packages/telemetry', 'apps/sample'],
   '@opentelemetry/sdk-trace': ['packages/telemetry tests', 'apps/sample'],
   '@opentelemetry/sdk-metrics': ['packages/telemetry tests', 'apps/sample'],
-  '@opentelemetry/sdk-node': ['apps/sample'],
+  '@opentelemetry/sdk-node': ['packages/telemetry', 'apps/sample'],
   '@opentelemetry/exporter-prometheus': ['apps/sample'],
   hono: ['apps/sample'],
   '@hono/node-server': ['apps/sample'],

@@ -2,10 +2,10 @@ import { randomUUID, timingSafeEqual } from 'node:crypto'
 import { type AddressInfo, Server as NetServer } from 'node:net'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Adapter } from '@millrace/adapter'
-import { annotate, checkRequest, isJsonObject, isMillraceError, type JsonObject, MillraceError, parseJson } from '@millrace/core'
+import { annotate, type CallOptions, checkRequest, isJsonObject, isMillraceError, type JsonObject, MillraceError, parseJson } from '@millrace/core'
 import { openaiError, openaiEvents, toSSEResponse } from '@millrace/streaming'
 import { createFetch, type Transport } from '@millrace/transport'
-import { type Context, Hono } from 'hono'
+import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { errorBody, writeCompletion } from './openai-answer.ts'
 import { readRequest } from './openai-request.ts'
@@ -26,6 +26,8 @@ export interface GatewayOptions {
   readonly port: number
   readonly token?: string | undefined
   readonly model: string
+  /** What `GET /metrics` answers. @default none: there is no such path */
+  readonly prometheus?: (() => Promise<{ readonly contentType: string; readonly body: string }>) | undefined
   /** How long an answer that is passed on untouched may take as a whole, in milliseconds. @default 300000 */
   readonly passTotalMs?: number | undefined
   /** How long an answer may be streamed as a whole, its reader's own time included, in milliseconds. @default 900000 */
@@ -94,19 +96,27 @@ function listen(app: Hono, { host, port }: GatewayOptions): Promise<ServerType> 
 }
 
 function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
-  const { adapter, transport, upstream, token, model, passTotalMs = 300_000, streamTotalMs = 900_000 } = options
+  const { adapter, transport, upstream, token, model, prometheus, passTotalMs = 300_000, streamTotalMs = 900_000 } = options
   const passing = createFetch(transport.send, { options: () => ({ timeouts: { totalMs: passTotalMs } }) })
   const app = new Hono()
 
   app.get('/healthz', (context) => context.json({ status: 'ok' }))
   app.get('/', (context) => context.html(page(model, token !== undefined)))
-  app.use('/v1/*', async (context, next) => {
+  const guard: MiddlewareHandler = async (context, next) => {
     if (token === undefined || isToken(context.req.header('authorization'), token)) return next()
     return context.json(errorBody('the bearer token is missing or wrong', 'invalid_request_error', 'invalid_api_key'), 401)
-  })
+  }
+  app.use('/v1/*', guard)
   app.use('/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: (context) => context.json(tooLarge, 413) }))
 
   app.get('/v1/stats', (context) => context.json(adapter.stats()))
+  // Models, money and addresses are not for everybody, so the token is asked for here too.
+  if (prometheus !== undefined) {
+    app.get('/metrics', guard, async (context) => {
+      const { contentType, body } = await prometheus()
+      return context.body(body, 200, { 'content-type': contentType })
+    })
+  }
   app.get('/v1/models', (context) => pass(context, 'models'))
   app.get('/v1/models/:id', (context) => pass(context, `models/${encodeURIComponent(context.req.param('id'))}`))
   app.post('/v1/chat/completions', async (context) => {
@@ -132,18 +142,18 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
   app.onError((error, context) => failed(context, error))
 
   async function complete(context: Context, request: Parameters<Adapter['complete']>[0]): Promise<Response> {
-    const completion = await adapter.complete(request, { signal: context.req.raw.signal })
+    const completion = await adapter.complete(request, callOf(context))
     return context.json(writeCompletion(completion, newId(), now()), 200, factsOf(completion.notes))
   }
 
   /** The head waits for the first content, so that a failure before it still gets its status, and the notes their headers. */
   function stream(context: Context, body: JsonObject, request: Parameters<Adapter['stream']>[0]): Promise<Response> {
-    const { signal } = context.req.raw
-    return toSSEResponse(adapter.stream(request, { signal }), {
+    const call = callOf(context)
+    return toSSEResponse(adapter.stream(request, call), {
       format: openaiEvents({ includeUsage: isJsonObject(body.stream_options) && body.stream_options.include_usage === true }),
       maxDurationMs: streamTotalMs,
       headers: factsOf,
-      signal,
+      signal: call.signal,
       onError: (error) => report(context, error)
     })
   }
@@ -177,6 +187,12 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
   }
 
   return app
+}
+
+/** The call ends with its caller, and is part of its caller's trace: who comes so far has the token, or is on this machine. */
+function callOf({ req }: Context): CallOptions & { readonly signal: AbortSignal } {
+  const { signal, headers } = req.raw
+  return { signal, telemetry: { parent: headers } }
 }
 
 /** What nobody foresaw: outward only that it happened, here where. Ours are the caller's to read. */

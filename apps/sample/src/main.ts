@@ -26,7 +26,7 @@ Call it:
   curl ${service.url}/v1/chat/completions -H 'content-type: application/json' \\${config.token === undefined ? '' : '\n    -H "authorization: Bearer $MILLRACE_TOKEN" \\'}
     -d '{"model": "${config.model}", "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": true}'
 
-or with any OpenAI client: baseURL ${service.url}/v1. What it did so far: ${service.url}/v1/stats. Stop it with Ctrl+C, or kill ${process.pid}.`)
+or with any OpenAI client: baseURL ${service.url}/v1. What it did so far: ${service.url}/v1/stats, and\n${service.url}/metrics for Prometheus. Stop it with Ctrl+C, or kill ${process.pid}.`)
 }
 
 /** One line that says what to do; a stack trace only for what nobody foresaw. */

@@ -15,7 +15,7 @@ pre { overflow: auto; padding: 1rem; border: 1px solid; border-radius: .4rem }
 <pre>curl <span id="origin"></span>/v1/chat/completions \\
   -H 'content-type: application/json' \\${guarded ? '\n  -H "authorization: Bearer $MILLRACE_TOKEN" \\\\' : ''}
   -d '{"model": "${escapeHtml(model)}", "messages": [{"role": "user", "content": "Hello"}], "stream": true}'</pre>
-<p>What it has done so far: ${guarded ? '<code>/v1/stats</code>, with the same header' : '<a href="/v1/stats">/v1/stats</a>'}</p>
+<p>What it has done so far: ${guarded ? '<code>/v1/stats</code>, and <code>/metrics</code> for Prometheus, with the same header' : '<a href="/v1/stats">/v1/stats</a>, and <a href="/metrics">/metrics</a> for Prometheus'}</p>
 <script>document.getElementById('origin').textContent = location.origin</script>
 </html>
 `

@@ -1,10 +1,10 @@
 import { type Adapter, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
-import { createTelemetry } from '@millrace/telemetry'
 import { spawnScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import type { Config, Upstream } from './config.ts'
 import { type Gateway, startGateway } from './gateway.ts'
+import { createPrice } from './price.ts'
 import { startExport } from './telemetry.ts'
 
 export interface Service extends AsyncDisposable {
@@ -18,22 +18,23 @@ export interface Service extends AsyncDisposable {
 export async function startService(config: Config, env: Readonly<Record<string, string | undefined>>): Promise<Service> {
   const opened: AsyncDisposable[] = []
   try {
+    // First, so that nothing is missed, and closed last, so that the last spans still leave.
+    const telemetry = await startExport(env)
+    opened.push(telemetry)
     const upstream = config.upstream ?? (await embed(opened))
-    const exporting = await startExport(env)
-    opened.push(exporting)
-    const telemetry = createTelemetry()
-    opened.push({ [Symbol.asyncDispose]: async () => telemetry.close() })
     const transport = createTransport({ traceHeaders: telemetry.traceHeaders })
     opened.push(transport)
     const adapter = createAdapter({
       provider: openai(upstream),
       transport,
       cache: { ttlMs: config.cacheTtlMs },
-      tokens: config.contextWindow === undefined ? undefined : { contextWindow: config.contextWindow }
+      tokens: config.contextWindow === undefined ? undefined : { contextWindow: config.contextWindow },
+      price: createPrice(config.model)
     })
     opened.push(adapter)
     const { host, port, token, model } = config
-    const gateway: Gateway = await startGateway({ adapter, transport, upstream, host, port, token, model })
+    const { prometheus } = telemetry
+    const gateway: Gateway = await startGateway({ adapter, transport, upstream, host, port, token, model, prometheus })
     let closing: Promise<void> | undefined
     async function close(graceMs: number | undefined): Promise<void> {
       await gateway.close(graceMs === undefined ? {} : { graceMs })

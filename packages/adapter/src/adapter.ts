@@ -1,11 +1,9 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
 import { type Cache, type CacheOptions, createCache, withCache } from '@millrace/cache'
 import {
   type CallOptions,
   type ChatRequest,
   type Chunk,
   type Completion,
-  channels,
   checkOptions,
   collect,
   type Layer,
@@ -171,8 +169,7 @@ export function createAdapter(options: AdapterOptions): Adapter {
     return createAnswerStream(() => provider(request, call), {
       signal: call.signal,
       estimateUsage: partialUsage(tokenizers, request),
-      forgotten,
-      within: channels.callStart.hasSubscribers ? AsyncLocalStorage.snapshot() : undefined
+      forgotten
     })
   }
 

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import {
   type Assembly,
   annotate,
@@ -26,8 +27,6 @@ export interface AnswerStream extends ChunkIterator, AsyncIterableIterator<Chunk
   return(): Promise<IteratorResult<Chunk, undefined>>
 }
 
-const inPlace = <R>(run: () => R): R => run()
-
 /** Longest answers of today's models are about half a million characters; an endless stream must not fill memory. */
 const maxPartialChars = 512 * 1024
 
@@ -36,8 +35,6 @@ export interface AnswerStreamOptions {
   readonly signal?: AbortSignal | undefined
   readonly estimateUsage?: UsageEstimate | undefined
   readonly forgotten: ForgottenStreams
-  /** Runs the first read where the stream was asked for: who reads it may be a server, outside of the request's context. */
-  readonly within?: (<R>(run: () => R) => R) | undefined
 }
 
 /** Ends the calls of streams that nobody holds any more: whoever forgets one half-read has its provider write on. */
@@ -56,10 +53,12 @@ interface Reading {
 
 export function createAnswerStream(
   start: () => AsyncIterable<Chunk>,
-  { signal, estimateUsage, forgotten, within = inPlace }: AnswerStreamOptions
+  { signal, estimateUsage, forgotten }: AnswerStreamOptions
 ): AnswerStream {
   const assembly: Assembly = assemble({ maxChars: maxPartialChars, estimateUsage })
   const reading: Reading = {}
+  // The call runs in the async context in which it was asked for: who reads it may be a server, outside of the request's.
+  const context = new AsyncResource('MillraceStream', { requireManualDestroy: true })
   let left = false
   let ready: readonly Chunk[] = []
   let at = 0
@@ -156,7 +155,7 @@ export function createAnswerStream(
     return true
   }
   function pull<R>(take: (arrived: readonly Chunk[] | undefined) => R): Promise<R> {
-    const pulled = (reading.source === undefined ? within(open) : nextBatch(reading.source)).then(take, failed)
+    const pulled = (reading.source === undefined ? context.runInAsyncScope(open) : nextBatch(reading.source)).then(take, failed)
     last = pulled
     return pulled
   }

@@ -14,6 +14,16 @@ export {
 } from './fault-server.ts'
 export type { FaultRequest } from './http-request.ts'
 export { heapAfterGc, type LeakProbe, probeLeaks } from './leaks.ts'
+export type { OtlpAttributes, OtlpMetric, OtlpPoint, OtlpScope, OtlpSpan } from './otlp-data.ts'
+export { type OtlpBehaviour, type OtlpRequest, type OtlpSink, type OtlpSinkOptions, startOtlpSink } from './otlp-sink.ts'
+export {
+  type PrometheusOptions,
+  type PrometheusRule,
+  type PrometheusSample,
+  type PrometheusServer,
+  type PrometheusTarget,
+  requirePrometheus
+} from './prometheus.ts'
 export { type Random, seededRandom } from './random.ts'
 export {
   loadRecordings,

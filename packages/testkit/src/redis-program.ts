@@ -1,141 +1,20 @@
-import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { mkdir, readdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
-import { promisify } from 'node:util'
-import { buildOnce, checkoutCache } from './build-once.ts'
-
-const run = promisify(execFile)
-
-/** A `redis-server` that runs on this machine, with the environment it needs. */
-export interface RedisProgram {
-  readonly path: string
-  readonly env: NodeJS.ProcessEnv
-}
-
-const cure = 'install one (Debian: apt-get install redis-server, macOS: brew install redis) or set REDIS_SERVER to its path'
+import { checkoutCache } from './build-once.ts'
+import { findProgram, type Program } from './debian-package.ts'
 
 /**
- * Finds a `redis-server`: named by `REDIS_SERVER`, on the PATH, or, on Debian and Ubuntu, unpacked once without root into
- * `cache` from the distribution's packages.
+ * Finds a `redis-server`: named by `REDIS_SERVER`, on the PATH, or unpacked from Debian's packages.
  *
  * @throws {Error} that says why there is none and how to get one
  */
-export async function findRedisProgram(cache: string = checkoutCache()): Promise<RedisProgram> {
-  const named = process.env.REDIS_SERVER
-  if (named !== undefined && named !== '') {
-    if (await works({ path: named, env: process.env })) return { path: named, env: process.env }
-    throw new Error(`REDIS_SERVER is ${named}, which does not run; ${cure}`)
-  }
-  const installed = { path: 'redis-server', env: process.env }
-  if (await works(installed)) return installed
-  if (!existsSync('/usr/bin/apt-get')) throw new Error(`there is no redis-server; ${cure}`)
-  return programIn(await buildOnce(cache, 'redis', unpack))
-}
-
-async function works({ path, env }: RedisProgram): Promise<boolean> {
-  return run(path, ['--version'], { env, timeout: 10_000 }).then(
-    () => true,
-    () => false // not there, not executable, or a library of it is missing: the next way is tried
+export function findRedisProgram(cache: string = checkoutCache()): Promise<Program> {
+  return findProgram(
+    {
+      name: 'redis-server',
+      variable: 'REDIS_SERVER',
+      packages: ['redis-server', 'redis-tools'],
+      folder: 'redis',
+      cure: 'install one (Debian: apt-get install redis-server, macOS: brew install redis) or set REDIS_SERVER to its path'
+    },
+    cache
   )
-}
-
-function programIn(folder: string): RedisProgram {
-  const libraries = ['usr/lib', 'lib'].flatMap((name) => [
-    join(folder, name, `${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`),
-    join(folder, name)
-  ])
-  return { path: join(folder, 'usr/bin/redis-server'), env: { ...process.env, LD_LIBRARY_PATH: libraries.join(':') } }
-}
-
-async function unpack(folder: string): Promise<void> {
-  try {
-    await unpackPackages(folder)
-  } catch (error) {
-    throw new Error(`redis-server could not be unpacked (${firstLine(error)}); ${cure}`, { cause: error })
-  }
-}
-
-async function unpackPackages(folder: string): Promise<void> {
-  const apt = await openApt(folder)
-  await apt.fetch(['redis-server', 'redis-tools'])
-  // A library may need another one: a few rounds until nothing is missing.
-  for (let round = 0; round < 5; round++) {
-    const { path, env } = programIn(folder)
-    const { stdout } = await run('ldd', [path], { env })
-    const missing = [...stdout.matchAll(/^\s*(\S+) => not found/gm)].map((match) => match[1] as string)
-    if (missing.length === 0) {
-      await apt.close()
-      // It must run, not only link.
-      await run(path, ['--version'], { env })
-      return
-    }
-    for (const library of new Set(missing)) await apt.fetchLibrary(library)
-  }
-  throw new Error('libraries of redis-server are still missing')
-}
-
-/** `apt-get download` as any user, first with the machine's package lists, then with lists of its own. */
-async function openApt(folder: string): Promise<{
-  fetch(packages: readonly string[]): Promise<void>
-  fetchLibrary(library: string): Promise<void>
-  close(): Promise<void>
-}> {
-  const limits = ['-o', 'APT::Sandbox::User=root', '-o', 'Acquire::Retries=1', '-o', 'Acquire::http::Timeout=15']
-  const state = join(folder, 'apt')
-  const own = [
-    ...limits,
-    '-o',
-    `Dir::State=${state}`,
-    '-o',
-    `Dir::Cache=${state}`,
-    '-o',
-    'Dir::State::status=/var/lib/dpkg/status'
-  ]
-  let options = limits
-  const downloads = join(folder, 'downloads')
-  await mkdir(downloads, { recursive: true })
-
-  const download = (packages: readonly string[]): Promise<unknown> =>
-    run('apt-get', [...options, 'download', ...packages], { cwd: downloads, timeout: 60_000 })
-
-  async function extract(): Promise<void> {
-    for (const file of await readdir(downloads)) {
-      await run('dpkg', ['-x', join(downloads, file), folder])
-      await rm(join(downloads, file))
-    }
-  }
-
-  return {
-    async fetch(packages) {
-      try {
-        await download(packages)
-      } catch {
-        // The machine has no package lists, or old ones that name packages that are gone.
-        options = own
-        await mkdir(join(state, 'lists/partial'), { recursive: true })
-        await mkdir(join(state, 'archives/partial'), { recursive: true })
-        await run('apt-get', [...options, 'update'], { timeout: 120_000 })
-        await download(packages)
-      }
-      await extract()
-    },
-    async fetchLibrary(library) {
-      // Debian names a library's package by its soname: liblzf.so.1 is in liblzf1, liblua5.1.so.0 in liblua5.1-0.
-      const [name = '', version = ''] = library.split('.so.')
-      const packageName = `${name}${/\d$/.test(name) ? '-' : ''}${version}`
-      // Since 2024 some carry the mark of the 64-bit time transition.
-      await download([packageName]).catch(() => download([`${packageName}t64`]))
-      await extract()
-    },
-    async close() {
-      for (const path of [state, downloads]) await rm(path, { recursive: true, force: true })
-    }
-  }
-}
-
-function firstLine(error: unknown): string {
-  const { stderr, message } = error as { stderr?: string; message: string }
-  const lines = `${stderr ?? ''}\n${message}`.split('\n').map((line) => line.trim())
-  return lines.find((line) => line.startsWith('E:')) ?? lines.find((line) => line !== '') ?? 'unknown error'
 }

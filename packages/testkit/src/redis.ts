@@ -1,10 +1,8 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import type { Program } from './debian-package.ts'
 import { listen } from './listen.ts'
-import { findRedisProgram, type RedisProgram } from './redis-program.ts'
+import { findRedisProgram } from './redis-program.ts'
+import { launchServer } from './server-process.ts'
 import { skipUnlessCI } from './skip.ts'
 
 export interface RedisOptions {
@@ -54,7 +52,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<RedisServe
 export async function requireRedis(
   options: RedisOptions = {}
 ): Promise<{ readonly server: RedisServer; readonly skip?: undefined } | { readonly server?: undefined; readonly skip: string }> {
-  let program: RedisProgram
+  let program: Program
   try {
     program = await findRedisProgram()
   } catch (error) {
@@ -64,7 +62,7 @@ export async function requireRedis(
 }
 
 /** Between finding a free port and Redis listening on it somebody else may take it: three tries. */
-async function launchFreely(program: RedisProgram, { port, args = [] }: RedisOptions): Promise<RedisServer> {
+async function launchFreely(program: Program, { port, args = [] }: RedisOptions): Promise<RedisServer> {
   if (port !== undefined) return launch(program, port, args)
   for (let tries = 3; ; tries--) {
     try {
@@ -82,32 +80,13 @@ async function freePort(): Promise<number> {
   return port
 }
 
-async function launch({ path, env }: RedisProgram, port: number, args: readonly string[]): Promise<RedisServer> {
-  const folder = await mkdtemp(join(tmpdir(), 'millrace-redis-'))
-  const own = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', folder]
-  const child = spawn(path, [...own, ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] })
-  const killNow = (): void => void child.kill('SIGKILL')
-  process.once('exit', killNow)
-  const ended = new Promise<void>((resolve) => {
-    child.once('close', () => resolve())
-    child.once('error', () => resolve())
-  }).then(async () => {
-    process.removeListener('exit', killNow)
-    await rm(folder, { recursive: true, force: true })
-  })
-  await untilReady(child)
-
-  async function kill(): Promise<void> {
-    killNow()
-    await ended
-  }
-  async function stop(): Promise<void> {
-    child.kill('SIGCONT')
-    child.kill('SIGTERM')
-    const impatient = setTimeout(killNow, 2000)
-    await ended
-    clearTimeout(impatient)
-  }
+async function launch(program: Program, port: number, args: readonly string[]): Promise<RedisServer> {
+  const own = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no']
+  const { child, kill, stop } = await launchServer(
+    program,
+    (folder) => [...own, '--dir', folder, ...args],
+    /Ready to accept connections/
+  )
   return {
     url: `redis://127.0.0.1:${port}`,
     port,
@@ -118,17 +97,4 @@ async function launch({ path, env }: RedisProgram, port: number, args: readonly 
     stop,
     [Symbol.asyncDispose]: stop
   }
-}
-
-function untilReady(child: ChildProcess): Promise<void> {
-  let output = ''
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', () => reject(new Error(`redis-server did not start: ${output.trim()}`)))
-    // It keeps being read: a full pipe would stop the server.
-    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      output = (output + text).slice(-2000)
-      if (output.includes('Ready to accept connections')) resolve()
-    })
-  })
 }
