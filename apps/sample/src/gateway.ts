@@ -2,7 +2,16 @@ import { randomUUID, timingSafeEqual } from 'node:crypto'
 import { type AddressInfo, Server as NetServer } from 'node:net'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Adapter } from '@millrace/adapter'
-import { annotate, type CallOptions, checkRequest, isJsonObject, isMillraceError, type JsonObject, MillraceError, parseJson } from '@millrace/core'
+import {
+  annotate,
+  type CallOptions,
+  checkRequest,
+  isJsonObject,
+  isMillraceError,
+  type JsonObject,
+  MillraceError,
+  parseJson
+} from '@millrace/core'
 import { openaiError, openaiEvents, toSSEResponse } from '@millrace/streaming'
 import { createFetch, type Transport } from '@millrace/transport'
 import { type Context, Hono, type MiddlewareHandler } from 'hono'

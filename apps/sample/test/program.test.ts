@@ -98,7 +98,7 @@ test('the demo runs against a provider of the environment, and its figures are t
   expect(output()).toContain('24 calls')
 }, 60_000)
 
-test('spans go to the collector the environment names, and a dead one does not hold the exit up', async () => {
+test('spans go to the collector the environment names', async () => {
   let traces = 0
   const collector = createServer((request, response) => {
     if (request.url === '/v1/traces') traces++
@@ -125,3 +125,32 @@ test('spans go to the collector the environment names, and a dead one does not h
   expect(traces).toBeGreaterThan(0)
   collector.close()
 })
+
+test.each(['refuses', 'never answers'])(
+  'a collector that %s neither fails a call nor holds the exit up',
+  async (how) => {
+    const silent = createServer((request) => request.resume()).listen(0, '127.0.0.1')
+    await once(silent, 'listening')
+    const { port } = silent.address() as AddressInfo
+    if (how === 'refuses') await new Promise((resolve) => silent.close(resolve))
+    const { child, output, ended } = run('main', {
+      PORT: '0',
+      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
+      OTEL_EXPORTER_OTLP_HEADERS: 'authorization=canary'
+    })
+    await expect.poll(output, { timeout: 15_000 }).toContain('curl')
+    const url = /curl (http:\/\/127\.0\.0\.1:\d+)/.exec(output())?.[1] as string
+    const body = '{"model":"scripted-large","messages":[{"role":"user","content":"Hi"}]}'
+    expect((await fetch(`${url}/v1/chat/completions`, { method: 'POST', body })).status).toBe(200)
+    expect(await (await fetch(`${url}/metrics`)).text()).toContain('gen_ai_client_operation_duration_count')
+    const startedAt = performance.now()
+    child.kill('SIGTERM')
+    expect(await ended).toBe(0)
+    // Two seconds for the last spans; the rest is for a busy machine.
+    expect(performance.now() - startedAt).toBeLessThan(7000)
+    expect(output()).not.toContain('canary')
+    silent.closeAllConnections()
+    silent.close()
+  },
+  40_000
+)

@@ -14,8 +14,9 @@ export {
 } from './fault-server.ts'
 export type { FaultRequest } from './http-request.ts'
 export { heapAfterGc, type LeakProbe, probeLeaks } from './leaks.ts'
+export type { OtlpBehaviour } from './otlp-behaviour.ts'
 export type { OtlpAttributes, OtlpMetric, OtlpPoint, OtlpScope, OtlpSpan } from './otlp-data.ts'
-export { type OtlpBehaviour, type OtlpRequest, type OtlpSink, type OtlpSinkOptions, startOtlpSink } from './otlp-sink.ts'
+export { type OtlpRequest, type OtlpSink, type OtlpSinkOptions, startOtlpSink } from './otlp-sink.ts'
 export {
   type PrometheusOptions,
   type PrometheusRule,
