@@ -218,5 +218,6 @@ export function createAnswerStream(
       await stream.return()
     }
   }
-  return stream
+  // What prints an object as JSON takes what is enumerable: an answer is nobody's business there.
+  return Object.defineProperty(stream, 'partial', { enumerable: false })
 }

@@ -53,8 +53,9 @@ export function anthropic(options: AnthropicOptions): WireProvider {
   }
   return {
     name,
-    origin: base.href,
-    identity: () => identityOf(dialect.headers, { maxOutputTokens }),
+    // Without its query, where some put a key.
+    origin: base.origin + base.pathname,
+    identity: () => identityOf(dialect.headers, { maxOutputTokens, query: base.search }),
     connect: (send) => httpProvider(dialect, send)
   }
 }

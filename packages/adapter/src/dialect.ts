@@ -5,7 +5,7 @@ import type { ProviderIdentity } from './provider-options.ts'
 export interface WireProvider {
   /** What it is called in chunks, errors and telemetry: `openai`, `anthropic`, or a name of yours. */
   readonly name: string
-  /** Where it sends to, for the cache's key: the base URL. */
+  /** Where it sends to, for the cache's key: the base URL without its query. */
   readonly origin: string
   /** For the cache's key: only digests of it get there. A method, so that no log shows it. */
   identity(): ProviderIdentity

@@ -56,8 +56,9 @@ export function openai(options: OpenAIOptions): WireProvider {
   }
   return {
     name,
-    origin: base.href,
-    identity: () => identityOf(dialect.headers, { maxTokensField }),
+    // Without its query, where some put a key.
+    origin: base.origin + base.pathname,
+    identity: () => identityOf(dialect.headers, { maxTokensField, query: base.search }),
     connect: (send) => httpProvider(dialect, send)
   }
 }

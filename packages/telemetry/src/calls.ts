@@ -22,6 +22,8 @@ export interface OpenCall {
   readonly owner: object
   readonly stream: boolean
   readonly model: string | undefined
+  /** Of `Date.now` before `performance.now` at its start: one clock for all spans of a call, or a child would seem to outlive it. */
+  readonly clockMs: number
   /** Absent for requests that belong to no watched call, such as those of an SDK through `transport.fetch`. */
   readonly span: Span | undefined
   readonly captured: CapturedCall | undefined
@@ -78,7 +80,8 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
 
   function endSpans(call: OpenCall, attributes: Attributes): void {
     // The loser of a hedge, or an attempt cut off with its call: nobody tells us of its end any more.
-    for (const span of call.attempts.values()) span.end()
+    const endTime = timeOf(call)
+    for (const span of call.attempts.values()) span.end(endTime)
     call.attempts.clear()
     const { span } = call
     if (span?.isRecording() !== true) return
@@ -87,14 +90,14 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
     if (call.attemptsMade > 0) span.setAttribute(attribute.attempts, call.attemptsMade)
     // Without a message: an error's text may quote the prompt.
     if (attribute.errorType in attributes) span.setStatus({ code: SpanStatusCode.ERROR })
-    span.end()
+    span.end(endTime)
   }
 
   /** Sampled, or to be handed on to the provider as not sampled. Without an SDK a span is neither. */
   const isTraced = (span: Span): boolean => span.isRecording() || isSpanContextValid(span.spanContext())
 
   return {
-    start({ owner, callId, request, options, stream }) {
+    start({ owner, callId, request, options, stream, startedAt }) {
       const known = open.get(callId)
       // An adapter and `telemetry.layer` may both watch one call: who opened the span ends it.
       if (known !== undefined) {
@@ -103,6 +106,8 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
       }
       const model = modelOf(request)
       const told: TelemetryCallOptions | undefined = options?.telemetry
+      const clockMs = Date.now() - performance.now()
+      const asClient = { kind: SpanKind.CLIENT, startTime: clockMs + startedAt }
       const span = tracer.startSpan(model === undefined ? 'chat' : `chat ${model}`, asClient, parentOf(told))
       if (!isTraced(span) && !isMetered()) return
       const captured = span.isRecording() ? capture?.start(request) : undefined
@@ -110,6 +115,7 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
         owner,
         stream,
         model,
+        clockMs,
         span,
         captured,
         depth: 1,
@@ -144,13 +150,16 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
       if (call !== undefined && (call.attempts.has(attempt) || call.attempts.size >= maxOpenAttempts)) return
       // The parent is the call by its id: a generator has lost the ambient context by the time it asks for a socket.
       const parent = call?.span === undefined ? context.active() : trace.setSpan(context.active(), call.span)
-      const span = tracer.startSpan(method, asClient, parent)
+      const startedAt = performance.now()
+      const clockMs = call?.clockMs ?? Date.now() - startedAt
+      const span = tracer.startSpan(method, { kind: SpanKind.CLIENT, startTime: clockMs + startedAt }, parent)
       if (!isTraced(span)) return
       if (call === undefined) {
         call = {
           owner,
           stream: false,
           model: undefined,
+          clockMs,
           span: undefined,
           captured: undefined,
           depth: 1,
@@ -184,7 +193,7 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
         else if (refused) span.setAttribute(attribute.errorType, String(status))
         if (aborted !== true && (error !== undefined || refused)) span.setStatus({ code: SpanStatusCode.ERROR })
       }
-      span.end()
+      span.end(timeOf(call))
     },
 
     span(callId, attempt) {
@@ -209,7 +218,9 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
   }
 }
 
-const asClient = Object.freeze({ kind: SpanKind.CLIENT })
+function timeOf({ clockMs }: OpenCall): number {
+  return clockMs + performance.now()
+}
 
 /** The trace of the request that is being served, where the caller told it; else what is active. */
 function parentOf(told: TelemetryCallOptions | undefined): Context {

@@ -49,7 +49,7 @@ export function row({ from = 0, to, room, least, write, omitted }: Row, onFailur
       onFailure() // the error may quote the content
     }
     if (json !== undefined) written.push(json)
-    left -= (json?.length ?? -1) + 1
+    left -= Math.max(leastCost, (json?.length ?? 0) + 1)
   }
   const missing = to - from - written.length
   if (missing > 0) written.push(omitted(missing))

@@ -52,7 +52,7 @@ export function startExport(options: ExportOptions): Export {
   const sdk = new NodeSDK({
     serviceName: options.serviceName,
     // The SDK's own list tells command line, user and host; who wants them names them there.
-    resourceDetectors: undefined,
+    resourceDetectors: process.env.OTEL_NODE_RESOURCE_DETECTORS ? undefined : [serviceInstanceIdDetector, envDetector],
     spanProcessors: spans === undefined ? [] : [spans.sampling],
     metricReaders: readers,
     // Without it the SDK sends logs to localhost.

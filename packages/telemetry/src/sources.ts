@@ -21,7 +21,6 @@ export interface Sources {
 /** `readings` gives nothing for an object of another kind. */
 export function createSources(readings: (owner: object) => Iterable<Reading>): Sources {
   let known = new WeakSet<object>()
-  let last: object | undefined
   let sources: Source[] = []
   /** Objects that are gone are taken out when so many are known, for nobody may ever read. */
   let pruneAt = 100
@@ -36,9 +35,6 @@ export function createSources(readings: (owner: object) => Iterable<Reading>): S
 
   return {
     hear(owner) {
-      // Nearly all messages come from one object.
-      if (owner === last) return
-      last = owner
       if (known.has(owner)) return
       known.add(owner)
       sources.push({ owner: new WeakRef(owner), before: new Map() })
@@ -66,7 +62,6 @@ export function createSources(readings: (owner: object) => Iterable<Reading>): S
       for (const sums of [counted, levels]) for (const { reading, sum } of sums.values()) yield { ...reading, value: sum }
     },
     close() {
-      last = undefined
       known = new WeakSet()
       sources = []
     }
