@@ -4,13 +4,14 @@ import { parseArgs } from 'node:util'
 import { type Program, type Sample, start } from './programs.ts'
 import { median, printTable, quantile, quartiles } from './tables.ts'
 
-/** What is compared of two samples. */
+/** What is compared of two samples: divided, or subtracted. */
 const measures = {
-  cpu: { head: 'CPU', of: ({ cpuUs, units }: Sample) => cpuUs / units, unit: 'us each' },
-  rate: { head: 'rate', of: ({ units, seconds }: Sample) => units / seconds, unit: 'a second' },
-  p99: { head: 'p99', of: ({ p99Ms }: Sample) => p99Ms, unit: 'ms' },
-  first: { head: 'first text', of: ({ firstMs }: Sample) => firstMs, unit: 'ms' }
-}
+  cpu: { head: 'CPU', of: ({ cpuUs, units }: Sample) => cpuUs / units, unit: 'us each', by: 'ratio' },
+  added: { head: 'CPU added', of: ({ cpuUs, units }: Sample) => cpuUs / units, unit: 'us each', by: 'difference' },
+  rate: { head: 'rate', of: ({ units, seconds }: Sample) => units / seconds, unit: 'a second', by: 'ratio' },
+  p99: { head: 'p99', of: ({ p99Ms }: Sample) => p99Ms, unit: 'ms', by: 'ratio' },
+  first: { head: 'first text', of: ({ firstMs }: Sample) => firstMs, unit: 'ms', by: 'ratio' }
+} as const
 export type Measure = keyof typeof measures
 
 export interface Goal {
@@ -139,15 +140,16 @@ async function alternate(
   return pairs
 }
 
-/** Each ratio is the median over the pairs, with the quartiles that tell what it is worth. */
+/** Each ratio, or difference, is the median over the pairs, with the quartiles that tell what it is worth. */
 function print(rows: readonly Row[], taken: readonly (readonly Pair[])[], shown: readonly Measure[]): void {
   printTable(
-    ['subject', 'base', ...shown.flatMap((name) => [`${measures[name].head}, times the base`, measures[name].unit]), 'goals'],
+    ['subject', 'base', ...shown.flatMap(headsOf), 'goals'],
     rows.map(({ subject, base, goals = [] }, index) => {
       const pairs = taken[index] ?? []
-      const ratiosOf = (name: Measure): number[] => pairs.map((pair) => valueOf(name, pair.subject) / valueOf(name, pair.base))
+      const ratiosOf = (name: Measure): number[] => pairs.map((pair) => comparedBy(name, pair))
       const columns = shown.flatMap((name) => {
         const [low, middle, high] = quartiles(ratiosOf(name), 2)
+        if (measures[name].by === 'difference') return [`${middle} (${low} to ${high})`]
         const own = median(pairs.map((pair) => valueOf(name, pair.subject)))
         return [`${middle} (${low} to ${high})`, `${Number(own.toPrecision(3))}`]
       })
@@ -157,7 +159,17 @@ function print(rows: readonly Row[], taken: readonly (readonly Pair[])[], shown:
   )
 }
 
+function headsOf(name: Measure): readonly string[] {
+  const { head, unit, by } = measures[name]
+  return by === 'difference' ? [`${head}, ${unit}`] : [`${head}, times the base`, unit]
+}
+
 const valueOf = (name: Measure, sample: Sample): number => measures[name].of(sample)
+
+function comparedBy(name: Measure, { subject, base }: Pair): number {
+  const [own, its] = [valueOf(name, subject), valueOf(name, base)]
+  return measures[name].by === 'difference' ? own - its : own / its
+}
 
 /** Judged by the median; a quartile on the other side of the bound is told, for another run might say the opposite. */
 function judge({ measure, atMost = Number.POSITIVE_INFINITY, atLeast = 0 }: Goal, ratios: readonly number[]): string {

@@ -3,7 +3,7 @@ import { type Adapter, type AdapterStats, createAdapter, type WireProvider } fro
 import { openai } from '@millrace/adapter/openai'
 import type { Chunk, Provider } from '@millrace/core'
 import { type NodeTelemetry, startTelemetry } from '@millrace/telemetry/node'
-import { type Random, type ScriptedProvider, seededRandom, startScriptedProvider } from '@millrace/testkit'
+import { type Random, type ScriptedProvider, seededRandom, startOtlpSink, startScriptedProvider } from '@millrace/testkit'
 import { createTransport, type Transport, type TransportOptions } from '@millrace/transport'
 import { type Gateway, startGateway } from '../src/gateway.ts'
 import { createPrice } from '../src/price.ts'
@@ -67,7 +67,10 @@ export async function startRig({ transport: more, cache = {}, limited = false }:
       }
     })
   )
-  const telemetry = opened.use(await startTelemetry({ serviceName: 'rig', traces: [], metrics: ['prometheus'] }))
+  const collector = opened.use(await startOtlpSink())
+  process.env.OTEL_EXPORTER_OTLP_ENDPOINT = collector.url
+  const telemetry = opened.use(await startTelemetry({ serviceName: 'rig', metrics: ['prometheus'] }))
+  delete process.env.OTEL_EXPORTER_OTLP_ENDPOINT
   const upstream = { apiKey: 'k', baseURL: provider.url }
   const transport = opened.use(createTransport({ retry: { baseMs: 1 }, ...more, traceHeaders: telemetry.traceHeaders }))
   const base = openai(upstream)

@@ -111,7 +111,7 @@ export function createHarness(options: TelemetryOptions = {}): Harness {
 /** `chat {model}`, as against the method of an attempt. */
 const isCall = ({ name }: ReadableSpan): boolean => name === 'chat' || name.startsWith('chat ')
 
-/** The SDK takes a span's start from a clock of whole milliseconds and adds what it lasted: two spans may differ by one. */
-const clockMs = 2
+/** Times are rounded to whole nanoseconds. */
+const clockMs = 0.001
 
 const millis = ([seconds, nanos]: HrTime): number => seconds * 1000 + nanos / 1e6

@@ -45,6 +45,7 @@ export {
   type UsageEstimate
 } from './completion.ts'
 export { type ContentScanner, type ContentScannerOptions, createContentScanner } from './content-scanner.ts'
+export { redactCredentials } from './credentials.ts'
 export {
   type ContentClock,
   type ContentLimits,

@@ -37,6 +37,7 @@ it('exports these names, and no others', () => {
     'parseJson',
     'parseSSE',
     'pipe',
+    'redactCredentials',
     'sleep',
     'startContentClock',
     'startDeadline',

@@ -46,13 +46,12 @@ export function inputAttributes(request: unknown, maxChars: number, reader: Text
     return json === '' ? undefined : json
   }
 
-  function message(given: Unchecked, left: number): string | undefined {
+  function message(given: Unchecked, left: number): string {
     const { role } = given
     if (typeof role !== 'string' || !roles.includes(role)) throw new TypeError('not a role')
     const head = `{"role":"${role}","parts":[`
     const inner = left - head.length - 2
-    const json = `${head}${role === 'tool' ? toolResponse(given, inner) : spoken(given, inner)}]}`
-    return json.length <= left ? json : undefined
+    return `${head}${role === 'tool' ? toolResponse(given, inner) : spoken(given, inner)}]}`
   }
 
   /** What was said, then the tools that were called. */

@@ -20,6 +20,7 @@ export interface Row {
   readonly from?: number
   /** Index after the last one. */
   readonly to: number
+  /** Characters for the whole row; with less than `omitted` takes, it is longer all the same. */
   readonly room: number
   /** With less room than this, no item is begun. */
   readonly least: number

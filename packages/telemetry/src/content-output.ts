@@ -113,8 +113,7 @@ class HeldText {
   /** How much of the piece was kept. */
   add(piece: unknown, room: number): number {
     if (typeof piece !== 'string') throw new TypeError('not a text')
-    // After a piece that was cut, whatever comes is beyond a gap.
-    const kept = this.text.length < this.length ? 0 : Math.min(piece.length, Math.max(0, room))
+    const kept = Math.min(piece.length, room)
     this.length += piece.length
     if (kept === 0) return 0
     this.text += kept < piece.length ? copy(piece.slice(0, kept)) : piece

@@ -33,10 +33,10 @@ function stringOf(value: unknown): string {
 /** Writes parts whose texts have gone through the reader. */
 export interface PartWriter {
   part(part: Unchecked, room: number, where: ContentPlace): string | undefined
-  /** A text that was cut off already says how long it was. */
+  /** A part that is its text; `length` is that of the whole where the text is only its beginning, here and below. */
   text(type: string, text: unknown, room: number, where: ContentPlace, length?: number): string | undefined
   toolCall(call: Unchecked, room: number, where: ContentPlace, length?: number): string | undefined
-  /** The fields of other objects. */
+  /** For objects that are no parts. */
   textField(text: unknown, where: ContentPlace): Write
   nameField(name: unknown, where: ContentPlace): Write
 }
@@ -71,7 +71,7 @@ export function createPartWriter(reader: TextReader): PartWriter {
   /** An address without its query, which may hold a key; of what is sent in line only type and size. */
   function media(value: unknown, modality: string, room: number, where: ContentPlace): string | undefined {
     const url = stringOf(value)
-    const inline = /^\s*data:([^,]*),?/i.exec(url.slice(0, maxNameChars))
+    const inline = /^\s*data:(?:([^,]*),)?/i.exec(url.slice(0, maxNameChars))
     if (inline !== null) return blob(inline[1] ?? '', modality, base64Bytes(url, inline[0].length), room, where)
     return object('uri', room, {
       modality: () => `"${modality}"`,

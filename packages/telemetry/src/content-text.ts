@@ -1,3 +1,5 @@
+import { redactCredentials } from '@millrace/core'
+
 /** Which attribute a text is for: the system's instructions, the input messages, the output messages or the tools' definitions. */
 export type ContentPlace = 'system' | 'input' | 'output' | 'tool'
 
@@ -26,9 +28,10 @@ export interface TextReader {
 const edgeChars = 1024
 
 export function createTextReader(maxChars: number, redact: Redact | undefined, onFailure: () => void): TextReader {
-  const heldChars = redact === undefined ? maxChars : maxChars + edgeChars
+  const heldChars = maxChars + edgeChars
 
-  function redacted(text: string, where: ContentPlace): string | undefined {
+  function redacted(whole: string, where: ContentPlace): string | undefined {
+    const text = redactCredentials(whole)
     if (redact === undefined) return text
     try {
       const result: unknown = redact(text, where)
@@ -50,7 +53,7 @@ export function createTextReader(maxChars: number, redact: Redact | undefined, o
       const seen = whole > value.length || whole > heldChars ? cut(value, heldChars) : value
       const clean = redacted(seen, where)
       if (clean === undefined) return undefined
-      const isPartial = redact !== undefined && whole > seen.length
+      const isPartial = whole > seen.length
       const text = cut(clean, Math.min(maxChars, isPartial ? Math.max(0, clean.length - edgeChars) : clean.length))
       return { text: text.toWellFormed(), more: whole - seen.length + clean.length - text.length }
     }

@@ -12,10 +12,10 @@ export interface ContentOptions {
    */
   readonly maxChars?: number | undefined
   /**
-   * Called once with each text, id, name and address before it is recorded: gives what may be recorded, or undefined to leave it
-   * out. Arguments of a tool call are one text of JSON. Of a text longer than `maxChars` it sees `maxChars + 1024`
+   * Called once with each text, id, name and address before it is recorded, when what looks like a credential has been taken
+   * out: gives what may be recorded, or undefined to leave it out. Arguments of a tool call are one text of JSON. Of a text longer than `maxChars` it sees `maxChars + 1024`
    * characters, and what it gives for the last 1024 is not recorded. When it throws, or gives a promise, the text is left
-   * out and counted. It runs while the call waits. @default texts are recorded as they are
+   * out and counted. It runs while the call waits. @default texts are recorded without what looks like a credential, see `redactCredentials` of core
    */
   readonly redact?: Redact | undefined
 }

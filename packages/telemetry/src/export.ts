@@ -2,6 +2,7 @@ import { context, createContextKey, createNoopMeter, metrics, propagation, ROOT_
 import { findSdk, type Load, type MetricReader } from './node-sdk.ts'
 import { createOtlp, type Otlp } from './otlp.ts'
 import { createTailSampling, type SpanProcessorLike, type TailSampling } from './sampling.ts'
+import { attribute, metric, scope } from './semconv.ts'
 import type { Settings } from './settings.ts'
 import { createSpanQueue, type SpanQueue, type SpanQueueStats } from './span-queue.ts'
 
@@ -19,10 +20,15 @@ export interface NodeSpanStats extends SpanQueueStats {
   readonly sampledOut: number
 }
 
+interface ExportStats {
+  readonly failures: number
+  readonly spans?: NodeSpanStats
+}
+
 export interface Export {
   /** The text that a Prometheus scrapes; undefined without that exporter. */
   prometheus(): Promise<string | undefined>
-  stats(): { readonly failures: number; readonly spans?: NodeSpanStats }
+  stats(): ExportStats
   /** Exports what there is, within `ms`, and lets go of sockets and of the API. Never rejects. */
   close(ms: number): Promise<void>
 }
@@ -61,6 +67,14 @@ export function startExport(options: ExportOptions): Export {
   })
   const unregister = register(load, options, () => sdk.start())
   let failures = 0
+  if (spans !== undefined) observe(stats)
+
+  function stats(): ExportStats {
+    if (spans === undefined) return { failures }
+    const { ended, held, sampledOut } = spans.sampling.stats()
+    const { queued, ...counts } = spans.queue.stats()
+    return { failures, spans: { ended, sampledOut, queued: held + queued, ...counts } }
+  }
 
   return {
     async prometheus() {
@@ -69,12 +83,7 @@ export function startExport(options: ExportOptions): Export {
       failures += errors.length
       return prometheus.serializer.serialize(resourceMetrics)
     },
-    stats() {
-      if (spans === undefined) return { failures }
-      const { ended, held, sampledOut } = spans.sampling.stats()
-      const { queued, ...counts } = spans.queue.stats()
-      return { failures, spans: { ended, sampledOut, queued: held + queued, ...counts } }
-    },
+    stats,
     async close(ms) {
       closing.abort()
       const { promise: late, resolve } = Promise.withResolvers<void>()
@@ -87,6 +96,24 @@ export function startExport(options: ExportOptions): Export {
       unregister()
     }
   }
+}
+
+/** Tells what became of the spans, so that a collector that is gone shows where metrics are still scraped. */
+function observe(stats: () => ExportStats): void {
+  const meter = metrics.getMeter(scope)
+  const ended = meter.createObservableCounter(metric.telemetrySpans, {
+    unit: '{span}',
+    description: 'Spans by what became of them; those that are missing are on their way'
+  })
+  ended.addCallback((result) => {
+    const { exported = 0, dropped = 0, sampledOut = 0 } = stats().spans ?? {}
+    result.observe(exported, { [attribute.spanFate]: 'exported' })
+    result.observe(dropped, { [attribute.spanFate]: 'dropped' })
+    result.observe(sampledOut, { [attribute.spanFate]: 'sampled-out' })
+  })
+  meter
+    .createObservableCounter(metric.telemetryExportFailures, { unit: '{export}', description: 'Exports of spans that failed' })
+    .addCallback((result) => result.observe(stats().spans?.failed ?? 0))
 }
 
 interface Spans {

@@ -2,6 +2,9 @@
 // 5e2270d of model/gen-ai/deprecated): all "development", and moved to open-telemetry/semantic-conventions-genai, where they
 // go on changing. Copied, not imported: a name that moves then changes in this file only. Ours begin with `millrace.`.
 
+/** The name of our tracer and meter. */
+export const scope = '@millrace/telemetry'
+
 export const attribute = {
   operation: 'gen_ai.operation.name',
   provider: 'gen_ai.provider.name',
@@ -51,7 +54,8 @@ export const attribute = {
   usageEstimated: 'millrace.usage.estimated',
   usageBilled: 'millrace.usage.billed',
   poolState: 'millrace.pool.state',
-  breakerState: 'millrace.breaker.state'
+  breakerState: 'millrace.breaker.state',
+  spanFate: 'millrace.telemetry.fate'
 } as const
 
 export const metric = {
@@ -97,6 +101,8 @@ export const metric = {
   cacheCostSaved: 'millrace.cache.cost_saved',
 
   telemetryDropped: 'millrace.telemetry.dropped',
+  telemetrySpans: 'millrace.telemetry.spans',
+  telemetryExportFailures: 'millrace.telemetry.export_failures',
   telemetryFailures: 'millrace.telemetry.failures'
 } as const
 

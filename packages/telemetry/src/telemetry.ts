@@ -17,7 +17,7 @@ import { asksForContent, type ContentOptions, createContentCapture } from './con
 import { createLabels } from './labels.ts'
 import { createMeters } from './meters.ts'
 import { readAdapter, readCache, readTransport } from './readings.ts'
-import { metric } from './semconv.ts'
+import { metric, scope } from './semconv.ts'
 import { createSources, type Reading } from './sources.ts'
 
 export interface TelemetryOptions {
@@ -58,9 +58,6 @@ export interface Telemetry extends AsyncDisposable {
   /** Stops listening and ends the spans of calls under way. It does not shut the SDK down. Safe to call twice. */
   close(): Promise<void>
 }
-
-/** The name of our tracer and meter. */
-const scope = '@millrace/telemetry'
 
 /** No pool needs more addresses than this to be understood; the rest is added up under `_OTHER`. */
 const maxAddresses = 100

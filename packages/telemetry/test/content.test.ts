@@ -100,6 +100,7 @@ describe('what goes to the model', () => {
         { type: 'image', url: 'data:image/png;base64,QUJDRA==' },
         { type: 'image', url: 'https://bob:hunter2@pictures.test:8443/cat.png?key=hunter2#hunter2' },
         { type: 'image', url: ' DATA:image/svg+xml,<svg/>' },
+        { type: 'image', url: `data:QUJD/QUJD${'QUJD'.repeat(1000)}` },
         { type: 'image', url: 'javascript:alert(1)' },
         { type: 'audio', data: 'QUJD', format: 'wav' },
         { type: 'file', fileId: 'file-1', filename: 'Letter to Ann.pdf' },
@@ -110,6 +111,7 @@ describe('what goes to the model', () => {
       { type: 'blob', mime_type: 'image/png', modality: 'image', bytes: 4 },
       { type: 'uri', modality: 'image', uri: 'https://pictures.test:8443/cat.png' },
       { type: 'blob', mime_type: 'image/svg+xml', modality: 'image', bytes: 4 },
+      { type: 'blob', modality: 'image', bytes: 3006 },
       { type: 'uri', modality: 'image' },
       { type: 'blob', mime_type: 'audio/wav', modality: 'audio', bytes: 3 },
       { type: 'file', modality: 'document', file_id: 'file-1' },
@@ -312,6 +314,27 @@ describe('redaction', () => {
     expect(input).toEqual([{ role: 'user', parts: [{ type: 'omitted', parts: 1 }] }])
     expect(all).not.toContain('secret')
     expect(failures).toBe(1)
+  })
+
+  test('what looks like a credential is taken out, with a hook and without, also in pieces of a stream', () => {
+    const key = 'sk-proj-0123456789abcdef'
+    const request = { model, messages: [{ role: 'user', content: `use ${key} please` }] }
+    const pieces: Chunk[] = [
+      { type: 'text', text: `it is ${key.slice(0, 10)}` },
+      { type: 'text', text: `${key.slice(10)} I think` }
+    ]
+    const seen: string[] = []
+    const redact = (given: string): string => {
+      seen.push(given)
+      return given
+    }
+    for (const options of [{}, { redact }]) {
+      const { input, output, all } = capture(request, pieces, options)
+      expect(input).toEqual([{ role: 'user', parts: [text('use [redacted] please')] }])
+      expect(output).toMatchObject([{ parts: [text('it is [redacted] I think')] }])
+      expect(all).not.toContain('0123456789')
+    }
+    expect(seen.join()).not.toContain('0123456789')
   })
 
   test('a secret in pieces of a stream is found, also with other content between them', () => {

@@ -403,7 +403,7 @@ test('a cache is known by its first lookup, an adapter by its first call', async
 test('a process that makes a transport a request keeps none of them', async () => {
   await using telemetry = createTelemetry({ meterProvider: new MeterProvider() })
   const used = (transports: number): number => {
-    for (let made = 0; made < transports; made++) requests({ stats: () => ({}), load: new Array(1000).fill(made) })
+    for (let made = 0; made < transports; made++) requests({ stats: () => ({}), load: Array.from({ length: 1000 }, () => made) })
     globalThis.gc?.()
     return process.memoryUsage().heapUsed
   }

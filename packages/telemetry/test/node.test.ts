@@ -195,6 +195,39 @@ test('prometheus() gives the text, refuses where it was not asked for, and is cl
   await expect(other.prometheus()).rejects.toThrow(TypeError)
 })
 
+test('what became of the spans is a metric too, so that a collector that is gone shows where metrics are scraped', async () => {
+  await using sink = await startOtlpSink()
+  const telemetry = await start(
+    { OTEL_EXPORTER_OTLP_ENDPOINT: sink.url, OTEL_BSP_SCHEDULE_DELAY: '10' },
+    { metrics: ['prometheus'] }
+  )
+  const series = async (name: string): Promise<unknown> => {
+    const { body } = await telemetry.prometheus()
+    return Object.fromEntries(
+      Array.from(body.matchAll(/^(\w+)\{(.*)\} (\d+)$/gm), ([, found, labels = '', value]) => {
+        return [`${found} ${/fate="([\w-]+)"/.exec(labels)?.[1] ?? ''}`, Number(value)] as const
+      }).filter(([key]) => key.startsWith(name))
+    )
+  }
+  await call(telemetry, 2)
+  await expect.poll(() => telemetry.stats().spans.exported).toBe(2)
+  expect(await series('millrace_telemetry_')).toMatchObject({
+    'millrace_telemetry_spans_total exported': 2,
+    'millrace_telemetry_spans_total dropped': 0,
+    'millrace_telemetry_spans_total sampled-out': 0,
+    'millrace_telemetry_export_failures_total ': 0
+  })
+  await sink.behave({ status: 400 })
+  await call(telemetry, 3)
+  await expect.poll(() => telemetry.stats().spans.dropped).toBe(3)
+  expect(await series('millrace_telemetry_')).toMatchObject({
+    'millrace_telemetry_spans_total exported': 2,
+    'millrace_telemetry_spans_total dropped': 3,
+    'millrace_telemetry_export_failures_total ': telemetry.stats().spans.failed
+  })
+  await telemetry.close()
+})
+
 test('while one runs another is refused; after close it takes its place', async () => {
   await using sink = await startOtlpSink()
   const env = { OTEL_EXPORTER_OTLP_ENDPOINT: sink.url }

@@ -2,7 +2,7 @@ import { type ChatRequest, channels, collect, MillraceError, type Provider, slee
 import { type MeterProvider, propagation, type TextMapPropagator, type TracerProvider, trace } from '@opentelemetry/api'
 import { TracerProvider as SdkTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace'
 import { expect, test } from 'vitest'
-import { createTelemetry } from '../src/index.ts'
+import { createTelemetry, type TelemetryOptions } from '../src/index.ts'
 import { answer, createHarness, fails, goesOn, provides } from './harness.ts'
 
 const request: ChatRequest = { model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hi' }] }
@@ -154,6 +154,38 @@ test('a secret in prompt, tools, extra, tenant, query, headers or error appears 
   expect(exported).toContain('api.example.com')
   expect(exported).not.toContain(canary)
   expect(harness.telemetry.stats().failures).toBe(0)
+})
+
+test('prompts and answers are on the span where they are asked for, by option or by the environment', async () => {
+  const variable = 'OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT'
+  const contentOf = async (options: TelemetryOptions): Promise<unknown> => {
+    await using harness = createHarness(options)
+    await collect(harness.telemetry.layer(provides())(request, {}))
+    const attributes = harness.spans()[0]?.attributes ?? {}
+    expect(await harness.metric('gen_ai.client.operation.duration')).not.toContain('Hello there')
+    return [attributes['gen_ai.input.messages'], attributes['gen_ai.output.messages']]
+  }
+  const whole = [
+    JSON.stringify([{ role: 'user', parts: [{ type: 'text', content: 'Hi' }] }]),
+    JSON.stringify([{ role: 'assistant', parts: [{ type: 'text', content: 'Hello there' }], finish_reason: 'stop' }])
+  ]
+  const nothing = [undefined, undefined]
+  expect(await contentOf({})).toEqual(nothing)
+  expect(await contentOf({ content: {} })).toEqual(whole)
+  expect(await contentOf({ content: { redact: (text) => text.toUpperCase() } })).toEqual([
+    expect.stringContaining('HI'),
+    expect.stringContaining('HELLO THERE')
+  ])
+  process.env[variable] = 'true'
+  try {
+    expect(await contentOf({})).toEqual(whole)
+    expect(await contentOf({ content: false })).toEqual(nothing)
+    process.env[variable] = 'event_only'
+    expect(await contentOf({})).toEqual(nothing)
+  } finally {
+    delete process.env[variable]
+  }
+  expect(() => createTelemetry({ content: { maxChars: 5 } })).toThrow(/maxChars/)
 })
 
 test('an SDK whose hooks throw reaches no call: each exception is counted', async () => {
