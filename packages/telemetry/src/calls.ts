@@ -67,6 +67,17 @@ const maxOpenAttempts = 64
 export function createCalls({ tracer, maxOpen, isMetered, content: capture }: CallsOptions): Calls {
   const open = new Map<string, OpenCall>()
   let dropped = 0
+  // Nearly all requests go to one origin: the last one is not parsed again.
+  let lastOrigin: string | undefined
+  let lastServer: Attributes = {}
+
+  function serverOf(origin: string): Attributes {
+    if (origin !== lastOrigin) {
+      lastServer = serverAttributes(origin)
+      lastOrigin = origin
+    }
+    return lastServer
+  }
 
   function add(callId: string, call: OpenCall): void {
     open.set(callId, call)
@@ -86,7 +97,7 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
     const { span } = call
     if (span?.isRecording() !== true) return
     span.setAttributes(attributes)
-    if (call.origin !== undefined) span.setAttributes(serverAttributes(call.origin))
+    if (call.origin !== undefined) span.setAttributes(serverOf(call.origin))
     if (call.attemptsMade > 0) span.setAttribute(attribute.attempts, call.attemptsMade)
     // Without a message: an error's text may quote the prompt.
     if (attribute.errorType in attributes) span.setStatus({ code: SpanStatusCode.ERROR })
@@ -174,7 +185,7 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
       call.origin = origin
       call.attempts.set(attempt, span)
       if (!span.isRecording()) return
-      span.setAttributes({ [attribute.httpMethod]: method, ...serverAttributes(origin) })
+      span.setAttributes({ [attribute.httpMethod]: method, ...serverOf(origin) })
       if (attempt > 1) span.setAttribute(attribute.httpResendCount, attempt - 1)
     },
 
