@@ -59,8 +59,6 @@ export class Answer extends ChunkBatches {
   #unread: readonly Uint8Array[] | undefined
   #hasContent = false
   #toldInput: Usage['input'] | undefined
-  /** Until the first content was here, with all attempts and the waits between them; for a plain answer until its end. */
-  #waitedMs = 0
   #lastEvent = false
   #ending = false
   #failure: { readonly error: unknown } | undefined
@@ -139,34 +137,32 @@ export class Answer extends ChunkBatches {
     }
     this.#clock?.waiting()
     const head = stream ? this.#heads.stream : this.#heads.plain
-    const sentAt = performance.now()
-    const response = await this.#send({
-      method: 'POST',
-      url: this.#dialect.url,
-      headers: idempotencyKey === undefined ? head : { ...head, 'idempotency-key': idempotencyKey },
-      body,
-      signal: linked === undefined ? signal : linked.signal,
-      // Content is timed here, where it is read anyway; the total is held further out.
-      timeouts: {
-        connectMs: timeouts?.connectMs,
-        headersMs: timeouts?.headersMs,
-        firstChunkMs: Number.POSITIVE_INFINITY,
-        idleMs: Number.POSITIVE_INFINITY,
-        ...(deadline === undefined ? {} : { totalMs: Number.POSITIVE_INFINITY })
-      },
-      deadline,
-      callId
-    })
+    const response = await this.#waited(
+      this.#send({
+        method: 'POST',
+        url: this.#dialect.url,
+        headers: idempotencyKey === undefined ? head : { ...head, 'idempotency-key': idempotencyKey },
+        body,
+        signal: linked === undefined ? signal : linked.signal,
+        // Content is timed here, where it is read anyway; the total is held further out.
+        timeouts: {
+          connectMs: timeouts?.connectMs,
+          headersMs: timeouts?.headersMs,
+          firstChunkMs: Number.POSITIVE_INFINITY,
+          idleMs: Number.POSITIVE_INFINITY,
+          ...(deadline === undefined ? {} : { totalMs: Number.POSITIVE_INFINITY })
+        },
+        deadline,
+        callId
+      })
+    )
     this.#response = response
-    this.#waitedMs = performance.now() - sentAt
     if (response.status < 200 || response.status > 299) {
       this.#clock?.resting()
       throw await httpError(response, this.#dialect)
     }
     if (!isStream(response, stream)) {
-      const text = await response.body.text()
-      this.#waitedMs = performance.now() - sentAt
-      return this.#takeAnswer(text, response)
+      return this.#takeAnswer(await this.#waited(response.body.text()), response)
     }
     this.#template = new TextTemplate(
       () => this.#dialect.reader(this.#request),
@@ -212,9 +208,25 @@ export class Answer extends ChunkBatches {
     this.#addNotes()
   }
 
+  /** What the call waits for is the provider's time: all attempts and the waits between them, and the reading of what it writes. */
+  async #waited<T>(work: Promise<T>): Promise<T> {
+    const { tally } = this.#options
+    if (tally === undefined) return work
+    const startedAt = performance.now()
+    try {
+      return await work
+    } finally {
+      tally.waitedForProvider(performance.now() - startedAt)
+    }
+  }
+
   #nextPieces(): Promise<IteratorResult<readonly Uint8Array[], unknown>> {
     const value = this.#unread
-    if (value === undefined) return (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
+    if (value === undefined) {
+      const next = (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
+      // Behind the first content of a stream nobody asks whose time it was.
+      return this.#hasContent && this.#options.stream !== false ? next : this.#waited(next)
+    }
     this.#unread = undefined
     return Promise.resolve({ done: false, value })
   }
@@ -273,9 +285,11 @@ export class Answer extends ChunkBatches {
     if (response.hedge !== undefined) notes.push({ type: 'note', from: 'hedge', facts: { outcome: response.hedge } })
     const limits = rateLimits(response.headers)
     const input = this.#toldInput
-    const facts = { waitedMs: this.#waitedMs, ...(limits && { rateLimits: limits }), ...(input && { input: { ...input } }) }
-    notes.push({ type: 'note', from: 'provider', facts })
-    this.#ready.splice(1, 0, ...notes)
+    if (limits !== undefined || input !== undefined) {
+      const facts = { ...(limits && { rateLimits: limits }), ...(input && { input: { ...input } }) }
+      notes.push({ type: 'note', from: 'provider', facts })
+    }
+    if (notes.length > 0) this.#ready.splice(1, 0, ...notes)
   }
 
   /** Of an answer that breaks off, for it will be billed. Where nothing of it was seen, another attempt's usage is told. */

@@ -1,5 +1,6 @@
 import {
   type CallOptions,
+  type CallTally,
   type Chunk,
   ChunkBatches,
   clampTimer,
@@ -90,6 +91,7 @@ class Call extends ChunkBatches {
   readonly #deadline: Deadline
   readonly #source: AsyncIterator<Chunk>
   readonly #left: (call: Call) => void
+  readonly #tally: CallTally | undefined
   #pending: PromiseWithResolvers<readonly Chunk[] | undefined> | undefined
   #failure: { readonly error: unknown } | undefined
 
@@ -101,6 +103,7 @@ class Call extends ChunkBatches {
   ) {
     super()
     this.#left = left
+    this.#tally = options.tally
     const deadline = startDeadline('total', totalMs, (error) => this.end(error))
     this.#deadline = deadline
     this.#source = start({ ...options, signal: this.#linked.signal, deadline })[Symbol.asyncIterator]()
@@ -121,6 +124,7 @@ class Call extends ChunkBatches {
     this.#pending = undefined
     this.#leave()
     this.#returnSource()
+    this.#tally?.ended(error)
   }
 
   protected pull(): Promise<readonly Chunk[] | undefined> {

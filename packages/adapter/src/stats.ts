@@ -74,8 +74,8 @@ export function createCallCounter(hasPrices: boolean): CallCounter {
         const tokens = usage.billed ? billed : saved
         tokens.input += inputTokens(usage)
         tokens.output += outputTokens(usage)
-        if (cost !== undefined) money[usage.billed ? 'spent' : 'saved'] += cost
-        else if (hasPrices) unpriced++
+        if (typeof cost === 'number') money[usage.billed ? 'spent' : 'saved'] += cost
+        else if (cost === null) unpriced++
       } else if (contents > 0) unmetered++
       const fitted = notes.tokens?.saved
       if (typeof fitted === 'number') tokensFitted += fitted

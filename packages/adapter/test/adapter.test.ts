@@ -4,7 +4,7 @@ import { inspect } from 'node:util'
 import { type Adapter, type AdapterOptions, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
 import { createCache } from '@millrace/cache'
-import { type ChatRequest, type Chunk, channels, isMillraceError, type Provider } from '@millrace/core'
+import { type CallEnd, CallTally, type ChatRequest, type Chunk, channels, isMillraceError, type Provider } from '@millrace/core'
 import { coalesce, limitTokens } from '@millrace/streaming'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTokenizers } from '@millrace/tokens'
@@ -192,8 +192,9 @@ describe('what a call cost', () => {
 
   test('own overhead is told, and is not the time of the provider', async () => {
     await using it = await setUp({ cache: {} }, { firstTokenMs: 150 })
-    const { notes } = await it.adapter.complete(ask('warm')) // the first call waits for modules too
-    expect(notes.provider?.waitedMs).toBeGreaterThan(140)
+    const tally = new CallTally()
+    await it.adapter.complete(ask('warm'), { tally }) // the first call waits for modules too
+    expect(tally.providerMs).toBeGreaterThan(140)
     await it.adapter.complete(ask('Why?'))
     await it.adapter.stream(ask('How?')).completion()
     const { meanMs, meanOverheadMs } = it.adapter.stats()
@@ -203,6 +204,100 @@ describe('what a call cost', () => {
     await it.adapter.complete(ask('Why?'))
     expect(it.adapter.stats().cachedMeanMs).toBeLessThan(120)
   })
+})
+
+describe('own overhead is never the time of others', () => {
+  const overheadOf = async (options: Partial<AdapterOptions>, scripted: object, read: (adapter: Adapter) => Promise<unknown>) => {
+    const ends: CallEnd[] = []
+    const hear = (end: CallEnd): number => ends.push(end)
+    channels.callEnd.subscribe(hear)
+    try {
+      await using it = await setUp(options, scripted)
+      await it.adapter.complete(ask('warm'))
+      await read(it.adapter)
+    } finally {
+      channels.callEnd.unsubscribe(hear)
+    }
+    return ends.at(-1)
+  }
+  const stream = async (adapter: Adapter): Promise<unknown> => adapter.stream(ask('Why?')).completion()
+
+  test('not of a reader between two chunks', async () => {
+    const singly: AdapterOptions['operators'] = [
+      async function* (chunks) {
+        for await (const chunk of chunks) yield chunk
+      }
+    ]
+    const end = await overheadOf({ operators: singly }, {}, async (adapter) => {
+      for await (const _ of adapter.provider(ask('Why?'), {})) await new Promise((resolve) => setTimeout(resolve, 120))
+    })
+    expect(end?.overheadMs).toBeLessThan(100)
+  })
+
+  test('not of a provider that fails before an old answer is served', async () => {
+    let broken = false
+    const reply = async () => {
+      if (!broken) return 'fine'
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      return { status: 500, body: '' }
+    }
+    const cache = { ttlMs: 30, staleIfErrorMs: 60_000 }
+    const end = await overheadOf({ cache, transport: { retry: false } }, { reply }, async (adapter) => {
+      await adapter.complete(ask('Why?'))
+      await new Promise((resolve) => setTimeout(resolve, 60))
+      broken = true
+      await adapter.complete(ask('Why?'))
+    })
+    expect(end?.notes.cache?.state).toBe('stale')
+    expect(end?.elapsedMs).toBeGreaterThan(250)
+    expect(end?.overheadMs).toBeLessThan(150)
+  })
+
+  test('not of a summary, nor of the pace of a replay', async () => {
+    const summarize = async (): Promise<string> => {
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      return 'earlier: words'
+    }
+    const turn = [
+      { role: 'user', content: 'word '.repeat(150) },
+      { role: 'assistant', content: 'word '.repeat(150) }
+    ] as const
+    const summed = await overheadOf({ tokens: { contextWindow: 512, summarize } }, {}, (adapter) =>
+      adapter.complete({ model: 'scripted-large', messages: [...turn, ...turn, { role: 'user', content: 'Why?' }] })
+    )
+    expect(summed?.notes.tokens?.dropped).toBeGreaterThan(0)
+    expect(summed?.overheadMs).toBeLessThan(200)
+
+    const brief = { reply: () => ({ text: 'word '.repeat(12), tokensPerSecond: 40 }) }
+    const paced = await overheadOf({ cache: { pace: 'recorded' } }, brief, async (adapter) => {
+      await stream(adapter)
+      await stream(adapter)
+    })
+    expect(paced?.notes.cache?.state).toBe('hit')
+    expect(paced?.overheadMs).toBeLessThan(100)
+  })
+})
+
+test('a call that its deadline ends is told at once, read or not', async () => {
+  const ends: CallEnd[] = []
+  const hear = (end: CallEnd): number => ends.push(end)
+  channels.callEnd.subscribe(hear)
+  try {
+    await using it = await setUp({ timeouts: { totalMs: 80 } })
+    const unread = it.adapter.provider(ask('slow'), {})[Symbol.asyncIterator]()
+    await unread.next()
+    await expect.poll(() => ends.length).toBe(1)
+    expect(ends[0]).toMatchObject({ outcome: 'error', error: { code: 'timeout' } })
+    expect(it.adapter.stats()).toMatchObject({ calls: 1, failed: 1, running: 0 })
+    // What had arrived is handed out before.
+    const readOn = async (): Promise<void> => {
+      while ((await unread.next()).done !== true);
+    }
+    await expect(readOn()).rejects.toMatchObject({ code: 'timeout' })
+    expect(ends).toHaveLength(1)
+  } finally {
+    channels.callEnd.unsubscribe(hear)
+  }
 })
 
 test('a stream runs in the context it was asked for in, whoever reads it', async () => {

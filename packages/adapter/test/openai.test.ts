@@ -386,7 +386,7 @@ test('notes tell of retries and of the rate limits the provider stated', async (
   )
   expect(completion.notes).toEqual({
     retry: { attempts: 2 },
-    provider: { waitedMs: expect.any(Number), rateLimits: { remainingRequests: 41 } }
+    provider: { rateLimits: { remainingRequests: 41 } }
   })
 })
 

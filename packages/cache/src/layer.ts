@@ -114,11 +114,11 @@ class CachedStream implements ChunkIterator {
       const { self, options } = this.#call
       const opened = lookUp(this.#call, this.#leaving)
       if (!(opened instanceof Promise)) {
-        return this.#took('state' in opened ? streamOf(self, opened, options.signal) : opened)
+        return this.#took('state' in opened ? streamOf(self, opened, options) : opened)
       }
       this.#opening = opened.then((reply) => {
         this.#leaving.leave = undefined
-        const stream = this.#took(streamOf(self, reply, options.signal))
+        const stream = this.#took(streamOf(self, reply, options))
         if (this.#left) void stream.return?.()
         return stream
       })
@@ -206,7 +206,7 @@ const none: CacheCallOptions = {}
 
 type Awaitable<T> = T | Promise<T>
 
-function streamOf(self: CacheInner, reply: Reply<Chunk>, signal: AbortSignal | undefined): ChunkIterator {
+function streamOf(self: CacheInner, reply: Reply<Chunk>, { signal, tally }: CallOptions): ChunkIterator {
   if ('items' in reply) {
     return new Noted(
       reply.items,
@@ -220,7 +220,7 @@ function streamOf(self: CacheInner, reply: Reply<Chunk>, signal: AbortSignal | u
   const [first] = answer.chunks
   const model = first?.type === 'start' ? first.model : ''
   const note: Facts = { state, ageMs: Math.round(ageMs) }
-  return replay(answer, { pace: self.settings.pace, signal, note, usageOf: (usage) => self.saved(usage, model) })
+  return replay(answer, { pace: self.settings.pace, signal, tally, note, usageOf: (usage) => self.saved(usage, model) })
 }
 
 /**
@@ -233,7 +233,9 @@ function upstreamOptions(options: CallOptions, signal: AbortSignal, background: 
     timeouts?.totalMs === undefined
       ? { ...rest, signal, timeouts }
       : { ...rest, signal, timeouts: { ...timeouts, totalMs: Infinity } }
-  return background ? { ...lasting, callId: undefined, idempotencyKey: undefined, deadline: undefined } : lasting
+  return background
+    ? { ...lasting, callId: undefined, tally: undefined, idempotencyKey: undefined, deadline: undefined }
+    : lasting
 }
 
 function isEligible(self: CacheInner, request: ChatRequest): boolean {

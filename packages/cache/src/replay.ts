@@ -1,4 +1,5 @@
 import {
+  type CallTally,
   type Chunk,
   ChunkBatches,
   type ChunkIterator,
@@ -18,6 +19,8 @@ export interface ReplayOptions {
   readonly pace: 'fast' | 'recorded'
   /** Nothing is handed over behind its abort. */
   readonly signal: AbortSignal | undefined
+  /** Told of the pauses of a recorded pace. */
+  readonly tally?: CallTally | undefined
   /** What the cache tells, right behind `start`. */
   readonly note: Facts
   /** What becomes of the usage. Called by the first read. */
@@ -89,10 +92,13 @@ class Replay extends ChunkBatches {
   async #pause(ms: number): Promise<boolean> {
     using pausing = linkAbort(this.#options.signal)
     this.#pausing = pausing
+    const startedAt = performance.now()
     try {
       await sleep(ms, pausing.signal)
     } catch (error) {
       if (!this.over) throw error
+    } finally {
+      this.#options.tally?.waited(performance.now() - startedAt)
     }
     return !this.over
   }

@@ -1,6 +1,7 @@
 import type { Chunk } from './chunk.ts'
 import type { Deadline } from './deadline.ts'
 import type { ChatRequest } from './request.ts'
+import type { CallTally } from './tally.ts'
 
 /** From a request to the chunks of its answer. Nothing is sent before the first chunk is asked for. */
 export type Provider = (request: ChatRequest, options: CallOptions) => AsyncIterable<Chunk>
@@ -28,6 +29,8 @@ export interface CallOptions {
   readonly deadline?: Deadline | undefined
   /** Names the call in every message on the channels. @default made by the outermost layer */
   readonly callId?: string | undefined
+  /** Where layers tell what they waited for; set by `watch`. */
+  readonly tally?: CallTally | undefined
 }
 
 /** Limits of one call, in milliseconds; `Infinity` lifts one. An error names the clock that fired. */

@@ -2,6 +2,7 @@ import { channel } from 'node:diagnostics_channel'
 import type { CallOptions } from './call.ts'
 import type { Chunk, Facts, FinishReason, NoteSource, StartChunk, Usage } from './chunk.ts'
 import type { ChatRequest } from './request.ts'
+import type { CallTally } from './tally.ts'
 
 /** Every message says which object sent it (channels are process-wide) and which call it belongs to. */
 export interface ChannelMessage {
@@ -9,18 +10,23 @@ export interface ChannelMessage {
   readonly callId: string
 }
 
-export interface CallStart extends ChannelMessage {
+interface CallMessage extends ChannelMessage {
+  /** The call itself, for two may have one `callId`: the same object in all its messages. */
+  readonly call: CallTally
   /** The object the caller passed; not a copy. Listeners must not keep or change it. */
   readonly request: ChatRequest
+  readonly stream: boolean
+}
+
+export interface CallStart extends CallMessage {
   /** What the caller said about the call, where packages find their own key. */
   readonly options: CallOptions
-  readonly stream: boolean
   /** `performance.now()`. */
   readonly startedAt: number
 }
 
 /** Content has arrived: told of each read that brought some. */
-export interface CallContent extends ChannelMessage {
+export interface CallContent extends CallMessage {
   /** Since the call's start. */
   readonly elapsedMs: number
   /** Since the last read that brought content; absent for the first. */
@@ -31,7 +37,7 @@ export interface CallContent extends ChannelMessage {
   readonly start?: StartChunk | undefined
 }
 
-export interface CallEnd extends ChannelMessage {
+export interface CallEnd extends CallMessage {
   /** `aborted`: by the caller's signal. `abandoned`: the reader left the loop. */
   readonly outcome: 'success' | 'error' | 'aborted' | 'abandoned'
   readonly elapsedMs: number
@@ -45,14 +51,14 @@ export interface CallEnd extends ChannelMessage {
   readonly finish?: FinishReason | undefined
   readonly usage?: Usage | undefined
   /**
-   * What the tokens are worth in USD by the owner's price list, spent or, where `usage.billed` is false, saved. Absent
-   * without usage, without a list, or where the list knows no price.
+   * What the tokens are worth in USD by the owner's price list, spent or, where `usage.billed` is false, saved. `null` if the
+   * list knows no price, absent without usage or list.
    */
-  readonly cost?: number | undefined
+  readonly cost?: number | null | undefined
   /**
    * Time spent in this process: of a stream until its first content, of a plain answer until its end, less what was waited
-   * for the provider and for a limit. Absent for what did not succeed, for a joined answer, and where the provider
-   * does not tell its time.
+   * for the provider, for the reader, and for whatever else told of it (see `CallTally`). Absent for what did not succeed,
+   * for a joined answer, and where the provider does not tell its time.
    */
   readonly overheadMs?: number | undefined
   readonly notes: Readonly<Partial<Record<NoteSource, Facts>>>

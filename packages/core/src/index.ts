@@ -97,5 +97,6 @@ export type {
 } from './shared-log.ts'
 export { abortable, clampTimer, type LinkedAbort, linkAbort, onAbort, sleep } from './signal.ts'
 export { createSSEParser, type EventShortcut, type ServerSentEvent, type SSEOptions, type SSEParser } from './sse.ts'
+export { CallTally } from './tally.ts'
 export { type CallListener, type PriceOf, type WatchOptions, watch } from './watch.ts'
 export type { HttpBody, HttpRequest, HttpResponse, Send, WirePhase } from './wire.ts'

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import type { CallOptions, Layer, Provider } from './call.ts'
 import { type CallEnd, channels } from './channels.ts'
-import { type Chunk, isContent, isFromCache, type StartChunk, type Usage } from './chunk.ts'
+import { type Chunk, isContent, type StartChunk, type Usage } from './chunk.ts'
 import { ChunkBatches, hasEnded, nextBatch } from './chunk-iterator.ts'
 import { MillraceError } from './error.ts'
 import type { ChatRequest } from './request.ts'
+import { CallTally } from './tally.ts'
 
 /** Told of a call's end. */
 export type CallListener = (end: CallEnd) => void
@@ -35,9 +36,7 @@ export function watch(owner: object, options: WatchOptions = {}): Layer<Provider
   const watcher: Watcher = { owner, ...options }
   return (next) => (request, call) => ({
     [Symbol.asyncIterator]() {
-      const callId = call.callId ?? `${series}-${++calls}`
-      const named: CallOptions = call.callId === undefined ? { ...call, callId } : call
-      return new WatchedCall(watcher, next, request, named, callId)
+      return new WatchedCall(watcher, next, request, call, call.callId ?? `${series}-${++calls}`)
     }
   })
 }
@@ -53,8 +52,11 @@ class WatchedCall extends ChunkBatches {
   readonly #request: ChatRequest
   readonly #options: CallOptions
   readonly #callId: string
+  readonly #tally: CallTally
   #source: AsyncIterator<Chunk, unknown> | undefined
   #startedAt = 0
+  /** Inside our reads, until the first content of a stream: the time between them is the reader's. */
+  #readingMs = 0
   #told = false
   #firstContentMs: number | undefined
   /** When content came last; kept only while somebody listens. */
@@ -70,23 +72,26 @@ class WatchedCall extends ChunkBatches {
     this.#watcher = watcher
     this.#next = next
     this.#request = request
-    this.#options = options
     this.#callId = callId
+    this.#tally = new CallTally(options.tally, (error) => this.#endUnread(error))
+    this.#options = { ...options, callId, tally: this.#tally }
   }
 
   protected async pull(): Promise<readonly Chunk[] | undefined> {
     if (this.over) return undefined
+    const isTimed = this.#firstContentMs === undefined || this.#options.stream === false
+    const from = isTimed ? performance.now() : 0
     try {
-      if (this.#startedAt === 0) this.#begin()
+      if (this.#startedAt === 0) this.#begin(from)
       const source = (this.#source ??= this.#next(this.#request, this.#options)[Symbol.asyncIterator]())
       const batch = await nextBatch(source)
+      if (isTimed) this.#readingMs += performance.now() - from
       if (batch !== undefined) this.#seeAll(batch)
-      if (batch === undefined || hasEnded(source)) this.#end()
+      if (batch === undefined || hasEnded(source)) this.#finished()
       return batch
     } catch (error) {
       this.over = true
-      const { signal } = this.#options
-      this.#tell(signal?.aborted === true && error === signal.reason ? 'aborted' : 'error', error)
+      this.#end(error)
       throw error
     }
   }
@@ -102,13 +107,14 @@ class WatchedCall extends ChunkBatches {
     return { done: true, value: undefined }
   }
 
-  #begin(): void {
-    this.#startedAt = performance.now()
+  #begin(now: number): void {
+    this.#startedAt = now
     if (!channels.callStart.hasSubscribers) return
     const { stream } = this.#options
     channels.callStart.publish({
       owner: this.#watcher.owner,
       callId: this.#callId,
+      call: this.#tally,
       request: this.#request,
       options: this.#options,
       stream: stream !== false,
@@ -116,10 +122,22 @@ class WatchedCall extends ChunkBatches {
     })
   }
 
-  #end(): void {
+  #finished(): void {
     this.over = true
     if (this.#finish === undefined) this.#tell('error', endedEarly())
     else this.#tell('success')
+  }
+
+  #end(error: unknown): void {
+    const { signal } = this.#options
+    this.#tell(signal?.aborted === true && error === signal.reason ? 'aborted' : 'error', error)
+  }
+
+  /** Somebody inside has ended the call; whoever reads it will hear of it when it reads on, if ever. */
+  #endUnread(error: unknown): void {
+    if (this.#startedAt === 0) return
+    if (this.#finish !== undefined) this.#tell('success')
+    else this.#end(error)
   }
 
   #seeAll(batch: readonly Chunk[]): void {
@@ -137,6 +155,9 @@ class WatchedCall extends ChunkBatches {
     channels.callContent.publish({
       owner: this.#watcher.owner,
       callId: this.#callId,
+      call: this.#tally,
+      request: this.#request,
+      stream: this.#options.stream !== false,
       elapsedMs,
       gapMs: last === undefined ? undefined : elapsedMs - last,
       chunks: batch,
@@ -147,7 +168,7 @@ class WatchedCall extends ChunkBatches {
   #see(chunk: Chunk): void {
     if (chunk.type === 'start') this.#start = chunk
     else if (chunk.type === 'note') this.#notes = { ...this.#notes, [chunk.from]: chunk.facts }
-    else if (chunk.type === 'usage') this.#usage = chunk.usage
+    else if (chunk.type === 'usage') this.#usage = isUsage(chunk.usage) ? chunk.usage : undefined
     else if (chunk.type === 'finish') this.#finish = chunk.reason
     else if (isContent(chunk)) this.#contents++
   }
@@ -157,14 +178,19 @@ class WatchedCall extends ChunkBatches {
     this.#told = true
     const { hasSubscribers } = channels.callEnd
     const { owner, listener } = this.#watcher
+    const cost = this.#cost()
+    if (cost !== undefined) this.#tally.spent(cost)
     if (listener === undefined && !hasSubscribers) return
     const start = this.#start
     const elapsedMs = performance.now() - this.#startedAt
     const message: CallEnd = {
       owner,
       callId: this.#callId,
+      call: this.#tally,
       outcome,
       elapsedMs,
+      request: this.#request,
+      stream: this.#options.stream !== false,
       firstContentMs: this.#firstContentMs,
       contents: this.#contents,
       provider: start?.provider,
@@ -172,37 +198,50 @@ class WatchedCall extends ChunkBatches {
       id: start?.id,
       finish: this.#finish,
       usage: this.#usage,
-      cost: this.#cost(),
-      overheadMs: outcome === 'success' ? this.#overheadMs(elapsedMs) : undefined,
+      // Of a call that is watched further in, too: there they may know a price.
+      cost: cost === undefined ? this.#tally.cost : cost,
+      overheadMs: outcome === 'success' ? this.#overheadMs() : undefined,
       notes: this.#notes,
       error
     }
-    listener?.(message)
-    if (hasSubscribers) channels.callEnd.publish(message)
+    try {
+      listener?.(message)
+    } finally {
+      if (hasSubscribers) channels.callEnd.publish(message)
+    }
   }
 
-  #cost(): number | undefined {
+  #cost(): number | null | undefined {
     const { price } = this.#watcher
     const usage = this.#usage
     if (price === undefined || usage === undefined) return undefined
     try {
       const billed = usage.billed ? usage : { ...usage, billed: true }
       const cost: unknown = price(billed, this.#start?.model ?? this.#request.model, this.#start?.provider ?? '')
-      return typeof cost === 'number' && cost >= 0 && cost < Number.POSITIVE_INFINITY ? cost : undefined
+      return typeof cost === 'number' && cost >= 0 && cost < Number.POSITIVE_INFINITY ? cost : null
     } catch {
-      return undefined // a price list of the caller's must not fail the call; what is unpriced is counted where costs are
+      return null // a price list of the caller's must not fail the call; it is told as unpriced
     }
   }
 
-  #overheadMs(elapsedMs: number): number | undefined {
-    const spentMs = this.#options.stream === false ? elapsedMs : this.#firstContentMs
-    const { cache, provider, limits } = this.#notes
-    if (spentMs === undefined || cache?.state === 'joined') return undefined
-    if (isFromCache(cache)) return spentMs
-    const waitedMs = provider?.waitedMs
-    if (typeof waitedMs !== 'number') return undefined
-    return Math.max(0, spentMs - waitedMs - (typeof limits?.waitedMs === 'number' ? limits.waitedMs : 0))
+  #overheadMs(): number | undefined {
+    const { cache } = this.#notes
+    const { providerMs, otherMs } = this.#tally
+    if (this.#contents === 0 || cache?.state === 'joined') return undefined
+    // A hit has waited for nobody; behind anything else stands a provider, and where it does not tell its time, nobody knows ours.
+    if (providerMs === undefined && cache?.state !== 'hit') return undefined
+    return Math.max(0, this.#readingMs - (providerMs ?? 0) - otherMs)
   }
+}
+
+/** More than any model takes or gives in a call: beyond, somebody has made it up, and a sum would never recover. */
+const maxTokens = 1e9
+
+/** Providers may be anybody's: what is no count is no usage. */
+function isUsage(usage: Usage): boolean {
+  const { input, output } = (usage as Partial<Usage> | null) ?? {}
+  const counts: unknown[] = [input?.uncached, input?.cacheRead, input?.cacheWrite, output?.text, output?.reasoning]
+  return counts.every((count) => typeof count === 'number' && count >= 0 && count <= maxTokens)
 }
 
 const noNotes: CallEnd['notes'] = Object.freeze({})

@@ -4,6 +4,7 @@ import * as testing from '../src/testing.ts'
 
 it('exports these names, and no others', () => {
   expect(Object.keys(core).toSorted()).toEqual([
+    'CallTally',
     'ChunkBatches',
     'MillraceError',
     'abortable',

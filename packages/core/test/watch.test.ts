@@ -4,6 +4,7 @@ import {
   type CallContent,
   type CallEnd,
   type CallOptions,
+  CallTally,
   type ChatRequest,
   type Chunk,
   channels,
@@ -118,7 +119,7 @@ describe('watch', () => {
       billed: false
     }
     const asked: unknown[] = []
-    const costOf = async (price: PriceOf, told: readonly Chunk[]): Promise<number | undefined> => {
+    const costOf = async (price: PriceOf, told: readonly Chunk[]): Promise<number | null | undefined> => {
       const ends: CallEnd[] = []
       await read(watch(owner, { listener: (end) => ends.push(end), price })(scripted(told)))
       return ends[0]?.cost
@@ -133,40 +134,95 @@ describe('watch', () => {
     expect(asked).toEqual([[{ ...usage, billed: true }, 'm-1', 'p']])
     expect(await costOf(price, [{ type: 'start', provider: 'p', model: 'm-1' }, finish])).toBeUndefined()
     for (const wrong of [undefined, -1, Number.NaN, Number.POSITIVE_INFINITY, '1']) {
-      expect(await costOf(() => wrong as number, whole)).toBeUndefined()
+      expect(await costOf(() => wrong as number, whole)).toBeNull()
     }
     const throws = (): never => {
       throw new Error('no list')
     }
-    expect(await costOf(throws, whole)).toBeUndefined()
+    expect(await costOf(throws, whole)).toBeNull()
   })
 
-  it('tells its own time: what was waited for the provider and for a limit is taken off', async () => {
-    const overheadOf = async (notes: readonly Chunk[], options: CallOptions = {}): Promise<CallEnd | undefined> => {
+  it('tells its own time: what was waited for the provider, and for anything else that tells of it, is taken off', async () => {
+    const overheadOf = async (
+      { state, providerMs, otherMs = 0, reader = 0 }: { state?: string; providerMs?: number; otherMs?: number; reader?: number },
+      options: CallOptions = {}
+    ): Promise<CallEnd | undefined> => {
       const { ends, layer } = listen()
-      const slow: Provider = async function* () {
+      const slow: Provider = async function* (_request, { tally }) {
         await sleep(20)
+        if (providerMs !== undefined) tally?.waitedForProvider(providerMs)
+        tally?.waited(otherMs)
         yield { type: 'start', provider: 'p', model: 'm' }
-        yield* notes
+        if (state !== undefined) yield { type: 'note', from: 'cache', facts: { state } }
         yield { type: 'text', text: 'a' }
         await sleep(20)
         yield { type: 'finish', reason: 'stop' }
       }
-      await read(layer(slow), options)
+      for await (const _ of layer(slow)(request, options)) await sleep(reader)
       return ends[0]
     }
-    const waited: Chunk = { type: 'note', from: 'provider', facts: { waitedMs: 5 } }
-    const limited: Chunk = { type: 'note', from: 'limits', facts: { waitedMs: 2 } }
-    const cached = (state: string): Chunk => ({ type: 'note', from: 'cache', facts: { state } })
-    const stream = await overheadOf([waited, limited])
-    expect(stream?.overheadMs).toBe((stream?.firstContentMs ?? 0) - 7)
-    const plain = await overheadOf([waited], { stream: false })
-    expect(plain?.overheadMs).toBe((plain?.elapsedMs ?? 0) - 5)
-    const hit = await overheadOf([cached('hit')])
-    expect(hit?.overheadMs).toBe(hit?.firstContentMs)
-    expect((await overheadOf([cached('joined'), waited]))?.overheadMs).toBeUndefined()
-    expect((await overheadOf([]))?.overheadMs).toBeUndefined()
-    expect((await overheadOf([{ type: 'note', from: 'provider', facts: { waitedMs: 1e6 } }]))?.overheadMs).toBe(0)
+    const stream = await overheadOf({ providerMs: 5, otherMs: 2 })
+    expect(stream?.overheadMs).toBeGreaterThan(10)
+    expect(stream?.overheadMs).toBeLessThanOrEqual((stream?.firstContentMs ?? 0) - 7 + 0.5)
+    const plain = await overheadOf({ providerMs: 5 }, { stream: false })
+    expect(plain?.overheadMs).toBeGreaterThan(30)
+    const slowReader = await overheadOf({ providerMs: 5, reader: 40 })
+    expect((slowReader?.firstContentMs ?? 0) - (slowReader?.overheadMs ?? 0)).toBeGreaterThan(35)
+    expect((await overheadOf({ state: 'hit' }))?.overheadMs).toBeGreaterThan(10)
+    expect((await overheadOf({ state: 'joined', providerMs: 5 }))?.overheadMs).toBeUndefined()
+    expect((await overheadOf({ state: 'stale' }))?.overheadMs).toBeUndefined()
+    expect((await overheadOf({}))?.overheadMs).toBeUndefined()
+    expect((await overheadOf({ providerMs: 1e6 }))?.overheadMs).toBe(0)
+  })
+
+  it('a call that is watched again further in is one call, with the price and the waits of what is inside', async () => {
+    const { told, ends, layer } = listen()
+    const usage: Usage = {
+      input: { uncached: 1, cacheRead: 0, cacheWrite: 0 },
+      output: { text: 1, reasoning: 0 },
+      estimated: false,
+      billed: true
+    }
+    const provider: Provider = async function* (_request, { tally }) {
+      tally?.waitedForProvider(1)
+      yield* [answer[0], { type: 'text', text: 'a' }, { type: 'usage', usage }, answer[5]] as Chunk[]
+    }
+    const inner = watch({}, { price: () => 0.5 })(provider)
+    await read(
+      layer(async function* (...of) {
+        yield* inner(...of)
+      })
+    )
+    expect(ends[0]).toMatchObject({ cost: 0.5, owner })
+    expect(ends[0]?.overheadMs).toBeDefined()
+    const messages = told.map(({ message }): CallEnd => message)
+    expect(messages.map(({ call }) => call.isPart)).toEqual([false, true, true, false, true, false])
+    expect(new Set(messages.map(({ call }) => call)).size).toBe(2)
+    const own = new CallTally()
+    await read(layer(provider), { tally: own })
+    expect(own.providerMs).toBe(1)
+    expect(told.slice(6).map(({ message }): boolean => (message as CallEnd).call.isPart)).toEqual([false, false, false])
+  })
+
+  it('a call that is ended inside while nobody reads is told at once, and once', async () => {
+    const { ends, layer } = listen()
+    const timeout = new Error('too late')
+    let end = (): void => {}
+    const provider: Provider = async function* (_request, { tally }) {
+      end = () => tally?.ended(timeout)
+      yield* answer.slice(0, 4)
+      await sleep(1)
+      throw timeout
+    }
+    const stream = layer(provider)(request, {})[Symbol.asyncIterator]()
+    end()
+    await stream.next()
+    end()
+    end()
+    expect(ends).toMatchObject([{ outcome: 'error', error: timeout }])
+    for (let left = 0; left < 3; left++) await stream.next()
+    await expect(stream.next()).rejects.toBe(timeout)
+    expect(ends).toHaveLength(1)
   })
 
   it('passes every chunk through, the request itself, and options unchanged but for the name of the call', async () => {
@@ -175,10 +231,9 @@ describe('watch', () => {
     const got: Chunk[] = []
     for await (const chunk of watch(owner)(provider)(request, options)) got.push(chunk)
     expect(got).toEqual(answer)
-    expect(provider.calls).toEqual([options])
-    expect(provider.calls[0]).toBe(options)
+    expect(provider.calls).toEqual([{ ...options, tally: expect.any(CallTally) }])
     await read(watch(owner)(provider), Object.freeze({ tenant: 't' }))
-    expect(provider.calls[1]).toEqual({ tenant: 't', callId: expect.any(String) })
+    expect(provider.calls[1]).toEqual({ tenant: 't', callId: expect.any(String), tally: expect.any(CallTally) })
   })
 
   it('names every call anew', async () => {

@@ -1,12 +1,12 @@
 import { type CallEnd, type ChatRequest, inputTokens, isMillraceError, type NoteSource, outputTokens } from '@millrace/core'
 import type { Attributes } from '@opentelemetry/api'
-import type { TelemetryCallOptions } from './call-options.ts'
 import { attribute, other } from './semconv.ts'
 
 /** Long enough for every model's name; a longer one is somebody's mistake or mischief. */
 const maxChars = 128
 
-export const clip = (text: string): string => (text.length > maxChars ? text.slice(0, maxChars) : text)
+/** Well-formed: two halves of characters would be written as one and the same series. */
+export const clip = (text: string): string => (text.length > maxChars ? text.slice(0, maxChars) : text).toWellFormed()
 
 /** The model asked for, or undefined: what arrives here may not have been checked yet. */
 export function modelOf(request: ChatRequest): string | undefined {
@@ -43,19 +43,28 @@ export function endAttributes(end: CallEnd, stream: boolean): Attributes {
     ...(stream && end.firstContentMs !== undefined ? { [attribute.timeToFirstChunk]: end.firstContentMs / 1000 } : {}),
     ...(end.outcome === 'error' ? errorAttributes(end.error) : {}),
     ...(end.overheadMs === undefined ? {} : { [attribute.overheadSeconds]: end.overheadMs / 1000 }),
-    ...numeric(attribute.costUsd, end.cost),
-    ...(usage === undefined
-      ? {}
-      : {
-          [attribute.inputTokens]: inputTokens(usage),
-          [attribute.outputTokens]: outputTokens(usage),
+    ...usageAttributes(end),
+    ...noteAttributes(end.notes)
+  }
+}
+
+/** What was billed, under the names that backends add up and price; what was saved under names of our own. */
+function usageAttributes({ usage, cost }: CallEnd): Attributes {
+  if (usage === undefined) return {}
+  const { billed } = usage
+  return {
+    [billed ? attribute.inputTokens : attribute.savedInputTokens]: inputTokens(usage),
+    [billed ? attribute.outputTokens : attribute.savedOutputTokens]: outputTokens(usage),
+    ...(billed
+      ? {
           [attribute.cacheReadTokens]: usage.input.cacheRead,
           [attribute.cacheCreationTokens]: usage.input.cacheWrite,
-          [attribute.reasoningTokens]: usage.output.reasoning,
-          [attribute.usageBilled]: usage.billed,
-          ...(usage.estimated ? { [attribute.usageEstimated]: true } : {})
-        }),
-    ...noteAttributes(end.notes)
+          [attribute.reasoningTokens]: usage.output.reasoning
+        }
+      : {}),
+    [attribute.usageBilled]: billed,
+    ...(usage.estimated ? { [attribute.usageEstimated]: true } : {}),
+    ...numeric(billed ? attribute.costUsd : attribute.costSavedUsd, cost)
   }
 }
 
@@ -108,12 +117,24 @@ function noteAttributes(notes: CallEnd['notes']): Attributes {
 const maxCallerAttributes = 32
 const maxCallerChars = 1024
 
-/** What the caller wants on the span, as far as it is of use there. */
-export function callerAttributes(told: NonNullable<TelemetryCallOptions['attributes']>): Attributes {
+/** What the caller wants on the span, as far as it is of use there; ours are not his to set. `fail` is told of the rest. */
+export function callerAttributes(told: unknown, fail: () => void): Attributes {
+  if (told === undefined) return {}
+  if (typeof told !== 'object' || told === null || Array.isArray(told)) {
+    fail()
+    return {}
+  }
   const shown: Attributes = {}
-  for (const [name, value] of Object.entries<unknown>(told).slice(0, maxCallerAttributes)) {
-    if (typeof value === 'string') shown[clip(name)] = value.slice(0, maxCallerChars)
-    else if (typeof value === 'number' || typeof value === 'boolean') shown[clip(name)] = value
+  let kept = 0
+  for (const [name, value] of Object.entries(told)) {
+    const isUsable = typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean'
+    if (!isUsable || name.startsWith('millrace.') || kept === maxCallerAttributes) {
+      fail()
+      if (kept === maxCallerAttributes) break
+      continue
+    }
+    kept++
+    shown[clip(name)] = typeof value === 'string' ? value.slice(0, maxCallerChars).toWellFormed() : value
   }
   return shown
 }

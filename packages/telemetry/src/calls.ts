@@ -1,4 +1,4 @@
-import type { AttemptEnd, AttemptStart, CallContent, CallEnd, CallStart } from '@millrace/core'
+import type { AttemptEnd, AttemptStart, CallContent, CallEnd, CallStart, CallTally } from '@millrace/core'
 import {
   type Attributes,
   type Context,
@@ -13,40 +13,33 @@ import {
   trace
 } from '@opentelemetry/api'
 import { callerAttributes, endAttributes, errorAttributes, modelOf, requestAttributes, serverAttributes } from './attributes.ts'
-import type { TelemetryCallOptions } from './call-options.ts'
 import type { CapturedCall, ContentCapture } from './content.ts'
 import { attribute } from './semconv.ts'
 
-/** A call between its start and its end. */
-export interface OpenCall {
-  readonly owner: object
-  readonly stream: boolean
-  readonly model: string | undefined
+/** Requests that are told under one `callId`. */
+interface Attempts {
+  made: number
+  origin: string | undefined
+  readonly open: Map<number, Span>
   /** Of `Date.now` before `performance.now` at its start: one clock for all spans of a call, or a child would seem to outlive it. */
   readonly clockMs: number
-  /** Absent for requests that belong to no watched call, such as those of an SDK through `transport.fetch`. */
-  readonly span: Span | undefined
-  readonly captured: CapturedCall | undefined
-  /** How often the owner has started this call and not ended it: it may stand at two places of one list of layers. */
-  depth: number
-  attemptsMade: number
-  origin: string | undefined
-  /** Of the metric of its content, made with the second arrival. */
-  contentLabels: Attributes | undefined
-  readonly attempts: Map<number, Span>
 }
 
-/** The calls under way with their spans, at most `maxOpen`; one more, and the oldest is ended as `dropped`. */
+/** A call between its start and its end. */
+interface OpenCall extends Attempts {
+  readonly callId: string
+  readonly span: Span
+  readonly captured: CapturedCall | undefined
+}
+
+/** The spans of the calls under way, at most `maxOpen`; one more, and the oldest is ended as `dropped`. */
 export interface Calls {
   start(message: CallStart): void
-  /** The call that this content belongs to. */
-  content(message: CallContent): OpenCall | undefined
-  /** Takes out the call that this message ends; its span is ended by `finish`. */
-  take(message: CallEnd): OpenCall | undefined
-  finish(call: OpenCall, message: CallEnd): void
+  content(message: CallContent): void
+  end(message: CallEnd): void
   startAttempt(message: AttemptStart): void
   endAttempt(message: AttemptEnd): void
-  /** The span of this attempt, by default the newest under way; or of the call. */
+  /** The span of this attempt, by default the newest under way; or of the call, the newest of its name. */
   span(callId: string, attempt?: number): Span | undefined
   readonly size: number
   readonly dropped: number
@@ -56,16 +49,20 @@ export interface Calls {
 export interface CallsOptions {
   readonly tracer: Tracer
   readonly maxOpen: number
-  /** Whether metrics are collected: then a call is kept even when nobody takes its span. */
-  readonly isMetered: () => boolean
   readonly content: ContentCapture | undefined
+  /** Told of what was left out, and of exceptions that were caught here. */
+  readonly onFailure: () => void
 }
 
 /** Attempts of one call under way at the same time; retries and hedges stay far below. */
 const maxOpenAttempts = 64
 
-export function createCalls({ tracer, maxOpen, isMetered, content: capture }: CallsOptions): Calls {
-  const open = new Map<string, OpenCall>()
+export function createCalls({ tracer, maxOpen, content: capture, onFailure }: CallsOptions): Calls {
+  const open = new Map<CallTally, OpenCall>()
+  /** Two calls may have one `callId`: its attempts are those of the newest. */
+  const newest = new Map<string, OpenCall>()
+  /** Requests that belong to no call that is known, such as those of an SDK through `transport.fetch`. */
+  const loose = new Map<string, Attempts>()
   let dropped = 0
   // Nearly all requests go to one origin: the last one is not parsed again.
   let lastOrigin: string | undefined
@@ -79,174 +76,193 @@ export function createCalls({ tracer, maxOpen, isMetered, content: capture }: Ca
     return lastServer
   }
 
-  function add(callId: string, call: OpenCall): void {
-    open.set(callId, call)
-    if (open.size <= maxOpen) return
-    for (const [oldest, forgotten] of open) {
-      open.delete(oldest)
-      dropped++
-      return endSpans(forgotten, { [attribute.outcome]: 'dropped' })
+  /** An SDK whose processor throws at one span must not keep the others from ending. */
+  function endSpan(span: Span, endTime: number): void {
+    try {
+      span.end(endTime)
+    } catch {
+      onFailure()
     }
   }
 
-  function endSpans(call: OpenCall, attributes: Attributes): void {
-    // The loser of a hedge, or an attempt cut off with its call: nobody tells us of its end any more.
-    const endTime = timeOf(call)
-    for (const span of call.attempts.values()) span.end(endTime)
-    call.attempts.clear()
-    const { span } = call
-    if (span?.isRecording() !== true) return
-    span.setAttributes(attributes)
-    if (call.origin !== undefined) span.setAttributes(serverOf(call.origin))
-    if (call.attemptsMade > 0) span.setAttribute(attribute.attempts, call.attemptsMade)
-    // Without a message: an error's text may quote the prompt.
-    if (attribute.errorType in attributes) span.setStatus({ code: SpanStatusCode.ERROR })
-    span.end(endTime)
+  function endCall(call: OpenCall, attributes: Attributes): void {
+    const { callId, span, origin } = call
+    if (newest.get(callId) === call) newest.delete(callId)
+    endAttempts(call)
+    try {
+      if (!span.isRecording()) return
+      span.setAttributes(attributes)
+      if (origin !== undefined) span.setAttributes(serverOf(origin))
+      if (call.made > 0) span.setAttribute(attribute.attempts, call.made)
+      // Without a message: an error's text may quote the prompt.
+      if (attribute.errorType in attributes) span.setStatus({ code: SpanStatusCode.ERROR })
+    } finally {
+      endSpan(span, timeOf(call))
+    }
   }
 
-  /** Sampled, or to be handed on to the provider as not sampled. Without an SDK a span is neither. */
-  const isTraced = (span: Span): boolean => span.isRecording() || isSpanContextValid(span.spanContext())
+  /** The loser of a hedge, or an attempt cut off with its call: nobody tells us of its end any more. */
+  function endAttempts(attempts: Attempts): void {
+    for (const span of attempts.open.values()) endSpan(span, timeOf(attempts))
+    attempts.open.clear()
+  }
+
+  function parentOf(told: unknown): Context {
+    const active = context.active()
+    if (told === undefined) return active
+    try {
+      const { parent } = told as { parent?: unknown }
+      if (parent === undefined) return active
+      if (typeof parent !== 'object' || parent === null) throw new TypeError('no headers')
+      const extracted = propagation.extract(ROOT_CONTEXT, parent, headerGetter)
+      // Headers without a trace: who is active here is the parent, as where none were told.
+      return trace.getSpanContext(extracted) === undefined ? active : extracted
+    } catch {
+      onFailure() // what cannot be used is left out
+      return active
+    }
+  }
 
   return {
-    start({ owner, callId, request, options, stream, startedAt }) {
-      const known = open.get(callId)
-      // An adapter and `telemetry.layer` may both watch one call: who opened the span ends it.
-      if (known !== undefined) {
-        if (known.owner === owner) known.depth++
-        return
-      }
+    start({ callId, call, request, options, stream, startedAt }) {
       const model = modelOf(request)
-      const told: TelemetryCallOptions | undefined = options?.telemetry
+      const told: unknown = options.telemetry
       const clockMs = Date.now() - performance.now()
-      const asClient = { kind: SpanKind.CLIENT, startTime: clockMs + startedAt }
-      const span = tracer.startSpan(model === undefined ? 'chat' : `chat ${model}`, asClient, parentOf(told))
-      if (!isTraced(span) && !isMetered()) return
+      const span = tracer.startSpan(
+        model === undefined ? 'chat' : `chat ${model}`,
+        { kind: SpanKind.CLIENT, startTime: clockMs + startedAt },
+        parentOf(told)
+      )
+      if (!isTraced(span)) return
       const captured = span.isRecording() ? capture?.start(request) : undefined
-      add(callId, {
-        owner,
-        stream,
-        model,
-        clockMs,
-        span,
-        captured,
-        depth: 1,
-        attemptsMade: 0,
-        origin: undefined,
-        contentLabels: undefined,
-        attempts: new Map()
-      })
+      const started: OpenCall = { callId, span, captured, made: 0, origin: undefined, open: new Map(), clockMs }
+      open.set(call, started)
+      newest.set(callId, started)
+      for (const [oldest, forgotten] of open) {
+        if (open.size <= maxOpen) break
+        open.delete(oldest)
+        dropped++
+        endCall(forgotten, { [attribute.outcome]: 'dropped' })
+      }
       if (!span.isRecording()) return
+      if (told !== undefined) span.setAttributes(attributesOf(told, onFailure))
       span.setAttributes(requestAttributes(request, stream))
-      if (told?.attributes !== undefined) span.setAttributes(callerAttributes(told.attributes))
     },
-    content({ callId, owner, chunks }) {
-      const call = open.get(callId)
-      if (call === undefined || call.owner !== owner) return undefined
-      call.captured?.add(chunks)
-      return call
+    content({ call, chunks }) {
+      open.get(call)?.captured?.add(chunks)
     },
-    take({ callId, owner }) {
-      const call = open.get(callId)
-      if (call === undefined || call.owner !== owner || --call.depth > 0) return undefined
-      open.delete(callId)
-      return call
-    },
-    finish(call, message) {
-      if (call.span?.isRecording() !== true) return endSpans(call, {})
-      endSpans(call, { ...endAttributes(message, call.stream), ...call.captured?.attributes(message.finish) })
+    end(message) {
+      const call = open.get(message.call)
+      if (call === undefined) return
+      open.delete(message.call)
+      endCall(
+        call,
+        call.span.isRecording() ? { ...endAttributes(message, message.stream), ...call.captured?.attributes(message.finish) } : {}
+      )
     },
 
-    startAttempt({ owner, callId, attempt, method, origin }) {
-      let call = open.get(callId)
-      if (call !== undefined && (call.attempts.has(attempt) || call.attempts.size >= maxOpenAttempts)) return
+    startAttempt({ callId, attempt, method, origin }) {
+      const call = newest.get(callId)
+      let attempts = call ?? loose.get(callId)
+      if (attempts !== undefined && (attempts.open.has(attempt) || attempts.open.size >= maxOpenAttempts)) return
       // The parent is the call by its id: a generator has lost the ambient context by the time it asks for a socket.
-      const parent = call?.span === undefined ? context.active() : trace.setSpan(context.active(), call.span)
+      const parent = call === undefined ? context.active() : trace.setSpan(context.active(), call.span)
       const startedAt = performance.now()
-      const clockMs = call?.clockMs ?? Date.now() - startedAt
+      const clockMs = attempts?.clockMs ?? Date.now() - startedAt
       const span = tracer.startSpan(method, { kind: SpanKind.CLIENT, startTime: clockMs + startedAt }, parent)
       if (!isTraced(span)) return
-      if (call === undefined) {
-        call = {
-          owner,
-          stream: false,
-          model: undefined,
-          clockMs,
-          span: undefined,
-          captured: undefined,
-          depth: 1,
-          attemptsMade: 0,
-          origin,
-          contentLabels: undefined,
-          attempts: new Map()
+      if (attempts === undefined) {
+        attempts = { made: 0, origin, open: new Map(), clockMs }
+        loose.set(callId, attempts)
+        for (const [oldest, forgotten] of loose) {
+          if (loose.size <= maxOpen) break
+          loose.delete(oldest)
+          dropped++
+          endAttempts(forgotten)
         }
-        add(callId, call)
       }
-      call.attemptsMade++
-      call.origin = origin
-      call.attempts.set(attempt, span)
+      attempts.made++
+      attempts.origin = origin
+      attempts.open.set(attempt, span)
       if (!span.isRecording()) return
       span.setAttributes({ [attribute.httpMethod]: method, ...serverOf(origin) })
       if (attempt > 1) span.setAttribute(attribute.httpResendCount, attempt - 1)
     },
 
     endAttempt({ callId, attempt, status, error, aborted }) {
-      const call = open.get(callId)
-      const span = call?.attempts.get(attempt)
-      if (call === undefined || span === undefined) return
-      call.attempts.delete(attempt)
-      if (call.span === undefined && call.attempts.size === 0) open.delete(callId)
-      if (span.isRecording()) {
+      // One that began before its call was known is still among the loose ones.
+      const attempts = [newest.get(callId), loose.get(callId)].find((some) => some?.open.has(attempt))
+      const span = attempts?.open.get(attempt)
+      if (attempts === undefined || span === undefined) return
+      attempts.open.delete(attempt)
+      if (attempts.open.size === 0 && loose.get(callId) === attempts) loose.delete(callId)
+      try {
+        if (!span.isRecording()) return
         const refused = status !== undefined && status >= 400
         if (status !== undefined) span.setAttribute(attribute.httpStatus, status)
-        // Ended by us: by the caller, a deadline, or a faster hedge. Nothing is wrong with the provider.
+        // Ended by us: by the caller, or a faster hedge. Nothing is wrong with the provider.
         if (aborted === true) span.setAttribute(attribute.outcome, 'aborted')
         else if (error !== undefined) span.setAttributes(errorAttributes(error))
         else if (refused) span.setAttribute(attribute.errorType, String(status))
         if (aborted !== true && (error !== undefined || refused)) span.setStatus({ code: SpanStatusCode.ERROR })
+      } finally {
+        endSpan(span, timeOf(attempts))
       }
-      span.end(timeOf(call))
     },
 
     span(callId, attempt) {
-      const call = open.get(callId)
-      if (call === undefined) return undefined
-      const span = attempt === undefined ? Array.from(call.attempts.values()).at(-1) : call.attempts.get(attempt)
-      return span ?? call.span
+      for (const attempts of [newest.get(callId), loose.get(callId)]) {
+        const span = attempt === undefined ? Array.from(attempts?.open.values() ?? []).at(-1) : attempts?.open.get(attempt)
+        if (span !== undefined) return span
+      }
+      return newest.get(callId)?.span
     },
 
     get size() {
-      return open.size
+      return open.size + loose.size
     },
     get dropped() {
       return dropped
     },
 
     close() {
-      const forgotten = Array.from(open.values())
+      const calls = Array.from(open.values())
+      const attempts = Array.from(loose.values())
       open.clear()
-      for (const call of forgotten) endSpans(call, { [attribute.outcome]: 'dropped' })
+      loose.clear()
+      for (const call of calls) endCall(call, { [attribute.outcome]: 'dropped' })
+      for (const some of attempts) endAttempts(some)
     }
   }
 }
 
-function timeOf({ clockMs }: OpenCall): number {
+/** Sampled, or to be handed on to the provider as not sampled. Without an SDK a span is neither. */
+function isTraced(span: Span): boolean {
+  return span.isRecording() || isSpanContextValid(span.spanContext())
+}
+
+function timeOf({ clockMs }: Attempts): number {
   return clockMs + performance.now()
 }
 
-/** The trace of the request that is being served, where the caller told it; else what is active. */
-function parentOf(told: TelemetryCallOptions | undefined): Context {
-  const { parent } = told ?? {}
-  if (typeof parent !== 'object' || parent === null) return context.active()
-  return propagation.extract(ROOT_CONTEXT, parent, headerGetter)
+function attributesOf(told: unknown, onFailure: () => void): Attributes {
+  if (typeof told === 'object' && told !== null) {
+    return callerAttributes((told as { attributes?: unknown }).attributes, onFailure)
+  }
+  onFailure()
+  return {}
 }
 
-type Carrier = NonNullable<TelemetryCallOptions['parent']>
-
+/** `Headers` of any make, or a plain record in any case, as frameworks have it. */
 const headerGetter = {
-  keys: (headers: Carrier): string[] => (headers instanceof Headers ? Array.from(headers.keys()) : Object.keys(headers)),
-  get(headers: Carrier, name: string): string | string[] | undefined {
-    if (headers instanceof Headers) return headers.get(name) ?? undefined
-    const value = headers[name]
-    return typeof value === 'object' ? Array.from(value) : value
+  keys: (headers: object): string[] => Object.keys(headers),
+  get(headers: object, name: string): string | undefined {
+    const { get } = headers as { get?: unknown }
+    const value: unknown =
+      typeof get === 'function'
+        ? get.call(headers, name)
+        : Object.entries(headers).find(([key]) => key.toLowerCase() === name.toLowerCase())?.[1]
+    const first: unknown = Array.isArray(value) ? value[0] : value
+    return typeof first === 'string' ? first : undefined
   }
 }

@@ -1,12 +1,4 @@
-import {
-  type AttemptEnd,
-  type CallContent,
-  type CallEnd,
-  inputTokens,
-  isFromCache,
-  isMillraceError,
-  outputTokens
-} from '@millrace/core'
+import { type AttemptEnd, type CallContent, type CallEnd, type CallTally, inputTokens, outputTokens } from '@millrace/core'
 import {
   type Attributes,
   type BatchObservableResult,
@@ -18,9 +10,8 @@ import {
   metrics,
   type Observable
 } from '@opentelemetry/api'
-import { addressOf, cacheStateOf, clip, errorType, providerOf } from './attributes.ts'
-import type { OpenCall } from './calls.ts'
-import { createLabels, type Labels } from './labels.ts'
+import { addressOf, cacheStateOf, clip, errorType, modelOf, providerOf } from './attributes.ts'
+import { createCallLabels, type Labels } from './labels.ts'
 import { attribute, metric, other, overheadBoundaries, secondsBoundaries, tokenBoundaries } from './semconv.ts'
 import type { Reading } from './sources.ts'
 
@@ -28,8 +19,8 @@ import type { Reading } from './sources.ts'
 export interface Meters {
   /** Whether anybody collects: a `MeterProvider` was given or is registered. */
   isHeard(): boolean
-  content(call: OpenCall, content: CallContent): void
-  call(call: OpenCall, end: CallEnd): void
+  content(content: CallContent): void
+  call(end: CallEnd): void
   attempt(end: AttemptEnd): void
   close(): void
 }
@@ -53,11 +44,14 @@ interface Instruments {
   readonly costSpent: Counter
   readonly costSaved: Counter
   readonly tokensSaved: Counter
+  readonly unmetered: Counter
+  readonly unpriced: Counter
 }
 
 export function createMeters({ provider, scope, maxModels, addresses, read }: MetersOptions): Meters {
-  const models = createLabels(maxModels)
-  const providers = createLabels(maxModels)
+  const names = createCallLabels(maxModels)
+  /** Of the calls whose content arrives: most get more than one arrival. */
+  const contentLabels = new WeakMap<CallTally, Attributes>()
   let heard: MeterProvider | undefined
   let instruments: Instruments | undefined
   let stopObserving = (): void => {}
@@ -79,36 +73,32 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
     return instruments
   }
 
-  function labelsOf(call: OpenCall, from: { provider: string; model: string | undefined }, isRefused: boolean): Attributes {
-    const model = call.model ?? other
-    return {
-      [attribute.operation]: 'chat',
-      [attribute.provider]: providers.admit(from.provider),
-      // A gateway's callers name models freely: a name that was refused gets no series of its own.
-      [attribute.requestModel]: isRefused ? models.known(model) : models.admit(model),
-      ...(from.model === undefined ? {} : { [attribute.responseModel]: models.admit(clip(from.model)) })
-    }
-  }
-
   return {
     isHeard: () => current() !== undefined,
-    content(call, { gapMs, start }) {
-      if (gapMs === undefined || !call.stream) return
-      const from = { provider: clip(start?.provider ?? other), model: start?.model }
-      call.contentLabels ??= labelsOf(call, from, false)
-      current()?.outputChunk.record(gapMs / 1000, call.contentLabels)
+    content({ call, request, stream, gapMs, start }) {
+      if (gapMs === undefined || !stream) return
+      let labels = contentLabels.get(call)
+      if (labels === undefined) {
+        const { provider = other, model } = start ?? {}
+        const named = { provider: clip(provider), model: modelOf(request) ?? other, isAnswered: true }
+        labels = names.withResponse(named, model === undefined ? undefined : clip(model))
+        contentLabels.set(call, labels)
+      }
+      current()?.outputChunk.record(gapMs / 1000, labels)
     },
-    call(call, end) {
+    call(end) {
       const to = current()
       if (to === undefined) return
-      const { usage, notes, overheadMs, cost } = end
-      const isRefused = isMillraceError(end.error, 'invalid-request')
-      const plain = labelsOf(call, { provider: providerOf(end), model: end.model }, isRefused)
+      const { usage, notes, overheadMs, cost, contents } = end
+      const isAnswered = end.outcome === 'success' || contents > 0
+      const named = { provider: providerOf(end), model: modelOf(end.request) ?? other, isAnswered }
+      const plain = names.of(named)
+      const answered = names.withResponse(named, end.model === undefined ? undefined : clip(end.model))
       const cacheState = cacheStateOf(notes)
-      const labels = cacheState === undefined ? plain : { ...plain, [attribute.cacheState]: cacheState }
+      const labels = cacheState === undefined ? answered : { ...answered, [attribute.cacheState]: cacheState }
       const failed = end.outcome === 'error' ? { [attribute.errorType]: errorType(end.error) } : {}
       to.duration.record(end.elapsedMs / 1000, { ...labels, [attribute.outcome]: end.outcome, ...failed })
-      if (call.stream && end.firstContentMs !== undefined) to.firstChunk.record(end.firstContentMs / 1000, labels)
+      if (end.stream && end.firstContentMs !== undefined) to.firstChunk.record(end.firstContentMs / 1000, labels)
       if (overheadMs !== undefined) to.overhead.record(overheadMs / 1000, labels)
       const waitedMs = notes.limits?.waitedMs
       if (typeof waitedMs === 'number') to.limitsWait.record(waitedMs / 1000, plain)
@@ -116,7 +106,11 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
       if (typeof fitted === 'number' && fitted > 0) {
         to.tokensSaved.add(fitted, { ...plain, [attribute.savedBy]: 'fit', [attribute.tokenType]: 'input' })
       }
-      if (usage === undefined) return
+      if (usage === undefined) {
+        if (contents > 0) to.unmetered.add(1, plain)
+        return
+      }
+      if (cost === null) to.unpriced.add(1, plain)
       const input = { [attribute.tokenType]: 'input' }
       const output = { [attribute.tokenType]: 'output' }
       // The conventions: billable tokens only.
@@ -124,12 +118,12 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
         const estimated = usage.estimated ? { ...labels, [attribute.usageEstimated]: true } : labels
         to.tokens.record(inputTokens(usage), { ...estimated, ...input })
         to.tokens.record(outputTokens(usage), { ...estimated, ...output })
-        if (cost !== undefined) to.costSpent.add(cost, plain)
-      } else if (isFromCache(notes.cache)) {
+        if (typeof cost === 'number') to.costSpent.add(cost, plain)
+      } else {
         const byCache = { ...plain, [attribute.savedBy]: 'cache' }
         to.tokensSaved.add(inputTokens(usage), { ...byCache, ...input })
         to.tokensSaved.add(outputTokens(usage), { ...byCache, ...output })
-        if (cost !== undefined) to.costSaved.add(cost, plain)
+        if (typeof cost === 'number') to.costSaved.add(cost, plain)
       }
     },
     attempt({ origin, status, error, elapsedMs, aborted }) {
@@ -173,15 +167,18 @@ function createInstruments(meter: Meter): Instruments {
     tokensSaved: meter.createCounter(metric.tokensSaved, {
       unit: '{token}',
       description: 'Tokens that were not sent or not billed'
-    })
+    }),
+    unmetered: meter.createCounter(metric.callsUnmetered, {
+      unit: '{call}',
+      description: 'Calls that brought content and no usage'
+    }),
+    unpriced: meter.createCounter(metric.callsUnpriced, { unit: '{call}', description: 'Calls whose tokens have no known price' })
   }
 }
 
 /** Unit, kind and meaning of everything that is read at collection. */
 const observed: Readonly<Record<string, readonly [kind: Reading['kind'], unit: string, description: string]>> = {
   [metric.callsRunning]: ['level', '{call}', 'Calls under way'],
-  [metric.callsUnmetered]: ['count', '{call}', 'Calls that brought content and no usage'],
-  [metric.callsUnpriced]: ['count', '{call}', 'Calls whose tokens have no known price'],
   [metric.retries]: ['count', '{request}', 'Requests sent again behind a failure or a refusal'],
   [metric.retriesDenied]: ['count', '{request}', 'Failures not tried again, for too many had been'],
   [metric.resent]: ['count', '{request}', 'Requests repeated at once, for the server had not seen them'],
@@ -192,7 +189,7 @@ const observed: Readonly<Record<string, readonly [kind: Reading['kind'], unit: s
   [metric.poolOpened]: ['count', '{socket}', 'Sockets opened'],
   [metric.poolReused]: ['count', '{request}', 'Requests that found an open socket'],
   [metric.poolRequests]: ['count', '{request}', 'Requests'],
-  [metric.breakerState]: ['level', '{breaker}', '1 for the state a breaker is in, 0 for the others'],
+  [metric.breakerState]: ['level', '{breaker}', 'Origins of an address whose breaker is in this state'],
   [metric.breakerOpened]: ['count', '{opening}', 'How often a breaker opened'],
   [metric.breakerRejected]: ['count', '{request}', 'Requests that an open breaker refused'],
   [metric.cacheLookups]: ['count', '{lookup}', 'Questions to the cache, by its answer'],

@@ -7,8 +7,6 @@ import type { Reading } from './sources.ts'
 
 interface AdapterCounts {
   readonly running: number
-  readonly unmetered: number
-  readonly unpriced: number
 }
 
 interface OriginCounts {
@@ -58,11 +56,12 @@ function statsOf<S extends object>(owner: object, field: keyof S): S | undefined
 }
 
 const none = Object.freeze({})
-const count = (name: string, value: number, labels: Reading['labels'] = none): Reading => ({
+const count = (name: string, value: number, labels: Reading['labels'] = none, part?: string): Reading => ({
   metric: name,
   kind: 'count',
   value,
-  labels
+  labels,
+  part
 })
 const level = (name: string, value: number, labels: Reading['labels'] = none): Reading => ({
   metric: name,
@@ -72,13 +71,8 @@ const level = (name: string, value: number, labels: Reading['labels'] = none): R
 })
 
 export function readAdapter(owner: object): readonly Reading[] {
-  const stats = statsOf<AdapterCounts>(owner, 'unmetered')
-  if (stats === undefined) return []
-  return [
-    level(metric.callsRunning, stats.running),
-    count(metric.callsUnmetered, stats.unmetered),
-    count(metric.callsUnpriced, stats.unpriced)
-  ]
+  const stats = statsOf<AdapterCounts>(owner, 'running')
+  return stats === undefined ? [] : [level(metric.callsRunning, stats.running)]
 }
 
 const breakerStates = ['closed', 'open', 'half-open']
@@ -102,11 +96,11 @@ export function readTransport(owner: object, addresses: Labels): readonly Readin
       level(metric.poolSockets, busy, { ...labels, [attribute.poolState]: 'busy' }),
       level(metric.poolSockets, origin.open - busy, { ...labels, [attribute.poolState]: 'idle' }),
       level(metric.poolQueued, origin.queued, labels),
-      count(metric.poolOpened, origin.opened, labels),
-      count(metric.poolReused, origin.reused, labels),
-      count(metric.poolRequests, origin.requests, labels),
-      count(metric.breakerOpened, origin.breakerOpened, labels),
-      count(metric.breakerRejected, origin.breakerRejected, labels)
+      count(metric.poolOpened, origin.opened, labels, name),
+      count(metric.poolReused, origin.reused, labels, name),
+      count(metric.poolRequests, origin.requests, labels, name),
+      count(metric.breakerOpened, origin.breakerOpened, labels, name),
+      count(metric.breakerRejected, origin.breakerRejected, labels, name)
     )
     for (const state of breakerStates) {
       const is = origin.breaker === state ? 1 : 0

@@ -43,6 +43,7 @@ export const attribute = {
   hedge: 'millrace.hedge',
   overheadSeconds: 'millrace.overhead_s',
   costUsd: 'millrace.cost_usd',
+  costSavedUsd: 'millrace.cost_saved_usd',
   cacheState: 'millrace.cache.state',
   cacheAgeMs: 'millrace.cache.age_ms',
   fallbackTried: 'millrace.fallback.tried',
@@ -53,6 +54,8 @@ export const attribute = {
   savedBy: 'millrace.saved.by',
   usageEstimated: 'millrace.usage.estimated',
   usageBilled: 'millrace.usage.billed',
+  savedInputTokens: 'millrace.usage.saved_input_tokens',
+  savedOutputTokens: 'millrace.usage.saved_output_tokens',
   poolState: 'millrace.pool.state',
   breakerState: 'millrace.breaker.state',
   spanFate: 'millrace.telemetry.fate'

@@ -5,6 +5,8 @@ export interface Reading {
   readonly kind: 'count' | 'level'
   readonly value: number
   readonly labels: Readonly<Record<string, string>>
+  /** What of the object is counted, where several parts of it are one series and each may be forgotten and begin again at 0. */
+  readonly part?: string | undefined
 }
 
 /**
@@ -45,19 +47,21 @@ export function createSources(readings: (owner: object) => Iterable<Reading>): S
     *read() {
       // The SDK repeats the last value of a series it hears nothing of: a level that is gone is told to be 0.
       for (const entry of levels.values()) entry.sum = 0
-      for (const { owner, before } of sources) {
-        const alive = owner.deref()
+      for (const source of sources) {
+        const alive = source.owner.deref()
         if (alive === undefined) continue
-        const now = new Map<string, { reading: Reading; sum: number }>()
-        for (const reading of readings(alive))
-          add(now, `${reading.metric} ${JSON.stringify(reading.labels)}`, reading, reading.value)
-        for (const [key, { reading, sum }] of now) {
-          if (reading.kind === 'level') add(levels, key, reading, sum)
+        const now = new Map<string, number>()
+        for (const reading of readings(alive)) {
+          const key = `${reading.metric} ${JSON.stringify(reading.labels)}`
+          if (reading.kind === 'level') add(levels, key, reading, reading.value)
           else {
-            add(counted, key, reading, Math.max(0, sum - (before.get(key) ?? 0)))
-            before.set(key, sum)
+            const part = `${reading.part ?? ''} ${key}`
+            const was = source.before.get(part) ?? 0
+            now.set(part, reading.value)
+            add(counted, key, reading, reading.value < was ? reading.value : reading.value - was)
           }
         }
+        source.before = now
       }
       for (const sums of [counted, levels]) for (const { reading, sum } of sums.values()) yield { ...reading, value: sum }
     },
@@ -71,5 +75,5 @@ export function createSources(readings: (owner: object) => Iterable<Reading>): S
 interface Source {
   readonly owner: WeakRef<object>
   /** Of each count, what it was at the last reading. */
-  readonly before: Map<string, number>
+  before: ReadonlyMap<string, number>
 }

@@ -1,3 +1,4 @@
+import { channel } from 'node:diagnostics_channel'
 import {
   type AttemptEnd,
   type AttemptStart,
@@ -27,7 +28,10 @@ export interface TelemetryOptions {
   readonly meterProvider?: MeterProvider | undefined
   /** Calls under way whose spans are kept; beyond, the oldest is ended as `dropped` and counted. @default 10000 */
   readonly maxOpenCalls?: number | undefined
-  /** Model names (and provider names) that get metric series of their own; others share `_OTHER`. @default 100 */
+  /**
+   * Pairs of provider and model that get metric series of their own; further ones share `_OTHER`, and so do names beyond half
+   * as many that nobody answered to. @default 100
+   */
   readonly maxModels?: number | undefined
   /**
    * Whether prompts and answers are put on the spans, and how much of them: `{}` does with the defaults of `ContentOptions`.
@@ -59,6 +63,9 @@ export interface Telemetry extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** Whoever listens on the global providers subscribes here, and is so seen. */
+const onGlobals = channel('millrace:telemetry:global')
+
 /** No pool needs more addresses than this to be understood; the rest is added up under `_OTHER`. */
 const maxAddresses = 100
 
@@ -67,7 +74,7 @@ const maxAddresses = 100
  * metrics of the GenAI conventions, and what adapters, transports and caches count in their `stats()`. Unless `content` says
  * otherwise, prompts, answers, headers, tenants and error texts are never looked at.
  *
- * @throws {TypeError} a wrong option
+ * @throws {TypeError} a wrong option, or a telemetry on the global providers that runs in this process already
  *
  * @example
  * await using telemetry = createTelemetry()
@@ -88,6 +95,7 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
   let failures = 0
   let closed = false
   const fail = (): void => void failures++
+  const ignore = (): void => {}
   const content = options.content ?? (asksForContent(process.env) ? {} : false)
   const capture = content === false ? undefined : createContentCapture(content, fail)
   const addresses = createLabels(maxAddresses)
@@ -99,8 +107,8 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
   const calls = createCalls({
     tracer: (tracerProvider ?? trace).getTracer(scope),
     maxOpen,
-    isMetered: meters.isHeard,
-    content: capture
+    content: capture,
+    onFailure: fail
   })
 
   function* read(): Generator<Reading, void, undefined> {
@@ -121,21 +129,22 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
     }
   }
 
+  // A call that is part of another is told by that one; its owner may be an adapter all the same.
   const onCallStart = guarded((message: CallStart) => {
     if (message.owner !== telemetry && meters.isHeard()) adapters.hear(message.owner)
-    calls.start(message)
+    if (!message.call.isPart) calls.start(message)
   })
   const onCallContent = guarded((message: CallContent) => {
-    const call = calls.content(message)
-    if (call !== undefined) meters.content(call, message)
+    if (message.call.isPart) return
+    calls.content(message)
+    meters.content(message)
   })
   const onCallEnd = guarded((message: CallEnd) => {
-    const call = calls.take(message)
-    if (call === undefined) return
+    if (message.call.isPart) return
     try {
-      meters.call(call, message)
+      meters.call(message)
     } finally {
-      calls.finish(call, message)
+      calls.end(message)
     }
   })
   const onAttemptStart = guarded((message: AttemptStart) => {
@@ -153,6 +162,14 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
     if (meters.isHeard()) caches.hear(owner)
   })
 
+  // Asked of the process, not of this module: there may be two copies of it.
+  const isGlobal = tracerProvider === undefined || meterProvider === undefined
+  if (isGlobal && onGlobals.hasSubscribers) {
+    throw new TypeError(
+      'a telemetry listens in this process already, and both would count each call: use that one, close it first, or give this one a tracerProvider and a meterProvider of its own'
+    )
+  }
+  if (isGlobal) onGlobals.subscribe(ignore)
   channels.callStart.subscribe(onCallStart)
   channels.callContent.subscribe(onCallContent)
   channels.callEnd.subscribe(onCallEnd)
@@ -171,6 +188,7 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
   async function close(): Promise<void> {
     if (closed) return
     closed = true
+    if (isGlobal) onGlobals.unsubscribe(ignore)
     channels.callStart.unsubscribe(onCallStart)
     channels.callContent.unsubscribe(onCallContent)
     channels.callEnd.unsubscribe(onCallEnd)

@@ -1,5 +1,6 @@
 import { type ChatRequest, channels, collect, MillraceError, type Provider, pipe, sleep, watch } from '@millrace/core'
 import { context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
+import { TracerProvider } from '@opentelemetry/sdk-trace'
 import { expect, test } from 'vitest'
 import { answer, createHarness, fails, goesOn, provides, usage } from './harness.ts'
 
@@ -139,6 +140,31 @@ test('a call watched twice, by two owners or by one, is one span that ends with 
   expect(harness.telemetry.stats()).toEqual({ open: 0, dropped: 0, failures: 0 })
 })
 
+test('calls under one callId are told apart, whichever began or was forgotten first', async () => {
+  await using harness = createHarness()
+  const { layer } = harness.telemetry
+  await layer(goesOn)(request, { callId: 'one' })[Symbol.asyncIterator]().next()
+  for (let made = 0; made < 20; made++) await collect(layer(provides())(request, { callId: 'one' }))
+  channels.attemptStart.publish({ owner: {}, callId: 'two', attempt: 1, method: 'POST', origin: 'https://api.example.com' })
+  await collect(layer(provides())(request, { callId: 'two' }))
+  expect(harness.spans().map((span) => span.attributes['millrace.outcome'])).toEqual(Array.from({ length: 21 }, () => 'success'))
+  expect(await harness.metric('gen_ai.client.operation.duration')).toMatchObject([{ count: 21 }])
+  expect(harness.telemetry.stats()).toMatchObject({ open: 2, dropped: 0 })
+})
+
+test('an inner layer that is left in the middle does not keep the span of the call open', async () => {
+  await using harness = createHarness()
+  const { layer } = harness.telemetry
+  const inner = layer(goesOn)
+  const leaky: Provider = async function* (asked, options) {
+    await inner(asked, options)[Symbol.asyncIterator]().next()
+    yield* answer
+  }
+  await collect(layer(leaky)(request, {}))
+  expect(harness.spans().map((span) => span.attributes['millrace.outcome'])).toEqual(['success'])
+  expect(harness.telemetry.stats().open).toBe(0)
+})
+
 test('an inner call of another owner with the same callId does not end the outer span', async () => {
   await using harness = createHarness()
   const inner = pipe(fails(new Error('first provider')), watch({}))
@@ -226,6 +252,73 @@ test('calls that never end are dropped at the bound, ended and counted', async (
   expect(harness.telemetry.stats()).toEqual({ open: 10, dropped: 15, failures: 0 })
   expect(harness.spans()).toHaveLength(15)
   expect(harness.spans().every((span) => span.attributes['millrace.outcome'] === 'dropped')).toBe(true)
+})
+
+test('beyond the bound only the spans are given up: every call is measured, and a late attempt costs no other call its span', async () => {
+  await using harness = createHarness({ maxOpenCalls: 2 })
+  const gate = Promise.withResolvers<void>()
+  const waits: Provider = async function* (_request, { callId = '' }) {
+    await gate.promise
+    const attempt = { owner: {}, callId, attempt: 2, origin: 'https://api.example.com' }
+    channels.attemptStart.publish({ ...attempt, method: 'POST' })
+    channels.attemptEnd.publish({ ...attempt, elapsedMs: 1, status: 200 })
+    yield* answer
+  }
+  const calls = Array.from({ length: 10 }, () => collect(harness.telemetry.layer(waits)(request, {})))
+  gate.resolve()
+  await Promise.all(calls)
+  expect(await harness.metric('gen_ai.client.operation.duration')).toMatchObject([{ count: 10 }])
+  const outcomes = harness.spans().flatMap((span) => span.attributes['millrace.outcome'] ?? [])
+  expect(outcomes.toSorted()).toEqual([...Array.from({ length: 8 }, () => 'dropped'), 'success', 'success'])
+  expect(harness.telemetry.stats()).toEqual({ open: 0, dropped: 8, failures: 0 })
+})
+
+test('a processor that throws at the end of one span keeps no other from ending', async () => {
+  const ended: string[] = []
+  const processor = {
+    onStart() {},
+    onEnd(span: { readonly name: string }) {
+      ended.push(span.name)
+      if (span.name === 'POST') throw new Error('a hook of the SDK')
+    },
+    forceFlush: async () => {},
+    shutdown: async () => {}
+  }
+  await using harness = createHarness({ tracerProvider: new TracerProvider({ spanProcessors: [processor] }) })
+  const lost: Provider = async function* (_request, { callId = '' }) {
+    for (const attempt of [1, 2]) {
+      channels.attemptStart.publish({ owner: {}, callId, attempt, method: 'POST', origin: 'http://127.0.0.1:8080' })
+    }
+    yield* answer
+  }
+  await collect(harness.telemetry.layer(lost)(request, {}))
+  expect(ended).toEqual(['POST', 'POST', 'chat gpt-5.6'])
+  expect(harness.telemetry.stats()).toEqual({ open: 0, dropped: 0, failures: 2 })
+})
+
+test('a hit has no usage that was billed, and what it saved under names of our own', async () => {
+  await using harness = createHarness()
+  const hit = answer.map((chunk) => (chunk.type === 'usage' ? { ...chunk, usage: { ...usage, billed: false } } : chunk))
+  await collect(watch({}, { price: () => 0.5 })(provides(hit))(request, {}))
+  const attributes = harness.spans()[0]?.attributes ?? {}
+  expect(attributes).toMatchObject({
+    'millrace.usage.billed': false,
+    'millrace.usage.saved_input_tokens': 135,
+    'millrace.usage.saved_output_tokens': 48,
+    'millrace.cost_saved_usd': 0.5
+  })
+  for (const name of Object.keys(attributes)) expect(name).not.toMatch(/^gen_ai\.usage|millrace\.cost_usd/)
+})
+
+test('halves of characters are mended, so that no two series look the same', async () => {
+  await using harness = createHarness()
+  for (const model of ['m-\ud800', 'm-\udbff', `${'a'.repeat(127)}😀`, `${'a'.repeat(127)}𝒳`]) {
+    await collect(harness.telemetry.layer(provides())({ ...request, model }, {}))
+  }
+  const models = (await harness.metric('gen_ai.client.operation.duration')).map(
+    (point) => point.attributes['gen_ai.request.model']
+  )
+  expect(models).toEqual(['m-\ufffd', `${'a'.repeat(127)}\ufffd`])
 })
 
 /** A context manager over AsyncLocalStorage, as every OpenTelemetry SDK for Node registers one. */

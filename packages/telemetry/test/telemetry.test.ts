@@ -67,30 +67,47 @@ test('the trace of an incoming request is the parent of the call, from headers o
   const watched = harness.telemetry.layer(provides())
   propagation.setGlobalPropagator(reading)
   try {
-    for (const parent of [{ traceparent }, { traceparent: [traceparent] }, new Headers({ traceparent })]) {
-      await collect(watched(request, { telemetry: { parent } }))
-    }
+    const given = [{ traceparent }, { Traceparent: [traceparent] }, new Headers({ traceparent }), { get: () => traceparent }]
+    for (const parent of given) await collect(watched(request, { telemetry: { parent: parent as Headers } }))
     await collect(watched(request, { telemetry: { parent: {} } }))
-    await collect(watched(request, { telemetry: { parent: 'no headers' as never } }))
-    await collect(watched(request, { telemetry: null as never }))
+    expect(harness.telemetry.stats().failures).toBe(0)
+    const throws = {
+      get traceparent(): string {
+        throw new Error('hostile')
+      }
+    }
+    for (const wrong of ['no headers', null, throws, { traceparent: null }, { get: () => 7 }]) {
+      await collect(watched(request, { telemetry: { parent: wrong as never } }))
+    }
+    for (const wrong of [null, 'x', { attributes: 'x' }]) await collect(watched(request, { telemetry: wrong as never }))
   } finally {
     propagation.disable()
   }
   const parents = harness.spans().map((span) => span.parentSpanContext?.spanId)
-  expect(parents).toEqual([...Array.from({ length: 3 }, () => 'b7ad6b7169203331'), undefined, undefined, undefined])
+  expect(parents).toEqual(Array.from({ length: 13 }, (_, index) => (index < 4 ? 'b7ad6b7169203331' : undefined)))
   expect(harness.spans()[0]?.spanContext().traceId).toBe(traceId)
-  expect(harness.telemetry.stats()).toMatchObject({ open: 0, failures: 0 })
+  expect(harness.telemetry.stats().open).toBe(0)
+  expect(harness.telemetry.stats().failures).toBeGreaterThan(5)
 })
 
 test('attributes of the caller are on the span, bounded, and on no metric', async () => {
   await using harness = createHarness()
   const many = Object.fromEntries(Array.from({ length: 40 }, (_, n) => [`n${n}`, n]))
-  const attributes = { 'gen_ai.conversation.id': 'c-17', flag: true, long: 'x'.repeat(5000), odd: { a: 1 } as never, ...many }
+  const ours = { 'millrace.cost_usd': 99, 'gen_ai.request.model': 'mine' }
+  const attributes = {
+    'gen_ai.conversation.id': 'c-17',
+    flag: true,
+    long: 'x'.repeat(5000),
+    odd: { a: 1 } as never,
+    ...ours,
+    ...many
+  }
   await collect(harness.telemetry.layer(provides())(request, { telemetry: { attributes } }))
   const told = harness.spans()[0]?.attributes
   expect(told).toMatchObject({ 'gen_ai.conversation.id': 'c-17', flag: true, n0: 0, n27: 27, long: 'x'.repeat(1024) })
-  expect(told).not.toHaveProperty('odd')
-  expect(told).not.toHaveProperty('n28')
+  expect(told).toMatchObject({ 'gen_ai.request.model': 'gpt-5.6' })
+  for (const name of ['odd', 'n28', 'millrace.cost_usd']) expect(told).not.toHaveProperty(name)
+  expect(harness.telemetry.stats().failures).toBe(3)
   const metrics = await harness.metric('gen_ai.client.operation.duration')
   expect(JSON.stringify(metrics)).not.toContain('c-17')
 })
@@ -244,6 +261,15 @@ test('close ends the spans of open calls, leaves no listener, and may be called 
   expect(harness.spans().map((span) => span.attributes['millrace.outcome'])).toEqual(['dropped'])
   expect(harness.telemetry.stats().open).toBe(0)
   expect((await collect(harness.telemetry.layer(provides())(request, {}))).text).toBe('Hello there')
+})
+
+test('two that listen on the global providers would count twice: the second is refused', async () => {
+  const first = createTelemetry()
+  expect(() => createTelemetry()).toThrow(/listens in this process already/)
+  await using harness = createHarness()
+  await first.close()
+  await using again = createTelemetry()
+  expect([harness, again].map((one) => ('telemetry' in one ? one.telemetry : one).stats().open)).toEqual([0, 0])
 })
 
 test('wrong options are refused with the cure', () => {

@@ -1,4 +1,5 @@
 import {
+  type CallTally,
   type ChatRequest,
   checkOptions,
   checkRequest,
@@ -68,7 +69,7 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
   const compression = compress === true ? {} : compress === false ? undefined : compress
   if (compression !== undefined) compressMessages([], compression)
 
-  function prepare(request: ChatRequest, signal: () => AbortSignal): Prepared | Promise<Prepared> {
+  function prepare(request: ChatRequest, signal: () => AbortSignal, tally: CallTally | undefined): Prepared | Promise<Prepared> {
     checkRequest(request)
     const { model, tools, responseFormat, toolChoice } = request
     const tokenizer = tokenizers.for(model)
@@ -96,11 +97,14 @@ export function withTokenBudget(options: TokenBudgetOptions): Layer<Provider> {
     if (answer > window) throw noRoom(window, answer)
     const fitting = { budget: window - answer, tokenizer, tools, responseFormat, toolChoice, drop, slack }
     if (summarize === undefined) return changed(fitChecked(messages, fitting))
-    return summarized(messages, { ...fitting, summarize, signal: signal() }).then(changed)
+    const startedAt = performance.now()
+    return summarized(messages, { ...fitting, summarize, signal: signal() })
+      .finally(() => tally?.waited(performance.now() - startedAt))
+      .then(changed)
   }
 
   return (next) => (request, callOptions) => ({
-    [Symbol.asyncIterator]: () => new BudgetChunks((signal) => prepare(request, signal), next, callOptions)
+    [Symbol.asyncIterator]: () => new BudgetChunks((signal) => prepare(request, signal, callOptions.tally), next, callOptions)
   })
 }
 

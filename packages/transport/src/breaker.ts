@@ -35,7 +35,7 @@ export interface CircuitStats {
 
 export interface Breaker {
   readonly layer: Layer<Send>
-  /** By any address of the origin. An origin never asked is closed. An open one turns half-open only with the next request. */
+  /** By any address of the origin. An origin never asked is closed; an open one is half-open once `openMs` is over. */
   state(origin: string): BreakerState
   /** By scheme, host and port; at most 1000 origins. */
   stats(): Readonly<Record<string, CircuitStats>>
@@ -116,10 +116,13 @@ export function createBreaker(options: BreakerOptions = {}): Breaker {
 
   return {
     layer,
-    state: (origin) => places.get(originOf(origin) ?? '')?.circuit.state ?? 'closed',
+    state: (origin) => places.get(originOf(origin) ?? '')?.circuit.stateAt(now()) ?? 'closed',
     stats: () =>
       Object.fromEntries(
-        Array.from(places.values(), ({ origin, circuit: { state, opened }, rejected }) => [origin, { state, opened, rejected }])
+        Array.from(places.values(), ({ origin, circuit, rejected }) => [
+          origin,
+          { state: circuit.stateAt(now()), opened: circuit.opened, rejected }
+        ])
       )
   }
 }

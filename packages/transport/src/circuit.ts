@@ -54,6 +54,11 @@ export class Circuit {
     return ++this.#ticket
   }
 
+  /** As it will be for the next request: an open one whose time is over lets it through. */
+  stateAt(now: number): BreakerState {
+    return this.state === 'open' && this.waitMs(now) === 0 ? 'half-open' : this.state
+  }
+
   /** How long no request will be let through, if no probe ends before. */
   waitMs(now: number): number {
     return Math.max(0, this.#nextProbeAt - now)

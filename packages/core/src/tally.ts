@@ -1,0 +1,66 @@
+/**
+ * What a call adds up on its way through the layers: one object a watched call, made by `watch`. It is also what tells one
+ * call from another, for two may have one `callId`. Who makes a call may pass one of its own, to read it at any time.
+ *
+ * @example
+ * const tally = new CallTally()
+ * await adapter.complete(request, { tally })
+ * console.log(tally.providerMs)
+ */
+export class CallTally {
+  readonly #outer: CallTally | undefined
+  readonly #onEnd: ((error: unknown) => void) | undefined
+  #providerMs: number | undefined
+  #otherMs = 0
+  #cost: number | null | undefined
+
+  constructor(outer?: CallTally, onEnd?: (error: unknown) => void) {
+    this.#outer = outer
+    this.#onEnd = onEnd
+  }
+
+  /** Whether the call is a part of another that is watched further out. */
+  get isPart(): boolean {
+    return this.#outer !== undefined && (this.#outer.#onEnd !== undefined || this.#outer.isPart)
+  }
+
+  /** Milliseconds that were waited for the provider; undefined where it does not tell. */
+  get providerMs(): number | undefined {
+    return this.#providerMs
+  }
+
+  /** Milliseconds that were waited for anything else outside: a limit, a summary, the pace of a replay. */
+  get otherMs(): number {
+    return this.#otherMs
+  }
+
+  /** What the calls inside were worth; see `CallEnd`. */
+  get cost(): number | null | undefined {
+    return this.#cost
+  }
+
+  /** Told by a provider, of each attempt and each read until the first content. */
+  waitedForProvider(ms: number): void {
+    for (let tally: CallTally | undefined = this; tally !== undefined; tally = tally.#outer) {
+      tally.#providerMs = (tally.#providerMs ?? 0) + ms
+    }
+  }
+
+  /** Told by whoever waits for anything else that is no work of this process. */
+  waited(ms: number): void {
+    for (let tally: CallTally | undefined = this; tally !== undefined; tally = tally.#outer) tally.#otherMs += ms
+  }
+
+  /** Told by a watched call of itself. */
+  spent(cost: number | null): void {
+    const outer = this.#outer
+    if (outer === undefined) return
+    outer.#cost = cost === null ? (outer.#cost ?? null) : (outer.#cost ?? 0) + cost
+    outer.spent(cost)
+  }
+
+  /** Told by a layer that ends the call though nobody reads: a deadline, an abort, a close. */
+  ended(error: unknown): void {
+    this.#onEnd?.(error)
+  }
+}
