@@ -13,6 +13,9 @@ export interface Config {
   readonly cacheTtlMs: number
 }
 
+/** What the embedded provider is called with; it asks for no key. */
+export const embeddedKey = 'embedded'
+
 export interface Upstream {
   readonly apiKey: string
   readonly baseURL: string

@@ -5,7 +5,7 @@ import { extname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { CallFailed, type CallResult, call, type Target } from './caller.ts'
-import { ConfigError, readConfig } from './config.ts'
+import { ConfigError, embeddedKey, readConfig } from './config.ts'
 import { createProgress, type Run, table } from './report.ts'
 import { type Conversation, createWorkload } from './workload.ts'
 
@@ -27,7 +27,7 @@ async function main(): Promise<void> {
     const { model, upstream } = gateway
     const where = embedded ? 'the embedded provider, which allows 20 requests a second' : upstream.baseURL
     console.log(`\n  ${calls} calls, ${distinct} of them different, ${perSecond} new ones a second, to ${where}\n`)
-    const direct: Target = { ...upstream, model, maxTokens: 200 }
+    const direct: Target = { ...upstream, apiKey: config.upstream?.apiKey ?? embeddedKey, model, maxTokens: 200 }
     const plain = await runPlain(workload, direct)
     const millrace = await runMillrace(workload, { ...direct, baseURL: `${gateway.url}/v1`, apiKey: config.token ?? 'none' })
     console.log(`\n${table(plain, millrace)}`)
@@ -41,7 +41,7 @@ async function main(): Promise<void> {
 
 interface GatewayProcess {
   readonly url: string
-  readonly upstream: { readonly baseURL: string; readonly apiKey: string }
+  readonly upstream: { readonly baseURL: string }
   readonly model: string
   close(): Promise<void>
 }

@@ -10,7 +10,8 @@ import {
   isMillraceError,
   type JsonObject,
   MillraceError,
-  parseJson
+  parseJson,
+  redactCredentials
 } from '@millrace/core'
 import { openaiError, openaiEvents, toSSEResponse } from '@millrace/streaming'
 import { createFetch, type Transport } from '@millrace/transport'
@@ -167,7 +168,7 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
     })
   }
 
-  /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte. */
+  /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte, refusals without keys. */
   async function pass({ req }: Context, path: string, body?: string): Promise<Response> {
     if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
     const response = await passing(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
@@ -175,12 +176,7 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
       headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' },
       ...(body === undefined ? {} : { body }),
       signal: req.raw.signal
-    })
-      // A fetch fails as the standard has it; what happened is the cause.
-      .catch((error: unknown) => {
-        const cause = error instanceof TypeError ? (error.cause ?? error) : error
-        throw annotate(cause, { context: { provider: 'upstream' } })
-      })
+    }).catch(throwCause)
     if (response.status === 401 || response.status === 403) {
       // It is the gateway's key that was refused, and providers repeat it in what they say.
       await response.body?.cancel()
@@ -192,10 +188,30 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
       const value = response.headers.get(name)
       return value === null ? [] : [[name, value] as [string, string]]
     })
-    return new Response(response.body, { status: response.status, headers })
+    if (response.status < 400) return new Response(response.body, { status: response.status, headers })
+    return new Response(clean(await response.text().catch(throwCause)), { status: response.status, headers })
+  }
+
+  /** Without keys: providers may repeat what they were sent. The transport holds no more than 64 KiB of a refusal. */
+  function clean(text: string): string {
+    const { apiKey } = upstream
+    let known = text
+    // What is cut may end in the midst of the key. Less than four letters would be found in words.
+    for (let length = apiKey.length; length >= 4; length--) {
+      const part = apiKey.slice(0, length)
+      if (length === apiKey.length) known = known.replaceAll(part, '[redacted]')
+      else if (known.endsWith(part)) known = `${known.slice(0, -length)}[redacted]`
+    }
+    return redactCredentials(known)
   }
 
   return app
+}
+
+/** A fetch fails as the standard has it; what happened is the cause. */
+function throwCause(error: unknown): never {
+  const cause = error instanceof TypeError ? (error.cause ?? error) : error
+  throw annotate(cause, { context: { provider: 'upstream' } })
 }
 
 /** The call ends with its caller, and is part of its caller's trace: who comes so far has the token, or is on this machine. */

@@ -2,14 +2,15 @@ import { type Adapter, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
 import { spawnScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
-import type { Config, Upstream } from './config.ts'
+import { type Config, embeddedKey, type Upstream } from './config.ts'
 import { type Gateway, startGateway } from './gateway.ts'
 import { createPrice } from './price.ts'
 import { startExport } from './telemetry.ts'
 
 export interface Service extends AsyncDisposable {
   readonly url: string
-  readonly upstream: Upstream
+  /** The provider's address without its key: whoever logs a service shows no secret. */
+  readonly upstream: Pick<Upstream, 'baseURL'>
   readonly adapter: Adapter
   close(options?: { readonly graceMs?: number }): Promise<void>
 }
@@ -42,7 +43,7 @@ export async function startService(config: Config, env: Readonly<Record<string, 
     }
     const service: Service = {
       url: gateway.url,
-      upstream,
+      upstream: { baseURL: upstream.baseURL },
       adapter,
       close({ graceMs } = {}) {
         closing ??= close(graceMs)
@@ -65,7 +66,7 @@ async function embed(opened: AsyncDisposable[]): Promise<Upstream> {
     rateLimit: { requests: 20, perMs: 1000 }
   })
   opened.push(provider)
-  return { apiKey: 'embedded', baseURL: provider.url }
+  return { apiKey: embeddedKey, baseURL: provider.url }
 }
 
 async function closeAll(opened: AsyncDisposable[]): Promise<void> {

@@ -2,37 +2,15 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { AdapterStats } from '@millrace/adapter'
 import { type PrometheusServer, requirePrometheus } from '@millrace/testkit'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { dashboard, filled, panels, rulesFile } from './dashboard-file.ts'
 import { askThrice, drive, type Rig, type Series, startRig } from './metrics-rig.ts'
 import { namesIn } from './promql.ts'
 
 const seed = 11
-const folder = new URL('../../../packages/telemetry/dashboards/', import.meta.url)
-const dashboard = JSON.parse(await readFile(new URL('millrace-grafana.json', folder), 'utf8')) as Dashboard
-const rulesFile = fileURLToPath(new URL('millrace-alerts.yaml', folder))
 const rulesText = await readFile(rulesFile, 'utf8')
-
-interface Dashboard {
-  readonly uid?: string
-  readonly templating: { readonly list: readonly { name: string; type: string; definition?: string }[] }
-  readonly panels: readonly Panel[]
-}
-
-interface Panel {
-  readonly id: number
-  readonly type: string
-  readonly title: string
-  readonly description?: string
-  readonly datasource?: { readonly type: string; readonly uid: string }
-  readonly gridPos: { readonly x: number; readonly y: number; readonly w: number; readonly h: number }
-  readonly fieldConfig?: { readonly defaults: { readonly unit?: string } }
-  readonly targets?: readonly { readonly expr: string }[]
-}
-
-const panels = dashboard.panels.filter(({ type }) => type !== 'row')
 const queries = panels.flatMap(({ title, targets = [] }) => targets.map(({ expr }) => ({ title, expr })))
 
 interface Alert {
@@ -54,13 +32,6 @@ const alerts: readonly Alert[] = rulesText
 /** What Prometheus adds to each series it scrapes, and `le` of a histogram's buckets. */
 const added = new Set(['job', 'instance', 'le'])
 
-/** As Grafana fills them in. */
-const filled = (expr: string): string =>
-  expr
-    .replaceAll('$__rate_interval', '30s')
-    .replaceAll('$__range', '1h')
-    .replaceAll(/\$(?:job|model)\b/g, '.*')
-
 /** A gateway that has done everything the dashboard shows, and is well again. */
 async function startBusyRig(): Promise<Rig> {
   const rig = await startRig({
@@ -75,6 +46,7 @@ async function startBusyRig(): Promise<Rig> {
   await drive(rig, seed, 60)
   await askThrice(rig, 1000)
   await rig.ask('late answer', { stream: true })
+  await rig.ask('without a price', { model: 'nobodys-model' })
   // Nobody listens there: an attempt without a status.
   await rig.transport.send({ method: 'GET', url: 'http://127.0.0.1:1/', headers: {} }).catch(() => {})
   rig.breakProvider('broken')
@@ -124,7 +96,7 @@ describe('the files', () => {
     expect(alerts.map(({ name }) => name)).toEqual([
       'MillraceErrorRatioHigh',
       'MillraceBreakerOpen',
-      'MillraceQueueGrowing',
+      'MillraceQueueLong',
       'MillraceRetriesDenied',
       'MillraceFirstChunkSlow',
       'MillraceHitRateCollapsed',
@@ -138,7 +110,7 @@ describe('the files', () => {
       expect(text, name).toMatch(/^ {10}summary: (["']).+\1$/m)
       expect(text, name).toMatch(/^ {10}description: >-\n {12}\S/m)
       // A ratio without traffic is no number: what is divided by must be above something.
-      for (const [, after = ''] of expr.matchAll(/\/\s*([^]{1,200})/g)) expect(after, name).toMatch(/^\([^]*\) > [\d.]+\)/)
+      for (const [, after = ''] of expr.matchAll(/\/\s*([^]{1,400})/g)) expect(after, name).toMatch(/^\([^]*\) > [\d.]+\s*\)/)
     }
     for (const line of rulesText.split('\n')) expect(line).toMatch(/^(?: {2})*(?:\S.*)?$/)
   })

@@ -42,6 +42,11 @@ beforeAll(async () => {
           body: '{"error":{"message":"secret-of-the-provider"}}',
           headers: { 'retry-after': '70' }
         }
+      if (prompt.startsWith('echo ')) {
+        const [, status, filler] = prompt.split(' ')
+        const message = `${'.'.repeat(Number(filler))}upstream-key, authorization: Bearer upstream-key, sk-proj-0123456789`
+        return { status: Number(status), body: JSON.stringify({ error: { message } }), headers: { 'retry-after': '70' } }
+      }
       if (prompt.startsWith('deep')) return { body: deepAnswer(prompt), headers: { 'content-type': 'text/event-stream' } }
       if (prompt === 'odd end')
         return { body: '{"model":"m","choices":[{"index":0,"message":{"content":"half"},"finish_reason":"error"}]}' }
@@ -257,6 +262,24 @@ describe('the API', () => {
   test('keeps its own key to itself where it passes a request on and the provider refuses the key', async () => {
     const refused = await post({ ...ask('status 401'), functions: [{ name: 'f' }] })
     expect([refused.status, await refused.text()]).toEqual([502, expect.not.stringContaining('secret-of-the-provider')])
+  })
+
+  test('takes its own key, and what looks like one, out of a refusal that it passes on', async () => {
+    for (const status of [400, 404, 429, 500]) {
+      const refused = await post({ ...ask(''), messages: foreign(`echo ${status} 0`) })
+      expect([refused.status, refused.headers.get('retry-after')]).toEqual([status, '70'])
+      expect(await refused.json()).toEqual({
+        error: { message: '[redacted], authorization: Bearer [redacted], [redacted]' }
+      })
+    }
+  })
+
+  test('lets no half of its key out of a refusal that is cut', async () => {
+    const head = '{"error":{"message":"'
+    for (const half of [4, 8, 11, 12, 13]) {
+      const refused = await post({ ...ask(''), messages: foreign(`echo 500 ${64 * 1024 - head.length - half}`) })
+      expect(await refused.text()).toMatch(/^\{"error":\{"message":"\.+\[redacted\],?$/)
+    }
   })
 
   test('tells that it is the provider which cannot be reached, also where it passes a request on', async () => {

@@ -17,9 +17,12 @@ export interface Series {
 
 export interface RigOptions {
   readonly transport?: TransportOptions | undefined
-  readonly cache?: { readonly ttlMs?: number; readonly staleWhileRevalidateMs?: number; readonly maxEntries?: number } | undefined
+  /** @default one with the cache's own defaults */
+  readonly cache?: { readonly ttlMs?: number; readonly staleWhileRevalidateMs?: number; readonly maxEntries?: number } | 'none'
   /** Tells of a wait of 5 ms in each call, as a limiter does. @default false */
   readonly limited?: boolean | undefined
+  /** @default as the environment says, to the rig's own collector */
+  readonly traces?: readonly [] | undefined
 }
 
 /** A gateway with its provider, its adapter and the real SDK, and what a test asks of it. */
@@ -40,6 +43,8 @@ export interface Rig extends AsyncDisposable {
 
 export interface AskOptions {
   readonly stream?: boolean | undefined
+  /** Only `scripted-*` have a price. @default 'scripted-large' */
+  readonly model?: string | undefined
   readonly messages?: readonly { readonly role: string; readonly content: string }[] | undefined
 }
 
@@ -49,7 +54,7 @@ const model = 'scripted-large'
  * Prompts that begin so are answered so: `slow` at a reader's pace, `busy` with 429 for the first time, `refused` with 400,
  * `late` after 1.5 s for the first time.
  */
-export async function startRig({ transport: more, cache = {}, limited = false }: RigOptions = {}): Promise<Rig> {
+export async function startRig({ transport: more, cache = {}, limited = false, traces }: RigOptions = {}): Promise<Rig> {
   await using opened = new AsyncDisposableStack()
   let state: 'broken' | 'well' = 'well'
   const seen = new Set<string>()
@@ -69,7 +74,7 @@ export async function startRig({ transport: more, cache = {}, limited = false }:
   )
   const collector = opened.use(await startOtlpSink())
   process.env.OTEL_EXPORTER_OTLP_ENDPOINT = collector.url
-  const telemetry = opened.use(await startTelemetry({ serviceName: 'rig', metrics: ['prometheus'] }))
+  const telemetry = opened.use(await startTelemetry({ serviceName: 'rig', metrics: ['prometheus'], traces }))
   delete process.env.OTEL_EXPORTER_OTLP_ENDPOINT
   const upstream = { apiKey: 'k', baseURL: provider.url }
   const transport = opened.use(createTransport({ retry: { baseMs: 1 }, ...more, traceHeaders: telemetry.traceHeaders }))
@@ -77,7 +82,7 @@ export async function startRig({ transport: more, cache = {}, limited = false }:
   const adapter = createAdapter({
     provider: limited ? ({ ...base, connect: (send) => afterWaiting(base.connect(send)) } satisfies WireProvider) : base,
     transport,
-    cache,
+    cache: cache === 'none' ? undefined : cache,
     tokens: { contextWindow: 1024 },
     price: createPrice(model)
   })
@@ -85,8 +90,12 @@ export async function startRig({ transport: more, cache = {}, limited = false }:
   const gateway = opened.use(await startGateway({ adapter, transport, upstream, host: '127.0.0.1', port: 0, model, prometheus }))
   const owned = opened.move()
 
-  function post(prompt: string, { stream = false, messages }: AskOptions, signal?: AbortSignal): Promise<Response> {
-    const body = { model, stream, max_tokens: 200, messages: messages ?? [{ role: 'user', content: prompt }] }
+  function post(
+    prompt: string,
+    { stream = false, model: named = model, messages }: AskOptions,
+    signal?: AbortSignal
+  ): Promise<Response> {
+    const body = { model: named, stream, max_tokens: 200, messages: messages ?? [{ role: 'user', content: prompt }] }
     return fetch(`${gateway.url}/v1/chat/completions`, {
       method: 'POST',
       body: JSON.stringify(body),
@@ -189,7 +198,8 @@ function pick<T>(random: Random, list: readonly T[]): T {
   return list[Math.floor(random() * list.length)] as T
 }
 
-function longTalk(prompt: string): { role: string; content: string }[] {
+/** Longer than the rig's model takes: old turns are left out. */
+export function longTalk(prompt: string): { role: string; content: string }[] {
   const turns = Array.from({ length: 30 }, (_, index) => [
     { role: 'user', content: `${index} ${'What about the weir? '.repeat(12)}` },
     { role: 'assistant', content: `It is upstream of mill ${index}.` }

@@ -28,13 +28,15 @@ function load(name: string): Loaded {
 
 /** A provider of traces whose exporter sends to the sink. */
 function tracing(sink: OtlpSink, encoding: string, options: object = {}): Provider {
+  const resource = (resourceFromAttributes as unknown as (attributes: object) => object)({ 'service.name': 'shop' })
+  const spanProcessors = [simpleProcessor(sink, encoding, options)]
+  return new (TracerProvider as Loaded[string])({ resource, spanProcessors })
+}
+
+function simpleProcessor(sink: OtlpSink, encoding: string, options: object = {}): object {
   const Exporter = load(`exporter-trace-otlp-${encoding}`).OTLPTraceExporter as Loaded[string]
   const exporter = new Exporter({ url: `${sink.url}/v1/traces`, headers: { 'x-key': 'k' }, ...options })
-  const resource = (resourceFromAttributes as unknown as (attributes: object) => object)({ 'service.name': 'shop' })
-  return new (TracerProvider as Loaded[string])({
-    resource,
-    spanProcessors: [new (SimpleSpanProcessor as Loaded[string])({ exporter })]
-  })
+  return new (SimpleSpanProcessor as Loaded[string])({ exporter })
 }
 
 it.each([
@@ -143,6 +145,30 @@ it('is sent again what it first refused with 503 and Retry-After', async () => {
   await sink.waitFor(({ spans }) => spans[0]?.name === 'again')
   expect(sink.requests.map(({ taken }) => taken)).toEqual([false, true])
   await provider.shutdown()
+})
+
+it.each(['proto', 'http'])('sees it when the real exporter sends a span twice: %s', async (encoding) => {
+  const sink = await startOtlpSink()
+  const twice = ['first', 'second'].map(() => simpleProcessor(sink, encoding))
+  const provider = new (TracerProvider as Loaded[string])({ spanProcessors: twice })
+  provider.getTracer('millrace').startSpan('twice').end()
+  await sink.waitFor(({ requests }) => requests.length === 2)
+  expect(sink.requests.map(({ taken }) => taken)).toEqual([true, false])
+  expect(sink.spans.map(({ name }) => name)).toEqual(['twice'])
+  await provider.shutdown()
+  await expect(sink.close()).rejects.toThrow(/the span [\da-f]{16} \("twice"\) was sent twice/)
+})
+
+it('sees it when the real exporter sends half of a surrogate pair in JSON', async () => {
+  const sink = await startOtlpSink()
+  const provider = tracing(sink, 'http')
+  provider
+    .getTracer('millrace')
+    .startSpan('cut', { attributes: { text: 'x\ud83d' } })
+    .end()
+  await sink.waitFor(({ requests }) => requests.length === 1)
+  await provider.shutdown()
+  await expect(sink.close()).rejects.toThrow('AnyValue.stringValue is no string of whole characters')
 })
 
 it.each(['stall', 'refuse', 'reset'] as const)('leaves a real exporter without success: %s', async (behaviour) => {

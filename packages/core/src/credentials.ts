@@ -1,18 +1,48 @@
-/** Shapes of credentials, each bounded and without nested repetition, so that no text makes them slow. */
-const shapes =
-  /\b(?:sk|pk|rk|gsk|xai|AIza)[-_][\w-]{8,200}|\b(?:Bearer|Basic) +[\w.~+/=-]{8,2000}|\beyJ[\w-]{8,2000}\.[\w-]{4,4000}\.[\w-]{4,2000}|([?&](?:key|api[-_]?key|token|sig)=)[^&\s"']{1,500}|(:\/\/)[^\s/?#@"']{1,500}@/gi
+// Keys, web tokens and authorization. No text makes any of these shapes slow: each takes the whole run it stands in, so that
+// nothing is looked at again and nothing of a long one is left.
+const tokens = [
+  /(?:sk|pk|rk|gsk|xai|nvapi|pplx|xox[a-z])[-_][\w-]{8,}/,
+  /AIza[\w-]{30,}/,
+  /(?:(?:hf|r8|gh[oprsu])_[a-z\d]{16}|github_pat_\w{16})\w*/,
+  /A[KS]IA(?=[a-z]{0,15}\d)[a-z\d]{16,}/,
+  /ya29\.[\w.-]{16,}/,
+  // Its beginning is enough: where a text is cut, the rest is not there.
+  /eyJ[\w-]{8,}(?:\.[\w-]*){0,4}/,
+  /(bearer|basic)(?:\s|%20|\\[nrt])+([\w.~+/=-]{8,})/
+]
+// Not within a word, but behind an escape of JSON or of a URL, such as `\n`, `\u000a` or `%3D`, whose last letter belongs to none.
+const beginning = /(?<!(?<!\\(?:u[\da-f]{3})?|%[\da-f])[a-z\d])/
+const query = /((?:[?&#]|\\u0026)[\w-]*(?:key|token|sig|signature|secret|password)=)[^&\s"'\\]+/
+const userinfo = /(:\/\/)[^\s/?#@"']{1,1000}(?=@)/
+
+const shapes = new RegExp(
+  `${beginning.source}(?:${tokens.map(({ source }) => source).join('|')})|${query.source}|${userinfo.source}`,
+  'gi'
+)
 
 /**
  * `text` with `[redacted]` in place of what looks like a credential: API keys of the known providers, bearer and basic
- * authorization, JSON web tokens, keys in a query, names and passwords in a URL. It knows shapes, not secrets: what looks
- * like nothing goes through.
+ * authorization, JSON web tokens, keys in a query, names and passwords in a URL, also within JSON. It knows shapes, not
+ * secrets: what looks like nothing goes through, and a word behind `bearer` or `basic` is a word, unless `authorization`
+ * stands before.
  *
  * @example
  * redactCredentials('Incorrect API key provided: sk-proj-0123456789')
  */
 export function redactCredentials(text: string): string {
-  return text.replace(shapes, (_, query: string | undefined, scheme: string | undefined) => {
-    if (scheme !== undefined) return `${scheme}[redacted]@`
-    return `${query ?? ''}[redacted]`
-  })
+  return text.replace(
+    shapes,
+    (match, scheme?: string, token?: string, name: string = '', slashes: string = '', at: number = 0) => {
+      if (scheme === undefined || token === undefined) return `${name}${slashes}[redacted]`
+      const before = text.slice(Math.max(0, at - 24), at)
+      if (!isProse(scheme, token) || /authorization\W{1,8}$/i.test(before)) return '[redacted]'
+      return match.slice(0, -token.length) + redactCredentials(token)
+    }
+  )
+}
+
+/** Whether it goes on in words, as in `basic arithmetic`, `Basic JavaScript` and `a bearer instrument.` */
+function isProse(scheme: string, token: string): boolean {
+  const longest = scheme.length === 'basic'.length ? 24 : 15
+  return token.length <= longest && /^(?:[A-Z]?[a-z]+(?:[A-Z/-][a-z]+)*[A-Z]{0,3}|[A-Z]+)\.*$/.test(token)
 }

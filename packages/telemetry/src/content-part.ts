@@ -63,8 +63,8 @@ export function createPartWriter(reader: TextReader): PartWriter {
     const content = reader.read(plain, where, (length ?? given.length) - head.length + plain.length)
     return (room) => {
       if (content === undefined) return undefined
-      const isWhole = content.more === 0 && content.text.length <= room && parseJson(content.text) !== undefined
-      return isWhole ? content.text : quoted(content, room)
+      const json = content.more === 0 ? escaped(content.text) : ''
+      return json !== '' && json.length <= room && parseJson(json) !== undefined ? json : quoted(content, room)
     }
   }
 
@@ -132,13 +132,21 @@ function base64Bytes(text: string, from = 0): number {
   return Math.max(0, Math.floor(((text.length - from) * 3) / 4) - padding)
 }
 
-/** JSON text without the escapes it does not need, behind which a redaction would not find what it looks for. */
+/** JSON text without escapes but those of quotes and backslashes: a redaction would take the `n` of `\n` for a letter of a word. */
 function unescaped(json: string): string {
   if (!json.includes('\\')) return json
   return json.replace(/\\(?:u([\da-f]{4})|.)/gi, (escape, hex: string | undefined) => {
-    if (escape === '\\/') return '/'
-    if (hex === undefined) return escape
+    const at = 'bfnrt/'.indexOf(escape.charAt(1))
+    if (hex === undefined) return '\b\f\n\r\t/'.charAt(at) || escape
     const unit = Number.parseInt(hex, 16)
-    return unit < 0x20 || unit === 0x22 || unit === 0x5c ? escape : String.fromCharCode(unit)
+    return unit === 0x22 || unit === 0x5c ? escape : String.fromCharCode(unit)
+  })
+}
+
+/** Control characters within strings are escapes again, as JSON wants them. A string without its end is one too, or quotes could make it slow. */
+function escaped(json: string): string {
+  return json.replace(/"(?:[^"\\]+|\\[^])*"?/g, (string) => {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what JSON has no place for
+    return string.replace(/[\u0000-\u001f]/g, (control) => JSON.stringify(control).slice(1, -1))
   })
 }

@@ -24,7 +24,10 @@ export interface TextReader {
   read(value: unknown, where: ContentPlace, length?: number): Text | undefined
 }
 
-/** Half a secret at the edge of what the hook sees is not recognised, so this much before the edge is never recorded. */
+/**
+ * Half a secret at the edge of what is seen is not recognised, so this much before the edge is never recorded. Core knows a longer
+ * credential by its beginning, and a name and password in a URL up to less than this.
+ */
 const edgeChars = 1024
 
 export function createTextReader(maxChars: number, redact: Redact | undefined, onFailure: () => void): TextReader {

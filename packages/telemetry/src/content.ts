@@ -13,9 +13,15 @@ export interface ContentOptions {
   readonly maxChars?: number | undefined
   /**
    * Called once with each text, id, name and address before it is recorded, when what looks like a credential has been taken
-   * out: gives what may be recorded, or undefined to leave it out. Arguments of a tool call are one text of JSON. Of a text longer than `maxChars` it sees `maxChars + 1024`
-   * characters, and what it gives for the last 1024 is not recorded. When it throws, or gives a promise, the text is left
-   * out and counted. It runs while the call waits. @default texts are recorded without what looks like a credential, see `redactCredentials` of core
+   * out: gives what may be recorded, or undefined to leave it out. When it throws, or gives a promise, the text is left out and
+   * counted. It runs while the call waits.
+   *
+   * Arguments of a tool call are one text of JSON, in which only quotes and backslashes are escaped. Other texts come as they
+   * are: within JSON that a tool gave back, a line break is `\n`, so a pattern that begins with `\b` does not find what follows.
+   *
+   * Of a text longer than `maxChars` it sees `maxChars + 1024` characters, and what it gives for the last 1024 is not recorded.
+   *
+   * @default texts are recorded without what looks like a credential, see `redactCredentials` of core
    */
   readonly redact?: Redact | undefined
 }
@@ -50,6 +56,9 @@ const leastChars = 256
  * console.log(call.attributes('stop'))
  */
 export function createContentCapture(options: ContentOptions, onFailure: () => void): ContentCapture {
+  if (typeof options === 'boolean') {
+    throw new TypeError('content takes an object of options, not boolean: `{}` for the defaults, or leave it out to record none')
+  }
   checkOptions<ContentOptions>('content', options, { maxChars: 1, redact: 1 })
   const { maxChars = 8192, redact } = options
   if (!Number.isSafeInteger(maxChars) || maxChars < leastChars) {

@@ -1,9 +1,10 @@
+import { clampTimer } from '@millrace/core'
 import { context, createContextKey, createNoopMeter, metrics, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { findSdk, type Load, type MetricReader } from './node-sdk.ts'
 import { createOtlp, type Otlp } from './otlp.ts'
 import { createTailSampling, type SpanProcessorLike, type TailSampling } from './sampling.ts'
 import { attribute, metric, scope } from './semconv.ts'
-import type { Settings } from './settings.ts'
+import { type Settings, traceExporters } from './settings.ts'
 import { createSpanQueue, type SpanQueue, type SpanQueueStats } from './span-queue.ts'
 
 export interface ExportOptions extends Settings {
@@ -12,6 +13,9 @@ export interface ExportOptions extends Settings {
   /** Told what went wrong. */
   readonly report: (text: string) => void
 }
+
+/** Series of one instrument of ours. */
+const maxSeries = 10_000
 
 /** `ended` is the sum of `sampledOut`, `queued`, `exported` and `dropped`, at any moment. */
 export interface NodeSpanStats extends SpanQueueStats {
@@ -40,7 +44,7 @@ export interface Export {
  */
 export function startExport(options: ExportOptions): Export {
   const load = findSdk()
-  if (isRegistered()) {
+  if (isRegistered(load)) {
     throw new TypeError('OpenTelemetry runs in this process already: close that first, or join it with createTelemetry()')
   }
   const closing = new AbortController()
@@ -49,7 +53,8 @@ export function startExport(options: ExportOptions): Export {
     protocol: options.protocol,
     closing: closing.signal,
     aborted: aborted.signal,
-    onFailure: options.report
+    limitMs: { traces: options.batch.exportTimeoutMillis, metrics: options.reader.exportTimeoutMillis },
+    report: options.report
   })
   const spans = createSpans(load, otlp, options)
   const { readers, prometheus } = createReaders(load, otlp, options)
@@ -63,10 +68,13 @@ export function startExport(options: ExportOptions): Export {
     metricReaders: readers,
     // Without it the SDK sends logs to localhost.
     logRecordProcessors: options.logs ? undefined : [],
+    // By default the SDK adds up all series beyond 2000 as one without labels; a hundred models come to more.
+    views: [{ meterName: scope, aggregationCardinalityLimit: maxSeries }],
     sampler: options.ratio === undefined ? undefined : new (load('@opentelemetry/sdk-trace').AlwaysOnSampler)()
   })
   const unregister = register(load, options, () => sdk.start())
   let failures = 0
+  let scraping: Promise<string> | undefined
   if (spans !== undefined) observe(stats)
 
   function stats(): ExportStats {
@@ -76,24 +84,37 @@ export function startExport(options: ExportOptions): Export {
     return { failures, spans: { ended, sampledOut, queued: held + queued, ...counts } }
   }
 
+  async function scrape({ reader, serializer }: Prometheus): Promise<string> {
+    try {
+      const { resourceMetrics, errors } = await reader.collect()
+      failures += errors.length
+      return serializer.serialize(resourceMetrics)
+    } finally {
+      scraping = undefined
+    }
+  }
+
   return {
     async prometheus() {
       if (prometheus === undefined) return undefined
-      const { resourceMetrics, errors } = await prometheus.reader.collect()
-      failures += errors.length
-      return prometheus.serializer.serialize(resourceMetrics)
+      // Whoever asks while one is made gets that one: the text of thousands of series costs a quarter of a second.
+      scraping ??= scrape(prometheus)
+      return scraping
     },
     stats,
     async close(ms) {
       closing.abort()
       const { promise: late, resolve } = Promise.withResolvers<void>()
       const timer = setTimeout(resolve, ms)
-      // Spans and metrics are flushed side by side.
-      await Promise.race([sdk.shutdown().catch(() => void failures++), late])
+      // Side by side; the spans are waited for also where the shutdown of something else fails.
+      const done = Promise.all([sdk.shutdown().catch(() => void failures++), spans?.sampling.shutdown()])
+      await Promise.race([done, late])
       clearTimeout(timer)
       aborted.abort()
-      spans?.queue.abort()
+      spans?.abort()
       unregister()
+      // What was given up is counted and told in this turn.
+      await new Promise<void>((turned) => setImmediate(turned))
     }
   }
 }
@@ -118,43 +139,61 @@ function observe(stats: () => ExportStats): void {
 
 interface Spans {
   readonly sampling: TailSampling<object, never>
+  /** Of two exporters, OTLP's. */
   readonly queue: SpanQueue
+  abort(): void
 }
 
-/** Spans pass the sampling, the queue and the exporter; of two exporters the queue counts OTLP's. */
+/** Spans pass the sampling, a queue and its exporter. */
 function createSpans(load: Load, otlp: Otlp, options: ExportOptions): Spans | undefined {
   const { traces, batch, ratio, slowMs, report } = options
-  if (traces.length === 0) return undefined
-  const { BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor } = load('@opentelemetry/sdk-trace')
-  const queue = createSpanQueue(traces.includes('otlp') ? otlp.traces() : new ConsoleSpanExporter(), batch.maxQueueSize, () =>
-    report('spans were dropped: the queue is full (OTEL_BSP_MAX_QUEUE_SIZE)')
-  )
-  const { exporter } = queue
-  const counted = queue.guard(
-    traces.includes('otlp') ? new BatchSpanProcessor({ ...batch, exporter }) : new SimpleSpanProcessor({ exporter })
-  )
-  const next =
-    new Set(traces).size === 1 ? counted : both(counted, new SimpleSpanProcessor({ exporter: new ConsoleSpanExporter() }))
-  return { queue, sampling: createTailSampling(next, { ratio, slowMs }) }
+  const { suppressTracing } = load('@opentelemetry/core')
+  const queues = traceExporters
+    .filter((name) => traces.includes(name))
+    .map((name) => {
+      const isOtlp = name === 'otlp'
+      const exporter = isOtlp ? otlp.traces() : new (load('@opentelemetry/sdk-trace').ConsoleSpanExporter)()
+      return createSpanQueue(exporter, {
+        ...batch,
+        // A console shows each span as it ends.
+        maxExportBatchSize: isOtlp ? batch.maxExportBatchSize : 1,
+        // The exporter keeps the limit by itself, and says why; this is for one that does not.
+        exportTimeoutMillis: clampTimer(batch.exportTimeoutMillis + 1000),
+        onFull: () => report('spans were dropped: the queue is full (OTEL_BSP_MAX_QUEUE_SIZE)'),
+        // Who traces requests is not told of those of the exporter, which would be spans again.
+        run: (start) => context.with(suppressTracing(ROOT_CONTEXT), start)
+      })
+    })
+  const [queue] = queues
+  if (queue === undefined) return undefined
+  return {
+    queue,
+    sampling: createTailSampling(all(queues), { ratio, slowMs }),
+    abort() {
+      for (const { abort } of queues) abort()
+    }
+  }
 }
 
-type Processor = SpanProcessorLike<object, never>
-
-function both(first: Processor, second: Processor): Processor {
+function all(queues: readonly SpanQueue[]): SpanProcessorLike<object, never> {
   return {
     onStart() {},
     onEnd(span) {
-      first.onEnd(span)
-      second.onEnd(span)
+      for (const queue of queues) queue.onEnd(span)
     },
-    forceFlush: async () => void (await Promise.all([first.forceFlush(), second.forceFlush()])),
-    shutdown: async () => void (await Promise.all([first.shutdown(), second.shutdown()]))
+    forceFlush: async () => void (await Promise.all(queues.map((queue) => queue.forceFlush()))),
+    shutdown: async () => void (await Promise.all(queues.map((queue) => queue.shutdown())))
   }
+}
+
+interface Prometheus {
+  readonly reader: MetricReader
+  readonly serializer: { serialize(resourceMetrics: unknown): string }
 }
 
 interface Readers {
   readonly readers: readonly MetricReader[]
-  readonly prometheus?: { readonly reader: MetricReader; readonly serializer: { serialize(resourceMetrics: unknown): string } }
+  readonly prometheus?: Prometheus
 }
 
 function createReaders(load: Load, otlp: Otlp, { metrics: names, reader }: ExportOptions): Readers {
@@ -171,12 +210,14 @@ function createReaders(load: Load, otlp: Otlp, { metrics: names, reader }: Expor
   return { readers: [...readers, prometheus], prometheus: { reader: prometheus, serializer: new PrometheusSerializer() } }
 }
 
-/** Whether spans or metrics go somewhere already. */
-function isRegistered(): boolean {
-  // Only the API's own proxy has this method, and gives nothing while no SDK is behind it.
+/** Whether spans, metrics or logs go somewhere already. */
+function isRegistered(load: Load): boolean {
+  // Only the API's own proxies have these methods; that of the tracers gives nothing while no SDK is behind it.
   const provider = trace.getTracerProvider() as { getDelegateTracer?(name: string): unknown }
   const traced = provider.getDelegateTracer === undefined || provider.getDelegateTracer('registered') !== undefined
-  return traced || metrics.getMeterProvider().getMeter('registered') !== createNoopMeter()
+  const { logs } = load('@opentelemetry/api')
+  const logged = logs !== undefined && !('_setDelegate' in logs.getLoggerProvider())
+  return traced || logged || metrics.getMeterProvider().getMeter('registered') !== createNoopMeter()
 }
 
 /** Runs `start`; gives the undoing of what it registered, and of nothing that was there before. */

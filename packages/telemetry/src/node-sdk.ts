@@ -1,4 +1,8 @@
-import { createRequire } from 'node:module'
+import { readFileSync } from 'node:fs'
+import { createRequire, findPackageJSON } from 'node:module'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type { Context } from '@opentelemetry/api'
 import type { SpanProcessorLike } from './sampling.ts'
 import type { SpanExporterLike } from './span-queue.ts'
 
@@ -17,6 +21,7 @@ interface NodeSdkOptions {
   readonly metricReaders: readonly MetricReader[]
   readonly logRecordProcessors?: readonly never[] | undefined
   readonly sampler?: object | undefined
+  readonly views: readonly { readonly meterName: string; readonly aggregationCardinalityLimit: number }[]
 }
 
 interface Modules {
@@ -26,14 +31,6 @@ interface Modules {
   readonly '@opentelemetry/sdk-trace': {
     readonly AlwaysOnSampler: new () => object
     readonly ConsoleSpanExporter: new () => SpanExporterLike
-    readonly SimpleSpanProcessor: new (options: { readonly exporter: SpanExporterLike }) => Processor
-    readonly BatchSpanProcessor: new (options: {
-      readonly exporter: SpanExporterLike
-      readonly maxQueueSize: number
-      readonly maxExportBatchSize: number
-      readonly scheduledDelayMillis: number
-      readonly exportTimeoutMillis: number
-    }) => Processor
   }
   readonly '@opentelemetry/sdk-metrics': {
     readonly ConsoleMetricExporter: new () => object
@@ -52,24 +49,38 @@ interface Modules {
   readonly '@opentelemetry/exporter-metrics-otlp-proto': { readonly OTLPMetricExporter: new () => object }
   readonly '@opentelemetry/exporter-metrics-otlp-http': { readonly OTLPMetricExporter: new () => object }
   readonly '@opentelemetry/resources': { readonly envDetector: object; readonly serviceInstanceIdDetector: object }
-  readonly '@opentelemetry/api': { readonly logs?: { disable(): void } }
+  readonly '@opentelemetry/api': { readonly logs?: { disable(): void; getLoggerProvider(): object } }
+  readonly '@opentelemetry/core': { suppressTracing(context: Context): Context }
 }
 
 /** Gives a package of the SDK by name. */
 export type Load = <Name extends keyof Modules>(name: Name) => Modules[Name]
 
+const name = '@opentelemetry/sdk-node'
+/** The first with the parts that we use; of those before, some have other names. */
+const oldestMinor = 301
+
 /**
  * Finds the SDK that the app installed. Everything comes from `@opentelemetry/sdk-node`'s own dependencies, so that there is
  * one copy of each and nothing else to install; each is loaded when it is asked for.
  *
- * @throws {TypeError} it is not installed
+ * @throws {TypeError} it is not installed, or too old
  */
 export function findSdk(): Load {
+  // A bundler that writes CommonJS leaves no `url`.
+  const url = (import.meta as Partial<ImportMeta>).url ?? pathToFileURL(join(process.cwd(), 'x.js')).href
   let path: string
   try {
-    path = createRequire(import.meta.url).resolve('@opentelemetry/sdk-node')
+    path = createRequire(url).resolve(name)
   } catch (cause) {
-    throw new TypeError('startTelemetry needs @opentelemetry/sdk-node: npm install @opentelemetry/sdk-node', { cause })
+    if ((cause as { readonly code?: unknown }).code !== 'MODULE_NOT_FOUND') throw cause
+    throw new TypeError(`startTelemetry needs ${name}: npm install ${name}`, { cause })
+  }
+  const manifest = findPackageJSON(name, url)
+  const { version } = JSON.parse(manifest === undefined ? '{}' : readFileSync(manifest, 'utf8')) as { readonly version?: string }
+  const [major = 0, minor = 0] = (version ?? '1').split('.').map(Number)
+  if (major === 0 && minor < oldestMinor) {
+    throw new TypeError(`startTelemetry needs ${name} 0.${oldestMinor} or later; found ${version}: npm install ${name}@latest`)
   }
   return createRequire(path) as Load
 }

@@ -22,11 +22,11 @@ export type { SpanQueueStats } from './span-queue.ts'
 export interface NodeTelemetryOptions extends Omit<TelemetryOptions, 'tracerProvider' | 'meterProvider'> {
   /** @default OTEL_SERVICE_NAME, else the SDK's `unknown_service:node` */
   readonly serviceName?: string | undefined
-  /** Where spans go. @default OTEL_TRACES_EXPORTER; without it `['otlp']` if an OTLP endpoint is set, else `[]` */
+  /** Where spans go. @default OTEL_TRACES_EXPORTER; without it `['otlp']` if an OTLP endpoint is set, else none: `[]` */
   readonly traces?: readonly TraceExporter[] | undefined
   /**
    * Where metrics go; for `prometheus`, serve what `prometheus()` gives.
-   * @default OTEL_METRICS_EXPORTER; without it `['otlp']` if an OTLP endpoint is set, else `[]`
+   * @default OTEL_METRICS_EXPORTER; without it `['otlp']` if an OTLP endpoint is set, else none: `[]`
    */
   readonly metrics?: readonly MetricExporter[] | undefined
   /** @default everything, or OTEL_TRACES_SAMPLER_ARG where OTEL_TRACES_SAMPLER is a traceidratio */
@@ -34,10 +34,11 @@ export interface NodeTelemetryOptions extends Omit<TelemetryOptions, 'tracerProv
   /** How long `close` may take, in milliseconds. @default 2000 */
   readonly shutdownMs?: number | undefined
   /**
-   * Told what went wrong with the export, each thing at most once a minute; no message holds a header, a URL or content.
+   * Told what went wrong with the export, each thing at most once a minute; no message holds a header, a path, a
+   * credential or content. What it throws or rejects with is counted in `stats().failures`.
    * @default a line of `console.warn`
    */
-  readonly onError?: ((error: Error) => void) | undefined
+  readonly onError?: ((error: Error) => unknown) | undefined
 }
 
 export interface NodeTelemetryStats extends TelemetryStats {
@@ -62,10 +63,12 @@ export interface NodeTelemetry extends Telemetry {
 
 /**
  * Starts OpenTelemetry's Node SDK with exporters that hold no call up, and listens with `createTelemetry`. It needs the
- * package `@opentelemetry/sdk-node`, reads the OTEL_* variables, and loads nothing where nothing is to be exported. Of the
- * resource it tells the service and OTEL_RESOURCE_ATTRIBUTES only: command lines hold secrets.
+ * package `@opentelemetry/sdk-node` (0.301 or later), reads the OTEL_* variables, and loads nothing where nothing is to be
+ * exported: without an endpoint or an exporter in variables or options, nothing is. Of the resource it tells the service and
+ * OTEL_RESOURCE_ATTRIBUTES only: command lines hold secrets. A process that never closes it exits all the same, at most
+ * OTEL_EXPORTER_OTLP_TIMEOUT later if an export is under way, and loses the spans that wait.
  *
- * @throws {TypeError} a wrong option, OTLP over gRPC, an SDK that is missing or is running already
+ * @throws {TypeError} a wrong option, OTLP over gRPC, an SDK that is missing, too old or running already
  *
  * @example
  * await using telemetry = await startTelemetry({ serviceName: 'gateway', metrics: ['otlp', 'prometheus'] })
@@ -83,15 +86,17 @@ export async function startTelemetry(options: NodeTelemetryOptions = {}): Promis
   const { serviceName, traces, metrics, sampling = {}, shutdownMs = 2000, onError, ...listening } = options
   checkNames('traces', traces, traceExporters)
   checkNames('metrics', metrics, metricExporters)
-  if (typeof (serviceName ?? '') !== 'string') throw new TypeError('serviceName must be a text')
-  if (!(shutdownMs >= 0 && shutdownMs < 2 ** 31)) throw new TypeError('shutdownMs must be a number of milliseconds')
+  if (serviceName !== undefined && typeof serviceName !== 'string') throw new TypeError('serviceName must be a text')
+  if (typeof shutdownMs !== 'number' || !(shutdownMs >= 0 && shutdownMs < 2 ** 31)) {
+    throw new TypeError('shutdownMs must be a number of milliseconds, below 2 ** 31')
+  }
   if (onError !== undefined && typeof onError !== 'function') throw new TypeError('onError must be a function')
+
+  checkSamplingOptions(sampling)
 
   const reporter = createReporter(onError)
   const settings = readSettings(process.env, reporter.report)
-  checkOptions<SamplingOptions>('sampling', sampling, { ratio: 1, slowMs: 1 })
   const { ratio = settings.ratio, slowMs = 10_000 } = sampling
-  checkSampling({ ratio: ratio ?? 1, slowMs })
 
   const chosen = { traces: traces ?? settings.traces, metrics: metrics ?? settings.metrics }
   const exporting =
@@ -124,7 +129,10 @@ export async function startTelemetry(options: NodeTelemetryOptions = {}): Promis
   return {
     ...telemetry,
     async prometheus() {
-      if (closing !== undefined) throw new MillraceError('closed', 'this telemetry is closed', { details: {} })
+      if (closing !== undefined)
+        throw new MillraceError('closed', 'this telemetry is closed (`await using` closes at the end of its block)', {
+          details: {}
+        })
       if (!chosen.metrics.includes('prometheus')) {
         throw new TypeError("prometheus() needs startTelemetry({ metrics: ['prometheus'] }), or OTEL_METRICS_EXPORTER=prometheus")
       }
@@ -144,6 +152,14 @@ export async function startTelemetry(options: NodeTelemetryOptions = {}): Promis
 const { tracerProvider: _tracer, meterProvider: _meter, ...listeningNames } = telemetryOptionNames
 
 const noSpans: NodeSpanStats = { ended: 0, sampledOut: 0, queued: 0, exported: 0, dropped: 0, failed: 0 }
+
+function checkSamplingOptions(sampling: unknown): void {
+  if (typeof sampling === 'number') throw new TypeError(`sampling takes an object of options: write { ratio: ${sampling} }`)
+  checkOptions<SamplingOptions>('sampling', sampling as SamplingOptions, { ratio: 1, slowMs: 1 })
+  const { ratio = 1, slowMs = 0 } = sampling as SamplingOptions
+  if (typeof ratio !== 'number' || typeof slowMs !== 'number') throw new TypeError('ratio and slowMs must be numbers')
+  checkSampling({ ratio, slowMs })
+}
 
 function checkNames(option: string, names: readonly string[] | undefined, known: readonly string[]): void {
   if (names === undefined) return

@@ -2,6 +2,7 @@ import { checkOptions, clampTimer } from '@millrace/core'
 import {
   type Context,
   type HrTime,
+  type Span,
   type SpanContext,
   type SpanStatus,
   SpanStatusCode,
@@ -18,7 +19,7 @@ export interface SamplingOptions {
 }
 
 export interface TailSamplingOptions extends SamplingOptions {
-  /** Spans that wait for the end of their call; beyond, the oldest call is decided early. @default 10000 */
+  /** Spans that wait for the end of their call; beyond, those of the oldest call are let go of. @default 10000 */
   readonly maxSpans?: number | undefined
 }
 
@@ -50,18 +51,35 @@ export interface TailSampling<Started, Ended> extends SpanProcessorLike<Started,
   stats(): TailSamplingStats
 }
 
-/** The spans of one call: its local root (no parent, or one elsewhere) and all below it in this process. */
-interface Tree<Ended> {
-  readonly root: object
+/** A span of this process, with those below it that have ended. */
+interface Node<Ended> {
+  readonly key: string
   readonly since: number
-  verdict: 'open' | 'keep' | 'drop'
+  /** By the ratio or by a caller in another process: all below it is kept. */
+  readonly chosen: boolean
+  /** The span around it. */
+  parent: Node<Ended> | undefined
+  ended: boolean
+  /** Something was wrong with it or below it. */
+  kept: boolean
+  /** How many may still start right below it, once it is kept, and be kept with it. */
+  spare: number
   held: Ended[]
 }
+
+/**
+ * So that the later attempts of a slow call are kept with it, and yet a span as old as the process does not keep all the
+ * calls below it.
+ */
+const maxLater = 100
 
 /**
  * Decides after the end of a call whether its spans are worth keeping, and passes those on to `next`. It keeps the calls with
  * an error anywhere in them, those of at least `slowMs`, those whose caller in another process was sampled, and `ratio` of
  * the rest, chosen by trace id as every OpenTelemetry SDK chooses. Spans are held for at most twice `slowMs`.
+ *
+ * A call is decided with the request around it. It is decided for itself if it outlives a request that was let go of, if it
+ * starts after its end, or if a hundred more have started right below it since it was known to be kept.
  *
  * The SDK must record everything (its AlwaysOn sampler), so `traceparent` says `sampled` to whom you call.
  *
@@ -79,81 +97,172 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
   checkSampling({ ratio, slowMs })
   if (!Number.isSafeInteger(maxSpans) || maxSpans < 1) throw new TypeError('maxSpans must be a whole number of at least 1')
 
-  // Keyed by the span itself: a tree is remembered as long as somebody can still end a span of it or start one below it.
-  const trees = new WeakMap<object, Tree<Ended>>()
-  /** Trees that hold spans, the oldest first. */
-  const holding = new Set<Tree<Ended>>()
+  // Keyed by the span itself: a node is remembered as long as somebody can still end its span or start one below it.
+  const nodes = new WeakMap<object, Node<Ended>>()
+  /** By their ids: a parent may be given as a mere span context. The newest `maxSpans`. */
+  const underWay = new Map<string, Node<Ended>>()
+  /** Nodes that hold spans, the oldest first. */
+  const holding = new Set<Node<Ended>>()
   let ended = 0
   let held = 0
   let sampledOut = 0
+  let closed = false
   let timer: NodeJS.Timeout | undefined
 
-  function treeOf(span: Started, context: Context): Tree<Ended> {
-    const parent = trace.getSpan(context)
-    const above = parent === undefined ? undefined : trees.get(parent)
-    if (above !== undefined) return above
-    const caller = parent?.spanContext()
-    const kept = (caller !== undefined && isSampled(caller)) || inRatio(traceIdOf(span), ratio)
-    return { root: span, since: performance.now(), verdict: kept ? 'keep' : 'open', held: [] }
-  }
+  const isOverdue = ({ since }: Node<Ended>): boolean => performance.now() - since >= slowMs
 
-  function hold(tree: Tree<Ended>, span: Ended): void {
-    tree.held.push(span)
-    holding.add(tree)
-    held++
-    timer ??= setTimeout(keepSlow, clampTimer(slowMs)).unref()
-    for (const oldest of holding) {
-      if (held <= maxSpans) return
-      decideEarly(oldest)
+  function begin(span: Started, context: Context): void {
+    const own = (span as unknown as Span).spanContext()
+    const caller = trace.getSpan(context)
+    const from = caller?.spanContext()
+    const above = caller && from && (nodes.get(caller) ?? underWay.get(keyOf(from)))
+    const node: Node<Ended> = {
+      key: keyOf(own),
+      since: performance.now(),
+      chosen: above === undefined ? isSampledElsewhere(from) || inRatio(own.traceId, ratio) : above.chosen,
+      parent: above === undefined || above.chosen ? undefined : placeBelow(above),
+      ended: false,
+      kept: false,
+      spare: 0,
+      held: []
+    }
+    nodes.set(span, node)
+    underWay.set(node.key, node)
+    if (underWay.size <= maxSpans) return
+    for (const oldest of underWay.keys()) {
+      underWay.delete(oldest)
+      return
     }
   }
 
-  /** A root under way for `slowMs` is slow whenever it ends. */
-  function decideEarly(tree: Tree<Ended>): void {
-    release(tree, performance.now() - tree.since >= slowMs ? 'keep' : 'drop')
+  /** With whom a span is decided that starts below this one; undefined if for itself. */
+  function placeBelow(above: Node<Ended>): Node<Ended> | undefined {
+    const around = above.ended ? parentOf(above) : above
+    if (around === undefined) return undefined
+    parentOf(around) // by now it may have outlived a call that was kept
+    if (isOverdue(around)) keep(around)
+    if (!around.kept) return around
+    if (around.spare === 0) return undefined
+    around.spare--
+    return around
   }
 
-  function release(tree: Tree<Ended>, verdict: 'keep' | 'drop'): void {
-    tree.verdict = verdict
-    if (!holding.delete(tree)) return
-    const spans = tree.held
-    tree.held = []
-    held -= spans.length
-    if (verdict === 'drop') sampledOut += spans.length
-    else for (const span of spans) next.onEnd(span)
+  /** The nearest span around it that is under way. Those that have ended are cut out, so that no chain of them can grow. */
+  function parentOf(node: Node<Ended>): Node<Ended> | undefined {
+    while (node.parent?.ended === true) {
+      const { kept, spare, parent } = node.parent
+      // It began inside a call that was kept, and has outlived it.
+      if (kept) keepOne(node, spare)
+      node.parent = parent
+    }
+    return node.parent
   }
 
-  /** So no tree waits for a root that never ends. */
-  function keepSlow(): void {
-    const now = performance.now()
-    for (const tree of holding) if (now - tree.since >= slowMs) release(tree, 'keep')
-    timer = holding.size > 0 ? setTimeout(keepSlow, clampTimer(slowMs)).unref() : undefined
+  function isKept(node: Node<Ended>): boolean {
+    for (let at: Node<Ended> | undefined = node; at !== undefined; ) {
+      const around = parentOf(at)
+      if (at.kept) return true
+      at = around
+    }
+    return false
+  }
+
+  /** With all around it that is under way. */
+  function keep(node: Node<Ended>): void {
+    for (let at: Node<Ended> | undefined = node; at !== undefined; at = parentOf(at)) keepOne(at, maxLater)
+  }
+
+  function keepOne(node: Node<Ended>, spare: number): void {
+    if (node.kept) return
+    node.kept = true
+    node.spare = spare
+    passHeld(node)
+  }
+
+  function end(node: Node<Ended>, span: Ended): void {
+    node.ended = true
+    underWay.delete(node.key)
+    if (span.status.code === SpanStatusCode.ERROR || milliseconds(span.duration) >= slowMs) keep(node)
+    const around = parentOf(node)
+    if (isKept(node)) {
+      passHeld(node)
+      ended++
+      next.onEnd(span)
+    } else if (around === undefined || closed) {
+      dropHeld(node)
+      ended++
+      sampledOut++
+    } else {
+      hold(around, takeHeld(node), span)
+    }
+  }
+
+  function hold(node: Node<Ended>, below: readonly Ended[], span: Ended): void {
+    for (const one of below) node.held.push(one)
+    node.held.push(span)
+    holding.add(node)
+    ended++
+    held++
+    timer ??= setTimeout(keepOverdue, clampTimer(slowMs)).unref()
+    for (const oldest of holding) {
+      if (held <= maxSpans) return
+      letGo(oldest)
+    }
+  }
+
+  function takeHeld(node: Node<Ended>): readonly Ended[] {
+    holding.delete(node)
+    const spans = node.held
+    node.held = []
+    return spans
+  }
+
+  function passHeld(node: Node<Ended>): void {
+    for (const span of takeHeld(node)) {
+      held--
+      next.onEnd(span)
+    }
+  }
+
+  function dropHeld(node: Node<Ended>): void {
+    const { length } = takeHeld(node)
+    held -= length
+    sampledOut += length
+  }
+
+  /** A span under way for `slowMs` is slow whenever it ends. */
+  function letGo(node: Node<Ended>): void {
+    if (isOverdue(node)) keep(node)
+    else dropHeld(node)
+  }
+
+  /** So nothing waits for a span that never ends. */
+  function keepOverdue(): void {
+    for (const node of holding) if (isOverdue(node)) keep(node)
+    timer = holding.size > 0 ? setTimeout(keepOverdue, clampTimer(slowMs)).unref() : undefined
   }
 
   return {
     onStart(span, context) {
-      if (ratio < 1) trees.set(span, treeOf(span, context))
+      if (ratio < 1) begin(span, context)
       next.onStart(span, context)
     },
     onEnding(span) {
       next.onEnding?.(span)
     },
     onEnd(span) {
+      const node = nodes.get(span)
+      if (node !== undefined && !node.chosen) return end(node, span)
+      if (node !== undefined) underWay.delete(node.key)
       ended++
-      const tree = trees.get(span)
-      if (tree === undefined) return next.onEnd(span)
-      const isRoot = tree.root === (span as object)
-      // A failure is kept even where its call was already let go of: a child that failed after its root ended well.
-      if (span.status.code === SpanStatusCode.ERROR || (isRoot && milliseconds(span.duration) >= slowMs)) release(tree, 'keep')
-      else if (isRoot && tree.verdict === 'open') release(tree, 'drop')
-      if (tree.verdict === 'keep') next.onEnd(span)
-      else if (tree.verdict === 'drop') sampledOut++
-      else hold(tree, span)
+      next.onEnd(span)
     },
     forceFlush: () => next.forceFlush(),
     async shutdown() {
+      // What ends from now on is decided at once: nobody would let go of it any more.
+      closed = true
       clearTimeout(timer)
-      for (const tree of holding) decideEarly(tree)
+      for (const node of holding) letGo(node)
       await next.shutdown()
     },
     stats: () => ({ ended, held, sampledOut })
@@ -174,10 +283,11 @@ function inRatio(traceId: string, ratio: number): boolean {
   return folded >>> 0 < Math.floor(ratio * 0xffff_ffff)
 }
 
-function traceIdOf(span: object): string {
-  return (span as { spanContext(): SpanContext }).spanContext().traceId
-}
+const keyOf = ({ traceId, spanId }: SpanContext): string => traceId + spanId
 
-const isSampled = (context: SpanContext): boolean => (context.traceFlags & TraceFlags.SAMPLED) !== 0
+/** Whether the caller stands in another process, which says that it is sampled. */
+function isSampledElsewhere(caller: SpanContext | undefined): boolean {
+  return caller?.isRemote === true && (caller.traceFlags & TraceFlags.SAMPLED) !== 0
+}
 
 const milliseconds = ([seconds, nanoseconds]: HrTime): number => seconds * 1e3 + nanoseconds / 1e6

@@ -36,19 +36,42 @@ const endpoints = [
   'OTEL_EXPORTER_OTLP_METRICS_ENDPOINT'
 ] as const
 
+const samplers = ['always_on', 'always_off', 'traceidratio'].flatMap((name) => [name, `parentbased_${name}`])
+
+/** The answers of the conventions' variable for content. */
+const contentAnswers = ['true', 'false', '1', '0', 'span_only', 'event_only', 'span_and_event', 'no_content']
+
+/** A longer time would be 1 ms to a timer of Node's. */
+const maxMs = 2 ** 31 - 1
+
+/** More spans than any process has memory for. */
+const maxSize = 1_000_000
+
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** Reads the environment as the specification asks: what it does not understand it tells and takes as unset. */
 export function readSettings(env: Environment, warn: (text: string) => void): Settings {
   const text = (name: string): string | undefined => env[name]?.trim() || undefined
 
-  function number(name: string, fallback: number, min = 1, max = Number.MAX_SAFE_INTEGER): number {
+  function number(name: string, fallback: number, min: number, max: number, isUsable = Number.isFinite): number {
     const given = text(name)
     if (given === undefined) return fallback
     const value = Number(given)
-    if (value >= min && value <= max) return value
-    warn(`${name} must be a number from ${min}${max === Number.MAX_SAFE_INTEGER ? '' : ` to ${max}`}; ${fallback} is used`)
+    if (isUsable(value) && value >= min && value <= max) return value
+    const kind = isUsable === Number.isFinite ? 'number' : 'whole number'
+    warn(`${name} must be a ${kind} from ${min} to ${max}; ${fallback} is used`)
     return fallback
+  }
+
+  const size = (name: string, fallback: number): number => number(name, fallback, 1, maxSize, Number.isSafeInteger)
+  const milliseconds = (name: string, fallback: number): number => number(name, fallback, 1, maxMs)
+
+  /** One of a few words, in any case. */
+  function word(name: string, known: readonly string[], then: string): string | undefined {
+    const given = text(name)?.toLowerCase()
+    if (given === undefined || known.includes(given)) return given
+    warn(`${name} knows ${known.join(', ')}; ${then}`)
+    return undefined
   }
 
   function exporters<Name extends string>(signal: Signal, known: readonly Name[]): readonly Name[] {
@@ -78,15 +101,21 @@ export function readSettings(env: Environment, warn: (text: string) => void): Se
 
   for (const name of endpoints) {
     // Its value is not told: it may hold credentials.
-    if (!URL.canParse(text(name) ?? 'http://unset')) warn(`${name} is no URL; the SDK takes http://localhost:4318`)
+    const url = URL.parse(text(name) ?? 'http://unset')
+    if (url === null) warn(`${name} must begin with http:// or https://; the SDK takes http://localhost:4318`)
+    else if (!/^https?:$/.test(url.protocol)) warn(`${name} must begin with http:// or https://; nothing reaches it as it is`)
   }
+  if (!isResource(text('OTEL_RESOURCE_ATTRIBUTES') ?? '')) {
+    warn('OTEL_RESOURCE_ATTRIBUTES must be name=value,name=value with other "," and "=" percent-encoded; none of it is used')
+  }
+  word('OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT', contentAnswers, 'no content is captured')
   const traces = exporters('traces', traceExporters)
   const metrics = exporters('metrics', metricExporters)
-  const maxQueueSize = number('OTEL_BSP_MAX_QUEUE_SIZE', 2048)
-  const exportIntervalMillis = number('OTEL_METRIC_EXPORT_INTERVAL', 60_000)
-  const sampler = text('OTEL_TRACES_SAMPLER')
+  const maxQueueSize = size('OTEL_BSP_MAX_QUEUE_SIZE', 2048)
+  const exportIntervalMillis = milliseconds('OTEL_METRIC_EXPORT_INTERVAL', 60_000)
+  const sampler = word('OTEL_TRACES_SAMPLER', samplers, 'everything is recorded')
   return {
-    disabled: text('OTEL_SDK_DISABLED')?.toLowerCase() === 'true',
+    disabled: word('OTEL_SDK_DISABLED', ['true', 'false'], 'it is not disabled') === 'true',
     traces,
     metrics,
     logs: (text('OTEL_LOGS_EXPORTER') ?? 'none') !== 'none',
@@ -97,15 +126,26 @@ export function readSettings(env: Environment, warn: (text: string) => void): Se
         : 1,
     batch: {
       maxQueueSize,
-      maxExportBatchSize: Math.min(maxQueueSize, number('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 512)),
-      scheduledDelayMillis: number('OTEL_BSP_SCHEDULE_DELAY', 5000),
-      exportTimeoutMillis: number('OTEL_BSP_EXPORT_TIMEOUT', 30_000)
+      maxExportBatchSize: Math.min(maxQueueSize, size('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 512)),
+      scheduledDelayMillis: milliseconds('OTEL_BSP_SCHEDULE_DELAY', 5000),
+      exportTimeoutMillis: milliseconds('OTEL_BSP_EXPORT_TIMEOUT', 30_000)
     },
     // A reader refuses a timeout above its interval.
     reader: {
       exportIntervalMillis,
-      exportTimeoutMillis: Math.min(exportIntervalMillis, number('OTEL_METRIC_EXPORT_TIMEOUT', 10_000))
+      exportTimeoutMillis: Math.min(exportIntervalMillis, milliseconds('OTEL_METRIC_EXPORT_TIMEOUT', 10_000))
     },
     protocol
+  }
+}
+
+/** As the SDK reads it: one wrong entry, and all are lost. */
+function isResource(given: string): boolean {
+  try {
+    decodeURIComponent(given)
+    return given.split(',').every((entry) => entry.trim() === '' || /^\s*[^=\s][^=]*=[^=]*$/.test(entry))
+  } catch {
+    // Not percent-encoded.
+    return false
   }
 }

@@ -364,6 +364,52 @@ describe('redaction', () => {
     }
   })
 
+  test('keys behind an escape of JSON are taken out of arguments and of results that are JSON', () => {
+    const said = '# keys\nsk-proj-0123456789abcdef\n\tBearer 0123456789abcdef\u0001KEY_sk-ant-0123456789'
+    const clean = '# keys\n[redacted]\n\t[redacted]\u0001KEY_[redacted]'
+    const messages = [
+      { role: 'assistant', content: '', toolCalls: [{ id: '1', name: 'write', arguments: JSON.stringify({ said }) }] },
+      { role: 'tool', toolCallId: '1', content: JSON.stringify({ said }) }
+    ]
+    const chunks: Chunk[] = [{ type: 'tool-call', index: 0, id: '1', name: 'write', arguments: JSON.stringify({ said }) }]
+    const { input, output, all } = capture({ model, messages }, chunks)
+    expect(input).toMatchObject([
+      { parts: [{ arguments: { said: clean } }] },
+      { parts: [{ response: JSON.stringify({ said: clean }) }] }
+    ])
+    expect(output).toMatchObject([{ parts: [{ arguments: { said: clean } }] }])
+    expect(all).not.toContain('0123456789')
+  })
+
+  test('the hook sees arguments with their line breaks and tabs, whole or cut, and they stay JSON', () => {
+    const redact = (given: string): string => given.replaceAll(/\bacct_\d+/g, '[account]')
+    const given = { text: 'a\nacct_12\tacct_34\u0001acct_56\r\n"acct_78" C:\\new', n: [1, ''] }
+    const cut = { text: `a\nacct_12 ${'x'.repeat(2000)}` }
+    const recorded = (json: string): unknown => {
+      const toolCalls = [{ id: '1', name: 'write', arguments: json }]
+      const { input } = captureMessages([{ role: 'assistant', content: '', toolCalls }], { maxChars: 900, redact })
+      return (input as [{ parts: [{ arguments: unknown }] }])[0].parts[0].arguments
+    }
+    expect(recorded(JSON.stringify(given, undefined, 2))).toEqual({
+      text: 'a\n[account]\t[account]\u0001[account]\r\n"[account]" C:\\new',
+      n: [1, '']
+    })
+    expect(recorded(JSON.stringify(cut))).toMatch(/^\{"text":"a\n\[account\] x+…\[\d+ characters more\]$/)
+  })
+
+  test('of a credential that is longer than what is looked at, nothing is recorded', () => {
+    const key = '0123456789'.repeat(300)
+    const filler = 'word '.repeat(1440)
+    for (const secret of [`eyJhbGciOiJIUzI1NiJ9.eyJz${key}.${key}`, `sk-${key}`, `Bearer ${key}`, `/?sig=${key}`]) {
+      const { all } = captureMessages([{ role: 'user', content: `${filler}${secret} ${filler}` }])
+      expect(all).not.toContain('0123456789')
+    }
+    for (let shift = 0; shift < 1100; shift += 7) {
+      const url = `x${'y'.repeat(shift)} https://user:${key.slice(0, 900)}@example.com ${filler}`
+      expect(captureMessages([{ role: 'user', content: url }], { maxChars: 1000 }).all).not.toContain('0123456789')
+    }
+  })
+
   test('a secret behind escapes of JSON is found in the arguments of a call', () => {
     const json = '{"a":"S3\\u0043R3T\\/x","b":"\\\\u0041\\"\\u000a\\ud83d\\ude00"}'
     const toolCalls = [{ id: '1', name: 'f', arguments: json }]
@@ -378,7 +424,8 @@ describe('options', () => {
     [{ maxChar: 1 }, 'content has no option "maxChar"'],
     [{ maxChars: 255 }, 'maxChars must be a whole number of at least 256'],
     [{ maxChars: Number.POSITIVE_INFINITY }, 'maxChars must be a whole number'],
-    [{ redact: true }, 'redact must be a function that gives']
+    [{ redact: true }, 'redact must be a function that gives'],
+    [true, 'content takes an object of options, not boolean: `\\{\\}` for the defaults']
   ] as const)('%o is refused', ([options, message]) => {
     expect(() => createContentCapture(options as ContentOptions, () => {})).toThrow(new RegExp(`^${message}`))
     expect(() => createContentCapture(options as ContentOptions, () => {})).toThrow(TypeError)

@@ -1,4 +1,4 @@
-import { cp, mkdir, mkdtemp, rm, symlink } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type ChatRequest, collect } from '@millrace/core'
@@ -7,6 +7,7 @@ import { context, logs, metrics, propagation, trace } from '@opentelemetry/api'
 import { NodeSDK } from '@opentelemetry/sdk-node'
 import { AlwaysOnSampler, BatchSpanProcessor, InMemorySpanExporter, TracerProvider } from '@opentelemetry/sdk-trace'
 import { afterEach, expect, test, vi } from 'vitest'
+import { createTelemetry } from '../src/index.ts'
 import { createTailSampling, type NodeTelemetry, type NodeTelemetryOptions, startTelemetry } from '../src/node.ts'
 import { fails, provides } from './harness.ts'
 import { run } from './run-node.ts'
@@ -105,7 +106,7 @@ test('the queue, the batches and the intervals are those of the environment', as
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '4',
     OTEL_BSP_SCHEDULE_DELAY: '50',
     OTEL_METRIC_EXPORT_INTERVAL: '100',
-    OTEL_BSP_MAX_QUEUE_SIZE: '6'
+    OTEL_BSP_MAX_QUEUE_SIZE: '10'
   })
   await call(telemetry, 10)
   await sink.waitFor(
@@ -161,7 +162,11 @@ test('what the environment says wrongly is told once and taken as unset; gRPC is
       OTEL_EXPORTER_OTLP_METRICS_ENDPOINT: 'collector',
       OTEL_METRICS_EXPORTER: 'none',
       OTEL_TRACES_EXPORTER: 'otlp,zipkin',
-      OTEL_BSP_MAX_QUEUE_SIZE: 'many',
+      OTEL_BSP_MAX_QUEUE_SIZE: '100.5',
+      OTEL_BSP_SCHEDULE_DELAY: '2147483648',
+      OTEL_SDK_DISABLED: '1',
+      OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT: 'yes',
+      OTEL_RESOURCE_ATTRIBUTES: 'team=a,b',
       OTEL_TRACES_SAMPLER: 'traceidratio',
       OTEL_TRACES_SAMPLER_ARG: '7'
     },
@@ -171,10 +176,14 @@ test('what the environment says wrongly is told once and taken as unset; gRPC is
   await telemetry.close()
   expect(sink.spans).toHaveLength(1)
   expect(told).toEqual([
-    'OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is no URL; the SDK takes http://localhost:4318',
+    'OTEL_EXPORTER_OTLP_METRICS_ENDPOINT must begin with http:// or https://; the SDK takes http://localhost:4318',
+    'OTEL_RESOURCE_ATTRIBUTES must be name=value,name=value with other "," and "=" percent-encoded; none of it is used',
+    'OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT knows true, false, 1, 0, span_only, event_only, span_and_event, no_content; no content is captured',
     'OTEL_TRACES_EXPORTER knows otlp, console and none; others are left out',
-    'OTEL_BSP_MAX_QUEUE_SIZE must be a number from 1; 2048 is used',
+    'OTEL_BSP_MAX_QUEUE_SIZE must be a whole number from 1 to 1000000; 2048 is used',
+    'OTEL_SDK_DISABLED knows true, false; it is not disabled',
     'OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1; 1 is used',
+    'OTEL_BSP_SCHEDULE_DELAY must be a number from 1 to 2147483647; 5000 is used',
     'OTEL_EXPORTER_OTLP_PROTOCOL knows http/protobuf and http/json; http/protobuf is used'
   ])
   await expect(start({ OTEL_EXPORTER_OTLP_ENDPOINT: sink.url, OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' })).rejects.toThrow(
@@ -190,9 +199,34 @@ test('prometheus() gives the text, refuses where it was not asked for, and is cl
   expect(contentType).toBe('text/plain; version=0.0.4; charset=utf-8')
   expect(body).toMatch(/^gen_ai_client_operation_duration_count\{.*gen_ai_request_model="gpt-5.6".*\} 2$/m)
   await telemetry.close()
-  await expect(telemetry.prometheus()).rejects.toMatchObject({ code: 'closed' })
+  await expect(telemetry.prometheus()).rejects.toMatchObject({
+    code: 'closed',
+    message: expect.stringContaining('`await using` closes')
+  })
   await using other = await start({}, { metrics: [] })
   await expect(other.prometheus()).rejects.toThrow(TypeError)
+})
+
+test('who asks for the text while one is made gets the same; later ones are made anew', async () => {
+  await using telemetry = await start({}, { metrics: ['prometheus'] })
+  let collections = 0
+  metrics
+    .getMeter('test')
+    .createObservableGauge('asked')
+    .addCallback((result) => result.observe(++collections))
+  const bodies = await Promise.all(Array.from({ length: 10 }, async () => (await telemetry.prometheus()).body))
+  expect([new Set(bodies).size, collections]).toEqual([1, 1])
+  await telemetry.prometheus()
+  expect(collections).toBe(2)
+})
+
+test('three thousand series of a metric of ours are told apart', async () => {
+  await using telemetry = await start({}, { metrics: ['prometheus'], maxModels: 5000 })
+  for (let model = 0; model < 3000; model++)
+    await collect(telemetry.layer(provides())({ ...request, model: `model-${model}` }, {}))
+  const { body } = await telemetry.prometheus()
+  expect(body.match(/^gen_ai_client_operation_duration_count\{.*gen_ai_request_model="model-\d+"/gm)).toHaveLength(3000)
+  expect(body).not.toMatch(/^gen_ai_client_operation_duration.*otel_metric_overflow/m)
 })
 
 test('what became of the spans is a metric too, so that a collector that is gone shows where metrics are scraped', async () => {
@@ -242,6 +276,20 @@ test('while one runs another is refused; after close it takes its place', async 
   }
 })
 
+test('a second one that only writes logs is refused too', async () => {
+  const env = { OTEL_LOGS_EXPORTER: 'console' }
+  await using first = await start(env)
+  await expect(start(env)).rejects.toThrow('OpenTelemetry runs in this process already')
+  expect(first.stats().failures).toBe(0)
+})
+
+test('beside a telemetry that listens on the global providers it is refused, and leaves nothing running', async () => {
+  await using sink = await startOtlpSink()
+  await using _listening = createTelemetry()
+  await expect(start({ OTEL_EXPORTER_OTLP_ENDPOINT: sink.url })).rejects.toThrow(TypeError)
+  expect([isOff(), propagation.fields()]).toEqual([true, []])
+})
+
 test('another SDK of the process is neither joined nor torn down', async () => {
   const theirs = new TracerProvider()
   trace.setGlobalTracerProvider(theirs)
@@ -263,7 +311,14 @@ test('a wrong option is refused with the cure, and leaves nothing running', asyn
     [{ metrics: 'otlp' }, /metrics must be a list/],
     [{ sampling: { ratio: 2 } }, /ratio must be a number from 0 to 1/],
     [{ sampling: { rate: 1 } }, /sampling has no option "rate"/],
+    [{ sampling: { ratio: '0.5' } }, /ratio and slowMs must be numbers/],
+    [{ sampling: { ratio: null } }, /ratio and slowMs must be numbers/],
+    [{ sampling: 0.1 }, /write \{ ratio: 0.1 \}/],
+    [{ sampling: null }, /sampling takes an object of options, not null/],
+    [{ serviceName: null }, /serviceName must be a text/],
     [{ shutdownMs: -1 }, /shutdownMs/],
+    [{ shutdownMs: null }, /shutdownMs/],
+    [{ shutdownMs: '5' }, /shutdownMs/],
     [{ onError: 'console' }, /onError/],
     [{ metrics: ['prometheus'], maxOpenCalls: 0 }, /maxOpenCalls/]
   ]
@@ -272,24 +327,45 @@ test('a wrong option is refused with the cure, and leaves nothing running', asyn
   await telemetry.prometheus()
 })
 
-test('a missing SDK is refused with what to install, and not missed where nothing is exported', async () => {
+/** A copy of this package with its imports but without the SDK, removed with its block. */
+async function copied(): Promise<{ readonly app: string } & AsyncDisposable> {
   const app = await mkdtemp(join(tmpdir(), 'millrace-no-sdk-'))
   const here = new URL('..', import.meta.url).pathname
-  try {
-    await cp(join(here, 'src'), join(app, 'src'), { recursive: true })
-    await mkdir(join(app, 'node_modules/@millrace'), { recursive: true })
-    await mkdir(join(app, 'node_modules/@opentelemetry'))
-    await symlink(join(here, '../core'), join(app, 'node_modules/@millrace/core'))
-    await symlink(join(here, 'node_modules/@opentelemetry/api'), join(app, 'node_modules/@opentelemetry/api'))
-    const { output } = await run(
-      `import { startTelemetry } from ${JSON.stringify(join(app, 'src/node.ts'))}
-       await (await startTelemetry()).close()
-       await startTelemetry({ traces: ['otlp'] }).catch((error) => console.log(String(error)))`
-    )
-    expect(output).toBe('TypeError: startTelemetry needs @opentelemetry/sdk-node: npm install @opentelemetry/sdk-node\n')
-  } finally {
-    await rm(app, { recursive: true })
-  }
+  await cp(join(here, 'src'), join(app, 'src'), { recursive: true })
+  await mkdir(join(app, 'node_modules/@millrace'), { recursive: true })
+  await mkdir(join(app, 'node_modules/@opentelemetry'))
+  await symlink(join(here, '../core'), join(app, 'node_modules/@millrace/core'))
+  await symlink(join(here, 'node_modules/@opentelemetry/api'), join(app, 'node_modules/@opentelemetry/api'))
+  return { app, [Symbol.asyncDispose]: () => rm(app, { recursive: true }) }
+}
+
+/** Starts the copy without and with an exporter, and writes what came of it. */
+const starting = (app: string): string => `
+import { startTelemetry } from ${JSON.stringify(join(app, 'src/node.ts'))}
+await (await startTelemetry()).close()
+await startTelemetry({ traces: ['otlp'] }).then((telemetry) => telemetry.close()).then(() => console.log('started'), (error) => console.log(String(error)))
+`
+
+test('an SDK that is missing or too old is refused with what to install, and not missed where nothing is exported', async () => {
+  await using copy = await copied()
+  const { output } = await run(starting(copy.app))
+  expect(output).toBe('TypeError: startTelemetry needs @opentelemetry/sdk-node: npm install @opentelemetry/sdk-node\n')
+  const old = join(copy.app, 'node_modules/@opentelemetry/sdk-node')
+  await mkdir(old)
+  await writeFile(join(old, 'package.json'), '{ "version": "0.218.0", "main": "index.js" }')
+  await writeFile(join(old, 'index.js'), '')
+  expect((await run(starting(copy.app))).output).toBe(
+    'TypeError: startTelemetry needs @opentelemetry/sdk-node 0.301 or later; found 0.218.0: npm install @opentelemetry/sdk-node@latest\n'
+  )
+})
+
+test('where a bundler has emptied import.meta, the SDK is found from the working directory', async () => {
+  await using copy = await copied()
+  const path = join(copy.app, 'src/node-sdk.ts')
+  const source = await readFile(path, 'utf8')
+  expect(source).toContain('import.meta')
+  await writeFile(path, source.replaceAll('import.meta', '({})'))
+  expect((await run(starting(copy.app))).output).toBe('started\n')
 })
 
 test('nothing of the SDK is loaded by an import', async () => {

@@ -1,3 +1,4 @@
+import { checkMetric, checkSpan } from './otlp-rules.ts'
 import type { Message, Value } from './protobuf.ts'
 
 /** By name; a whole number above 2^53 is a bigint, bytes are a `Uint8Array`. */
@@ -34,7 +35,7 @@ export interface OtlpMetric {
   readonly kind: 'sum' | 'gauge' | 'histogram' | 'exponential-histogram'
   /** False for all but a sum that only grows. */
   readonly monotonic: boolean
-  /** A gauge has none. */
+  /** A gauge has none, which is `unspecified`. */
   readonly temporality: 'unspecified' | 'delta' | 'cumulative'
   readonly points: readonly OtlpPoint[]
   readonly resource: OtlpAttributes
@@ -59,15 +60,62 @@ export interface OtlpPoint {
 
 const spanKinds = ['unspecified', 'internal', 'server', 'client', 'producer', 'consumer'] as const
 const statusCodes = ['unset', 'ok', 'error'] as const
+const metricKinds = {
+  sum: 'sum',
+  gauge: 'gauge',
+  histogram: 'histogram',
+  exponentialHistogram: 'exponential-histogram'
+} as const
 const temporalities = ['unspecified', 'delta', 'cumulative'] as const
 
 /**
  * The spans of an `ExportTraceServiceRequest`.
  *
- * @throws {Error} for an id of a wrong length or a number that stands for nothing
+ * @throws {Error} for an id of a wrong length, a number that stands for nothing, or a span that cannot be
  */
 export function spansOf(request: Message): OtlpSpan[] {
-  return inScopes(request, 'resourceSpans', 'scopeSpans', 'spans', (span, { resource, scope }) => ({
+  const spans = inScopes(request, 'resourceSpans', 'scopeSpans', 'spans', spanOf)
+  for (const span of spans) checkSpan(span)
+  return spans
+}
+
+/**
+ * The metrics of an `ExportMetricsServiceRequest`.
+ *
+ * @throws {Error} for a metric without data that is read here, such as a summary, or one that cannot be
+ */
+export function metricsOf(request: Message): OtlpMetric[] {
+  const metrics = inScopes(request, 'resourceMetrics', 'scopeMetrics', 'metrics', (metric, { resource, scope }): OtlpMetric => {
+    const name = textOf(metric.name)
+    const [kind, data] = dataOf(name, metric)
+    return {
+      name,
+      unit: textOf(metric.unit),
+      description: textOf(metric.description),
+      kind,
+      monotonic: data.isMonotonic === true,
+      temporality: wordOf(temporalities, data.aggregationTemporality),
+      points: listOf(data.dataPoints).map((point) => ({
+        attributes: attributesOf(point.attributes),
+        startTimeUnixNano: timeOf(point.startTimeUnixNano),
+        timeUnixNano: timeOf(point.timeUnixNano),
+        ...(kind === 'sum' || kind === 'gauge' ? { value: numberOf(name, point) } : histogramOf(point))
+      })),
+      resource,
+      scope
+    }
+  })
+  for (const metric of metrics) checkMetric(metric)
+  return metrics
+}
+
+/** How many records an `ExportLogsServiceRequest` has. */
+export function countLogs(request: Message): number {
+  return inScopes(request, 'resourceLogs', 'scopeLogs', 'logRecords', () => 1).length
+}
+
+function spanOf(span: Message, { resource, scope }: Place): OtlpSpan {
+  return {
     traceId: idOf(span.traceId, 32),
     spanId: idOf(span.spanId, 16),
     parentSpanId: span.parentSpanId === undefined || span.parentSpanId === '' ? undefined : idOf(span.parentSpanId, 16),
@@ -92,48 +140,22 @@ export function spansOf(request: Message): OtlpSpan[] {
     },
     resource,
     scope
-  }))
-}
-
-/**
- * The metrics of an `ExportMetricsServiceRequest`.
- *
- * @throws {Error} for a metric without data that is read here, such as a summary
- */
-export function metricsOf(request: Message): OtlpMetric[] {
-  return inScopes(request, 'resourceMetrics', 'scopeMetrics', 'metrics', (metric, { resource, scope }) => {
-    const name = textOf(metric.name)
-    const [kind, data] = dataOf(name, metric)
-    return {
-      name,
-      unit: textOf(metric.unit),
-      description: textOf(metric.description),
-      kind,
-      monotonic: data.isMonotonic === true,
-      temporality: wordOf(temporalities, data.aggregationTemporality),
-      points: listOf(data.dataPoints).map((point) => ({
-        attributes: attributesOf(point.attributes),
-        startTimeUnixNano: timeOf(point.startTimeUnixNano),
-        timeUnixNano: timeOf(point.timeUnixNano),
-        ...(kind === 'sum' || kind === 'gauge' ? { value: Number(point.asDouble ?? point.asInt ?? 0) } : histogramOf(point))
-      })),
-      resource,
-      scope
-    }
-  })
-}
-
-/** How many records an `ExportLogsServiceRequest` has. */
-export function countLogs(request: Message): number {
-  return inScopes(request, 'resourceLogs', 'scopeLogs', 'logRecords', () => 1).length
+  }
 }
 
 function dataOf(name: string, metric: Message): [OtlpMetric['kind'], Message] {
-  if (metric.sum !== undefined) return ['sum', metric.sum as Message]
-  if (metric.gauge !== undefined) return ['gauge', metric.gauge as Message]
-  if (metric.histogram !== undefined) return ['histogram', metric.histogram as Message]
-  if (metric.exponentialHistogram !== undefined) return ['exponential-histogram', metric.exponentialHistogram as Message]
-  throw new Error(`the metric ${name} is no sum, gauge or histogram`)
+  const kinds = Object.entries(metricKinds).filter(([field]) => metric[field] !== undefined)
+  const [found] = kinds
+  if (found === undefined) throw new Error(`the metric "${name}" is no sum, gauge or histogram`)
+  if (kinds.length > 1) throw new Error(`the metric "${name}" is ${kinds.map(([, kind]) => kind).join(' and ')}`)
+  return [found[1], metric[found[0]] as Message]
+}
+
+function numberOf(name: string, { asDouble, asInt }: Message): number {
+  if ((asDouble === undefined) === (asInt === undefined)) {
+    throw new Error(`the metric "${name}" has a point with ${asInt === undefined ? 'no value' : 'two values'}`)
+  }
+  return Number(asDouble ?? asInt)
 }
 
 function histogramOf(point: Message): Partial<OtlpPoint> {
@@ -147,13 +169,18 @@ function histogramOf(point: Message): Partial<OtlpPoint> {
   }
 }
 
+interface Place {
+  readonly resource: OtlpAttributes
+  readonly scope: OtlpScope
+}
+
 /** What lies in the scopes of the resources, each with where it lies. */
 function inScopes<T>(
   request: Message,
   resources: string,
   scopes: string,
   items: string,
-  read: (item: Message, place: { readonly resource: OtlpAttributes; readonly scope: OtlpScope }) => T
+  read: (item: Message, place: Place) => T
 ): T[] {
   return listOf(request[resources]).flatMap((ofResource) => {
     const resource = attributesOf((ofResource.resource as Message | undefined)?.attributes)
@@ -190,16 +217,27 @@ function wordOf<T>(words: readonly T[], value: Value): T {
   return word
 }
 
-/** `Object.fromEntries` takes any name, `__proto__` too. */
 function attributesOf(list: Value): OtlpAttributes {
-  return Object.fromEntries(listOf(list).map(({ key, value }) => [textOf(key), anyOf(value as Message | undefined)]))
+  const attributes = mapOf(list)
+  if (Object.hasOwn(attributes, '')) throw new Error('an attribute without a key')
+  return attributes
+}
+
+/** `Object.fromEntries` takes any name, `__proto__` too. */
+function mapOf(list: Value): OtlpAttributes {
+  const entries = listOf(list).map(({ key, value }) => [textOf(key), anyOf(value as Message | undefined)] as const)
+  const map = Object.fromEntries(entries)
+  if (Object.keys(map).length < entries.length) throw new Error(`a name twice among ${entries.map(([key]) => key).join(', ')}`)
+  return map
 }
 
 function anyOf(value: Message | undefined): unknown {
   if (value === undefined) return undefined
+  const fields = Object.keys(value)
+  if (fields.length > 1) throw new Error(`a value that is two: ${fields.join(' and ')}`)
   const { intValue, arrayValue, kvlistValue } = value
   if (typeof intValue === 'bigint') return Number.isSafeInteger(Number(intValue)) ? Number(intValue) : intValue
   if (arrayValue !== undefined) return listOf((arrayValue as Message).values).map(anyOf)
-  if (kvlistValue !== undefined) return attributesOf((kvlistValue as Message).values)
+  if (kvlistValue !== undefined) return mapOf((kvlistValue as Message).values)
   return value.stringValue ?? value.boolValue ?? value.doubleValue ?? value.bytesValue
 }

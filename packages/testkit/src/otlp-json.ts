@@ -30,25 +30,36 @@ export function readOtlpJson(value: unknown, tables: MessageTables, name: string
   function readValue(path: string, item: unknown, type: string): Value {
     if (type in tables) return readOtlpJson(item, tables, type, depth + 1)
     const read = scalars[type as Scalar](item)
-    if (read === undefined) throw new Error(`${path} is no ${type}`)
+    if (read === undefined) throw new Error(`${path} is no ${type === 'string' ? 'string of whole characters' : type}`)
     return read
   }
 }
 
 /** `undefined` for what is none. */
 const scalars: Readonly<Record<Scalar, (value: unknown) => Value>> = {
-  string: (value) => (typeof value === 'string' ? value : undefined),
+  // Half of a surrogate pair, escaped, is JSON but no text: UTF-8 cannot hold it.
+  string: (value) => (typeof value === 'string' && value.isWellFormed() ? value : undefined),
   bool: (value) => (typeof value === 'boolean' ? value : undefined),
   id: (value) => (typeof value === 'string' && /^([\da-f]{2})*$/i.test(value) ? value.toLowerCase() : undefined),
   bytes: (value) => (typeof value === 'string' ? Buffer.from(value, 'base64') : undefined),
-  int32: (value) => (Number.isInteger(value) ? (value as number) : undefined),
-  int64: readBigint,
-  fixed64: readBigint,
-  sfixed64: readBigint,
+  int32: (value) => (typeof value === 'number' && value === value >> 0 ? value : undefined),
+  int64: readSigned,
+  fixed64: readUnsigned,
+  sfixed64: readSigned,
   double: (value) => {
     if (typeof value === 'number') return value
     return value === 'NaN' || value === 'Infinity' || value === '-Infinity' ? Number(value) : undefined
   }
+}
+
+function readSigned(value: unknown): bigint | undefined {
+  const read = readBigint(value)
+  return read !== undefined && read === BigInt.asIntN(64, read) ? read : undefined
+}
+
+function readUnsigned(value: unknown): bigint | undefined {
+  const read = readBigint(value)
+  return read !== undefined && read === BigInt.asUintN(64, read) ? read : undefined
 }
 
 /** 64 bits are sent as a string; numbers are taken too. */

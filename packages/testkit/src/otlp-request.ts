@@ -4,7 +4,7 @@ import { gunzip } from 'node:zlib'
 import { countLogs, metricsOf, type OtlpMetric, type OtlpSpan, spansOf } from './otlp-data.ts'
 import { readOtlpJson } from './otlp-json.ts'
 import { otlpMessages } from './otlp-messages.ts'
-import { readProtobuf } from './protobuf.ts'
+import { readProtobuf, readText } from './protobuf.ts'
 
 const unzip = promisify(gunzip)
 
@@ -83,7 +83,7 @@ export function readCargo({ method, url = '' }: IncomingMessage, contentType: st
   try {
     const request =
       contentType === 'application/json'
-        ? readOtlpJson(JSON.parse(body.toString()), otlpMessages, message)
+        ? readOtlpJson(JSON.parse(readText(body)), otlpMessages, message)
         : readProtobuf(body, otlpMessages, message)
     if (url === '/v1/traces') return { ...noCargo, spans: spansOf(request) }
     if (url === '/v1/metrics') return { ...noCargo, metrics: metricsOf(request) }

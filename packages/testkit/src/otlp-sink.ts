@@ -3,6 +3,7 @@ import { closeServer, listen } from './listen.ts'
 import { answer, checkBehaviour, type OtlpBehaviour, takes } from './otlp-behaviour.ts'
 import type { OtlpMetric, OtlpSpan } from './otlp-data.ts'
 import { type Cargo, Malformed, noCargo, readBody, readCargo, searchableText, unpack } from './otlp-request.ts'
+import { createSpanIds } from './otlp-span-ids.ts'
 
 export interface OtlpSinkOptions {
   /** @default 'take' */
@@ -76,7 +77,9 @@ interface Kept {
 
 /**
  * A real OTLP/HTTP collector on loopback that keeps what it takes: protobuf or JSON, packed with gzip or not. What no exporter
- * should send (another path, a malformed body) gets a 4xx, and `close()` throws it.
+ * should send gets a 4xx, and `close()` throws it: another path, a malformed body, a span or metric that cannot be (it ends
+ * before it starts, its buckets do not add up), a span that was taken before. One that was refused, stalled or reset may come
+ * again; one whose answer was only late may not.
  *
  * @throws {TypeError} for a wrong option; what `listen` reports, such as `EADDRINUSE`
  *
@@ -92,6 +95,7 @@ export async function startOtlpSink(options: OtlpSinkOptions = {}): Promise<Otlp
   checkBehaviour(behaviour)
   if (!(Number.isInteger(maxBytes) && maxBytes > 0)) throw new TypeError('maxBytes must be a whole number above 0')
   const kept: Kept[] = []
+  const spanIds = createSpanIds()
   const waiting = new Set<() => void>()
   let keptBytes = 0
   let dropped = 0
@@ -120,7 +124,9 @@ export async function startOtlpSink(options: OtlpSinkOptions = {}): Promise<Otlp
       body = wire
       body = await unpack(wire, headers['content-encoding'] ?? 'identity', maxBytes)
       const cargo = readCargo(incoming, contentType, body)
+      const ids = spanIds.check(cargo.spans)
       const taken = takes(behaviour)
+      if (taken) spanIds.take(ids)
       keep({ path, headers, bytes: body.length, wireBytes, taken }, body, taken ? cargo : noCargo)
     } catch (error) {
       if (!(error instanceof Malformed)) throw error

@@ -67,6 +67,12 @@ export interface PrometheusServer extends AsyncDisposable {
    * @throws {Error} with what is wrong in the file
    */
   checkRules(file: string): Promise<string>
+  /**
+   * Runs a file of unit tests of rules as `promtool test rules` does, and gives what it wrote.
+   *
+   * @throws {Error} with what the rules gave and what they should have given
+   */
+  testRules(file: string): Promise<string>
   /** Ends it at once, as a crash would. */
   kill(): Promise<void>
   /** Ends it in order, and kills it after 2 s. Safe after `kill`. */
@@ -164,6 +170,17 @@ async function launch(program: Program, config: object): Promise<PrometheusServe
     return answer.data
   }
 
+  async function promtool(verb: 'check' | 'test', file: string): Promise<string> {
+    const { path, env } = promtoolBeside(program)
+    try {
+      return (await run(path, [verb, 'rules', file], { env, timeout: 30_000 })).stdout
+    } catch (error) {
+      const { stdout = '', stderr = '', message } = error as { stdout?: string; stderr?: string; message: string }
+      // It writes that a test failed to the one, and what failed to the other.
+      throw new Error(`${file}: ${`${stdout}${stderr}`.trim() || message}`, { cause: error })
+    }
+  }
+
   return {
     url,
     pid: child.pid as number,
@@ -185,15 +202,8 @@ async function launch(program: Program, config: object): Promise<PrometheusServe
       const { activeTargets } = await ask<TargetsData>('targets')
       return activeTargets.map(({ scrapeUrl, health, lastError }) => ({ url: scrapeUrl, health, lastError }))
     },
-    async checkRules(file) {
-      const { path, env } = promtoolBeside(program)
-      try {
-        return (await run(path, ['check', 'rules', file], { env, timeout: 30_000 })).stdout
-      } catch (error) {
-        const { stderr = '', message } = error as { stderr?: string; message: string }
-        throw new Error(`${file}: ${stderr.trim() || message}`, { cause: error })
-      }
-    },
+    checkRules: (file) => promtool('check', file),
+    testRules: (file) => promtool('test', file),
     kill,
     stop,
     [Symbol.asyncDispose]: stop

@@ -88,6 +88,11 @@ type Wire = ReturnType<typeof openWire>
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
+/** @throws {TypeError} for what is no UTF-8 */
+export function readText(bytes: Uint8Array): string {
+  return utf8.decode(bytes)
+}
+
 const scalars: Readonly<Record<Scalar, (wire: Wire) => Value>> = {
   bool: (wire) => wire.varint() !== 0n,
   int32: (wire) => Number(BigInt.asIntN(32, wire.varint())),
@@ -95,7 +100,7 @@ const scalars: Readonly<Record<Scalar, (wire: Wire) => Value>> = {
   double: (wire) => wire.eight().getFloat64(0, true),
   fixed64: (wire) => wire.eight().getBigUint64(0, true),
   sfixed64: (wire) => wire.eight().getBigInt64(0, true),
-  string: (wire) => utf8.decode(wire.bytes()),
+  string: (wire) => readText(wire.bytes()),
   bytes: (wire) => wire.bytes(),
   id: (wire) => Buffer.from(wire.bytes()).toString('hex')
 }

@@ -89,6 +89,28 @@ test.skipIf(skip)('promtool checks a file of rules', async () => {
   await expect(prometheus.checkRules(join(folder, 'none.yml'))).rejects.toThrow(/none\.yml.*does not exist/)
 })
 
+test.skipIf(skip)('promtool runs the unit tests of a file of rules, and says what differs', async () => {
+  const file = join(folder, 'tests.yml')
+  const write = (value: number): Promise<void> =>
+    writeFile(
+      file,
+      JSON.stringify({
+        rule_files: ['good.yml'],
+        tests: [
+          {
+            interval: '1m',
+            input_series: [{ series: 'calls_total{model="a"}', values: '0+10x5' }],
+            promql_expr_test: [{ expr: 'shop:calls', eval_time: '5m', exp_samples: [{ labels: 'shop:calls', value }] }]
+          }
+        ]
+      })
+    )
+  await write(50)
+  expect(await prometheus.testRules(file)).toContain('SUCCESS')
+  await write(40)
+  await expect(prometheus.testRules(file)).rejects.toThrow(/exp: .* 4E\+01\s+got: .* 5E\+01/)
+})
+
 test.skipIf(skip)('a broken start is an error with what Prometheus wrote, not a skip', async () => {
   await expect(requirePrometheus({ ruleFiles: [badRules] })).rejects.toThrow(
     /prometheus did not start: .*could not parse expression/s

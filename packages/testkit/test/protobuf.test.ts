@@ -88,6 +88,7 @@ it.each([
   ['a tag cut off', Buffer.from([0x80]), 'cut off'],
   ['another wire type', double(1, 1), 'All.text: wire type 1 in place of 2'],
   ['bytes that are no UTF-8', bytes(1, Buffer.from([0xff])), 'All.text: '],
+  ['half of a surrogate pair', bytes(1, Buffer.from([0xed, 0xa0, 0x80])), 'All.text: '],
   ['a number that does not end', Buffer.concat([Buffer.from([5 << 3]), Buffer.alloc(11, 0xff)]), 'more than ten bytes'],
   ['field 0', number(0, 1), 'field 0'],
   ['a group', varint((50 << 3) | 3), 'wire type 3'],
@@ -99,8 +100,14 @@ it.each([
 it.each([
   [[], 'All is no object'],
   [{ text: 1 }, 'All.text is no string'],
+  [{ text: '\ud83d' }, 'All.text is no string of whole characters'],
   [{ id: 'xyz' }, 'All.id is no id'],
   [{ time: '1.5' }, 'All.time is no fixed64'],
+  [{ time: -1 }, 'All.time is no fixed64'],
+  [{ time: `${2n ** 64n}` }, 'All.time is no fixed64'],
+  [{ amount: `${2n ** 63n}` }, 'All.amount is no sfixed64'],
+  [{ big: `${-(2n ** 63n) - 1n}` }, 'All.big is no int64'],
+  [{ small: 2 ** 31 }, 'All.small is no int32'],
   [{ half: '1' }, 'All.half is no double'],
   [{ counts: 1 }, 'All.counts is no list'],
   [{ inner: { inner: { small: 1.5 } } }, 'All.small is no int32']
