@@ -41,14 +41,14 @@ export class CallTally {
 
   /** Told by a provider, of each attempt and each read until the first content. */
   waitedForProvider(ms: number): void {
-    for (let tally: CallTally | undefined = this; tally !== undefined; tally = tally.#outer) {
-      tally.#providerMs = (tally.#providerMs ?? 0) + ms
-    }
+    this.#providerMs = (this.#providerMs ?? 0) + ms
+    this.#outer?.waitedForProvider(ms)
   }
 
   /** Told by whoever waits for anything else that is no work of this process. */
   waited(ms: number): void {
-    for (let tally: CallTally | undefined = this; tally !== undefined; tally = tally.#outer) tally.#otherMs += ms
+    this.#otherMs += ms
+    this.#outer?.waited(ms)
   }
 
   /** Told by a watched call of itself. */

@@ -32,7 +32,6 @@ const outputTypes: Readonly<Record<string, string>> = { text: 'text', json: 'jso
 
 /** How a call ended, in names and numbers. */
 export function endAttributes(end: CallEnd, stream: boolean): Attributes {
-  const { usage } = end
   return {
     [attribute.outcome]: end.outcome,
     [attribute.provider]: providerOf(end),

@@ -159,7 +159,7 @@ function createSpans(load: Load, otlp: Otlp, options: ExportOptions): Spans | un
         maxExportBatchSize: isOtlp ? batch.maxExportBatchSize : 1,
         // The exporter keeps the limit by itself, and says why; this is for one that does not.
         exportTimeoutMillis: clampTimer(batch.exportTimeoutMillis + 1000),
-        onFull: () => report('spans were dropped: the queue is full (OTEL_BSP_MAX_QUEUE_SIZE)'),
+        onFull: () => report('spans were dropped: the queue is full (OTEL_BSP_MAX_QUEUE_SIZE, or 32 MiB of text)'),
         // Who traces requests is not told of those of the exporter, which would be spans again.
         run: (start) => context.with(suppressTracing(ROOT_CONTEXT), start)
       })
@@ -168,7 +168,7 @@ function createSpans(load: Load, otlp: Otlp, options: ExportOptions): Spans | un
   if (queue === undefined) return undefined
   return {
     queue,
-    sampling: createTailSampling(all(queues), { ratio, slowMs }),
+    sampling: createTailSampling(all(queues), { ratio, slowMs, maxSpans: batch.maxQueueSize }),
     abort() {
       for (const { abort } of queues) abort()
     }

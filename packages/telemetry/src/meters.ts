@@ -79,8 +79,8 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
       if (gapMs === undefined || !stream) return
       let labels = contentLabels.get(call)
       if (labels === undefined) {
-        const { provider = other, model } = start ?? {}
-        const named = { provider: clip(provider), model: modelOf(request) ?? other, isAnswered: true }
+        const model = start?.model
+        const named = { provider: clip(start?.provider ?? other), model: modelOf(request) ?? other, isAnswered: true }
         labels = names.withResponse(named, model === undefined ? undefined : clip(model))
         contentLabels.set(call, labels)
       }

@@ -1,5 +1,5 @@
-import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
-import { type AddressInfo, createServer, type Server as NetServer, type Socket } from 'node:net'
+import { createServer as createHttpServer, type RequestListener } from 'node:http'
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import { type ChatRequest, collect } from '@millrace/core'
 import { afterEach, expect, test, vi } from 'vitest'
@@ -26,7 +26,7 @@ interface Collector extends AsyncDisposable {
   readonly open: number
 }
 
-async function listening(server: Server | NetServer): Promise<Collector> {
+async function listening(server: Server): Promise<Collector> {
   const sockets = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
     sockets.add(socket)

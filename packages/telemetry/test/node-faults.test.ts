@@ -23,7 +23,7 @@ function start(url: string, told: string[] = [], options: NodeTelemetryOptions =
   return startTelemetry({ onError: ({ message }) => void told.push(message), ...options })
 }
 
-const host = (url: string): string => new URL(url).host
+const hostOf = (url: string): string => new URL(url).host
 
 function addsUp({ spans }: ReturnType<NodeTelemetry['stats']>): boolean {
   return spans.ended === spans.sampledOut + spans.queued + spans.exported + spans.dropped
@@ -57,9 +57,9 @@ test('ten thousand spans against a stalled collector: the queue is full, the res
   expect(performance.now() - started).toBeLessThan(3000)
   expect(telemetry.stats().spans).toMatchObject({ ended: 10_000, queued: 0, exported: 0, dropped: 10_000 })
   expect(told.toSorted()).toEqual([
-    `metrics could not be exported to ${host(sink.url)} (no answer before close)`,
-    'spans were dropped: the queue is full (OTEL_BSP_MAX_QUEUE_SIZE)',
-    `traces could not be exported to ${host(sink.url)} (no answer before close)`
+    `metrics could not be exported to ${hostOf(sink.url)} (no answer before close)`,
+    'spans were dropped: the queue is full (OTEL_BSP_MAX_QUEUE_SIZE, or 32 MiB of text)',
+    `traces could not be exported to ${hostOf(sink.url)} (no answer before close)`
   ])
 })
 
@@ -117,7 +117,7 @@ test.each(ends)('close resolves in time where the collector %s', async (_what, b
   // One attempt, or two where the first was made before close.
   expect(sink.requests.filter(({ path }) => path === '/v1/traces').length).toBeLessThanOrEqual(2)
   const signals = reason === '' ? [] : ['metrics', 'traces']
-  expect(told.toSorted()).toEqual(signals.map((signal) => `${signal} could not be exported to ${host(sink.url)} (${reason})`))
+  expect(told.toSorted()).toEqual(signals.map((signal) => `${signal} could not be exported to ${hostOf(sink.url)} (${reason})`))
 })
 
 test('a collector that is away for a moment loses nothing', async () => {

@@ -285,9 +285,9 @@ test('a second one that only writes logs is refused too', async () => {
 
 test('beside a telemetry that listens on the global providers it is refused, and leaves nothing running', async () => {
   await using sink = await startOtlpSink()
-  await using _listening = createTelemetry()
+  await using listening = createTelemetry()
   await expect(start({ OTEL_EXPORTER_OTLP_ENDPOINT: sink.url })).rejects.toThrow(TypeError)
-  expect([isOff(), propagation.fields()]).toEqual([true, []])
+  expect([isOff(), propagation.fields(), listening.stats().open]).toEqual([true, [], 0])
 })
 
 test('another SDK of the process is neither joined nor torn down', async () => {
@@ -327,8 +327,12 @@ test('a wrong option is refused with the cure, and leaves nothing running', asyn
   await telemetry.prometheus()
 })
 
+interface Copy extends AsyncDisposable {
+  readonly app: string
+}
+
 /** A copy of this package with its imports but without the SDK, removed with its block. */
-async function copied(): Promise<{ readonly app: string } & AsyncDisposable> {
+async function copied(): Promise<Copy> {
   const app = await mkdtemp(join(tmpdir(), 'millrace-no-sdk-'))
   const here = new URL('..', import.meta.url).pathname
   await cp(join(here, 'src'), join(app, 'src'), { recursive: true })
