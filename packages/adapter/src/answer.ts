@@ -120,7 +120,7 @@ export class Answer extends ChunkBatches {
   }
 
   async #open(): Promise<void> {
-    const { signal, timeouts, deadline, callId, idempotencyKey } = this.#options
+    const { signal, timeouts, deadline, callId, tally, idempotencyKey } = this.#options
     const stream = this.#options.stream !== false
     checkRequest(this.#request)
     if (signal?.aborted === true) throw signal.reason
@@ -153,7 +153,8 @@ export class Answer extends ChunkBatches {
           ...(deadline === undefined ? {} : { totalMs: Number.POSITIVE_INFINITY })
         },
         deadline,
-        callId
+        callId,
+        tally
       })
     )
     this.#response = response

@@ -64,7 +64,7 @@ export function createCallCounter(hasPrices: boolean): CallCounter {
   }
 
   return {
-    add({ outcome, elapsedMs, firstContentMs, contents, usage, cost, overheadMs, notes }) {
+    add({ outcome, elapsedMs, firstContentMs, contents, usage, cost, saved: worth, overheadMs, notes }) {
       if (outcome === 'success') succeeded++
       else if (outcome === 'error') failed++
       else aborted++
@@ -74,11 +74,12 @@ export function createCallCounter(hasPrices: boolean): CallCounter {
         const tokens = usage.billed ? billed : saved
         tokens.input += inputTokens(usage)
         tokens.output += outputTokens(usage)
-        if (typeof cost === 'number') money[usage.billed ? 'spent' : 'saved'] += cost
-        else if (cost === null) unpriced++
       } else if (contents > 0) unmetered++
+      if (cost === null) unpriced++
+      money.spent += cost ?? 0
+      money.saved += worth ?? 0
       const fitted = notes.tokens?.saved
-      if (typeof fitted === 'number') tokensFitted += fitted
+      if (typeof fitted === 'number' && fitted >= 0 && Number.isFinite(fitted)) tokensFitted += fitted
       if (overheadMs !== undefined) addTo(overhead, overheadMs)
       if (outcome !== 'success') return
       addTo(byCache ? fromCache : upstream, elapsedMs)

@@ -51,10 +51,12 @@ export interface CallEnd extends CallMessage {
   readonly finish?: FinishReason | undefined
   readonly usage?: Usage | undefined
   /**
-   * What the tokens are worth in USD by the owner's price list, spent or, where `usage.billed` is false, saved. `null` if the
-   * list knows no price, absent without usage or list.
+   * What the billed tokens cost in USD by the owner's price list, else by that of whoever watches the call further in. `null`
+   * if no list knows the price of what was used, absent without usage or list.
    */
   readonly cost?: number | null | undefined
+  /** The same of tokens that were not billed: what they would have cost. */
+  readonly saved?: number | undefined
   /**
    * Time spent in this process: of a stream until its first content, of a plain answer until its end, less what was waited
    * for the provider, for the reader, and for whatever else told of it (see `CallTally`). Absent for what did not succeed,
@@ -65,8 +67,10 @@ export interface CallEnd extends CallMessage {
   readonly error?: unknown
 }
 
-/** One HTTP request of a call. */
+/** One HTTP request of a call; a free resend of it belongs to it. */
 export interface AttemptStart extends ChannelMessage {
+  /** The call, where the request tells it: a `callId` may be another's too. */
+  readonly call?: CallTally | undefined
   /** 1 for the first. */
   readonly attempt: number
   readonly method: string
@@ -76,6 +80,7 @@ export interface AttemptStart extends ChannelMessage {
 
 /** The response has been let through (a stream's with its first content, a small answer whole), or the attempt failed before. */
 export interface AttemptEnd extends ChannelMessage {
+  readonly call?: CallTally | undefined
   readonly attempt: number
   readonly origin: string
   readonly elapsedMs: number

@@ -12,7 +12,8 @@ export class CallTally {
   readonly #onEnd: ((error: unknown) => void) | undefined
   #providerMs: number | undefined
   #otherMs = 0
-  #cost: number | null | undefined
+  #spentUsd: number | undefined
+  #savedUsd: number | undefined
 
   constructor(outer?: CallTally, onEnd?: (error: unknown) => void) {
     this.#outer = outer
@@ -34,9 +35,17 @@ export class CallTally {
     return this.#otherMs
   }
 
-  /** What the calls inside were worth; see `CallEnd`. */
-  get cost(): number | null | undefined {
-    return this.#cost
+  /** What the calls directly inside cost, and what they saved; undefined where no price was known. */
+  get spentUsd(): number | undefined {
+    return this.#spentUsd
+  }
+  get savedUsd(): number | undefined {
+    return this.#savedUsd
+  }
+
+  /** The outermost watched call that this one is a part of; itself where there is none. */
+  get root(): CallTally {
+    return this.isPart && this.#outer !== undefined ? this.#outer.root : this
   }
 
   /** Told by a provider, of each attempt and each read until the first content. */
@@ -51,12 +60,12 @@ export class CallTally {
     this.#outer?.waited(ms)
   }
 
-  /** Told by a watched call of itself. */
-  spent(cost: number | null): void {
+  /** Told once by a watched call, at its end, of itself and what is inside it. */
+  worth({ spentUsd, savedUsd }: { readonly spentUsd: number | undefined; readonly savedUsd: number | undefined }): void {
     const outer = this.#outer
     if (outer === undefined) return
-    outer.#cost = cost === null ? (outer.#cost ?? null) : (outer.#cost ?? 0) + cost
-    outer.spent(cost)
+    if (spentUsd !== undefined) outer.#spentUsd = (outer.#spentUsd ?? 0) + spentUsd
+    if (savedUsd !== undefined) outer.#savedUsd = (outer.#savedUsd ?? 0) + savedUsd
   }
 
   /** Told by a layer that ends the call though nobody reads: a deadline, an abort, a close. */

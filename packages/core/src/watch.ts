@@ -166,7 +166,7 @@ class WatchedCall extends ChunkBatches {
   }
 
   #see(chunk: Chunk): void {
-    if (chunk.type === 'start') this.#start = chunk
+    if (chunk.type === 'start') this.#start = isStart(chunk) ? chunk : undefined
     else if (chunk.type === 'note') this.#notes = { ...this.#notes, [chunk.from]: chunk.facts }
     else if (chunk.type === 'usage') this.#usage = isUsage(chunk.usage) ? chunk.usage : undefined
     else if (chunk.type === 'finish') this.#finish = chunk.reason
@@ -178,8 +178,8 @@ class WatchedCall extends ChunkBatches {
     this.#told = true
     const { hasSubscribers } = channels.callEnd
     const { owner, listener } = this.#watcher
-    const cost = this.#cost()
-    if (cost !== undefined) this.#tally.spent(cost)
+    const worth = this.#worth()
+    this.#tally.worth({ spentUsd: worth.cost ?? undefined, savedUsd: worth.saved })
     if (listener === undefined && !hasSubscribers) return
     const start = this.#start
     const elapsedMs = performance.now() - this.#startedAt
@@ -198,8 +198,7 @@ class WatchedCall extends ChunkBatches {
       id: start?.id,
       finish: this.#finish,
       usage: this.#usage,
-      // Of a call that is watched further in, too: there they may know a price.
-      cost: cost === undefined ? this.#tally.cost : cost,
+      ...worth,
       overheadMs: outcome === 'success' ? this.#overheadMs() : undefined,
       notes: this.#notes,
       error
@@ -211,7 +210,15 @@ class WatchedCall extends ChunkBatches {
     }
   }
 
-  #cost(): number | null | undefined {
+  /** By our own prices, or by those of who watches further in. */
+  #worth(): Pick<CallEnd, 'cost' | 'saved'> {
+    const own = this.#priceOf()
+    if (typeof own === 'number') return this.#usage?.billed === true ? { cost: own } : { saved: own }
+    const { spentUsd, savedUsd } = this.#tally
+    return { cost: spentUsd ?? (savedUsd === undefined ? own : undefined), saved: savedUsd }
+  }
+
+  #priceOf(): number | null | undefined {
     const { price } = this.#watcher
     const usage = this.#usage
     if (price === undefined || usage === undefined) return undefined
@@ -234,10 +241,15 @@ class WatchedCall extends ChunkBatches {
   }
 }
 
+/** Providers may be anybody's: listeners get names that are names. */
+function isStart({ provider, model, id }: StartChunk): boolean {
+  return typeof provider === 'string' && typeof model === 'string' && (id === undefined || typeof id === 'string')
+}
+
 /** More than any model takes or gives in a call: beyond, somebody has made it up, and a sum would never recover. */
 const maxTokens = 1e9
 
-/** Providers may be anybody's: what is no count is no usage. */
+/** What is no count is no usage. */
 function isUsage(usage: Usage): boolean {
   const { input, output } = (usage as Partial<Usage> | null) ?? {}
   const counts: unknown[] = [input?.uncached, input?.cacheRead, input?.cacheWrite, output?.text, output?.reasoning]

@@ -1,5 +1,6 @@
 import type { Timeouts } from './call.ts'
 import type { Deadline } from './deadline.ts'
+import type { CallTally } from './tally.ts'
 
 /**
  * The lean face of the wire. Resolves with the response's head, whatever its status; rejects when there is none. Retry,
@@ -19,6 +20,8 @@ export interface HttpRequest {
   /** The call's total deadline, held by a layer further out; who waits looks at what is left of it. */
   readonly deadline?: Deadline | undefined
   readonly callId?: string | undefined
+  /** The call itself, for listeners. */
+  readonly tally?: CallTally | undefined
   /** Which try of the call this is; set by the layer that retries. @default 1 */
   readonly attempt?: number | undefined
 }

@@ -122,7 +122,8 @@ describe('watch', () => {
     const costOf = async (price: PriceOf, told: readonly Chunk[]): Promise<number | null | undefined> => {
       const ends: CallEnd[] = []
       await read(watch(owner, { listener: (end) => ends.push(end), price })(scripted(told)))
-      return ends[0]?.cost
+      expect(ends[0]?.saved === undefined || ends[0].cost === undefined).toBe(true)
+      return ends[0]?.saved ?? ends[0]?.cost
     }
     const finish: Chunk = { type: 'finish', reason: 'stop' }
     const whole: Chunk[] = [{ type: 'start', provider: 'p', model: 'm-1' }, { type: 'usage', usage }, finish]
@@ -202,6 +203,49 @@ describe('watch', () => {
     await read(layer(provider), { tally: own })
     expect(own.providerMs).toBe(1)
     expect(told.slice(6).map(({ message }): boolean => (message as CallEnd).call.isPart)).toEqual([false, false, false])
+  })
+
+  it('money goes outward once, spent and saved apart, and the outermost price that is known stands', async () => {
+    const used = (billed: boolean): Usage => ({
+      input: { uncached: 1, cacheRead: 0, cacheWrite: 0 },
+      output: { text: 1, reasoning: 0 },
+      estimated: false,
+      billed
+    })
+    const answers = (billed: boolean): Provider =>
+      scripted([answer[0], { type: 'usage', usage: used(billed) }, answer[5]] as Chunk[])
+    const priced = (usd: number | undefined) => watch({}, { price: () => usd })
+    const endOf = async (provider: Provider, price?: PriceOf): Promise<CallEnd | undefined> => {
+      const ends: CallEnd[] = []
+      await read(watch({}, { listener: (end) => ends.push(end), price })(provider))
+      return ends[0]
+    }
+    expect(await endOf(priced(1)(priced(1)(answers(true))))).toMatchObject({ cost: 1 })
+    expect(await endOf(priced(3)(priced(1)(answers(true))))).toMatchObject({ cost: 3 })
+    expect(await endOf(priced(1)(answers(true)), () => undefined)).toMatchObject({ cost: 1 })
+    expect(await endOf(priced(undefined)(answers(true)), () => undefined)).toMatchObject({ cost: null })
+    const both: Provider = async function* (...of) {
+      for await (const _ of priced(5)(answers(false))(...of));
+      for await (const _ of priced(1)(answers(true))(...of));
+      yield* answer
+    }
+    const end = await endOf(both)
+    expect([end?.cost, end?.saved]).toEqual([1, 5])
+  })
+
+  it('names that are no names reach no listener', async () => {
+    const { ends, told, layer } = listen()
+    for (const start of [
+      { provider: 7, model: 'm' },
+      { provider: 'p', model: null },
+      { provider: 'p', model: 'm', id: {} }
+    ]) {
+      await read(layer(scripted([{ type: 'start', ...start } as never, ...answer.slice(3)])))
+    }
+    expect(ends.map(({ provider, model, id }) => [provider, model, id])).toEqual(
+      Array.from({ length: 3 }, () => [undefined, undefined, undefined])
+    )
+    for (const { message } of told) if ('start' in (message as object)) expect((message as CallContent).start).toBeUndefined()
   })
 
   it('a call that is ended inside while nobody reads is told at once, and once', async () => {

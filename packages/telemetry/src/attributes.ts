@@ -48,8 +48,9 @@ export function endAttributes(end: CallEnd, stream: boolean): Attributes {
 }
 
 /** What was billed, under the names that backends add up and price; what was saved under names of our own. */
-function usageAttributes({ usage, cost }: CallEnd): Attributes {
-  if (usage === undefined) return {}
+function usageAttributes({ usage, cost, saved }: CallEnd): Attributes {
+  const worth = { ...numeric(attribute.costUsd, cost), ...numeric(attribute.costSavedUsd, saved) }
+  if (usage === undefined) return worth
   const { billed } = usage
   return {
     [billed ? attribute.inputTokens : attribute.savedInputTokens]: inputTokens(usage),
@@ -63,7 +64,7 @@ function usageAttributes({ usage, cost }: CallEnd): Attributes {
       : {}),
     [attribute.usageBilled]: billed,
     ...(usage.estimated ? { [attribute.usageEstimated]: true } : {}),
-    ...numeric(billed ? attribute.costUsd : attribute.costSavedUsd, cost)
+    ...worth
   }
 }
 
@@ -79,7 +80,8 @@ export function errorAttributes(error: unknown): Attributes {
 
 /** Who answered; of a call that failed before anybody did, whom its error names. */
 export function providerOf(end: CallEnd): string {
-  return clip(end.provider ?? (isMillraceError(end.error) ? end.error.context.provider : undefined) ?? other)
+  const named: unknown = end.provider ?? (isMillraceError(end.error) ? end.error.context.provider : undefined)
+  return typeof named === 'string' ? clip(named) : other
 }
 
 const cacheStates: ReadonlySet<unknown> = new Set(['hit', 'stale', 'joined', 'miss', 'bypass'])

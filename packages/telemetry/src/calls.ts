@@ -59,7 +59,7 @@ const maxOpenAttempts = 64
 
 export function createCalls({ tracer, maxOpen, content: capture, onFailure }: CallsOptions): Calls {
   const open = new Map<CallTally, OpenCall>()
-  /** Two calls may have one `callId`: its attempts are those of the newest. */
+  /** Two calls may have one `callId`: who knows no more than that means the newest. */
   const newest = new Map<string, OpenCall>()
   /** Requests that belong to no call that is known, such as those of an SDK through `transport.fetch`. */
   const loose = new Map<string, Attempts>()
@@ -85,12 +85,13 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
     }
   }
 
-  function endCall(call: OpenCall, attributes: Attributes): void {
+  function endCall(call: OpenCall, tell: () => Attributes): void {
     const { callId, span, origin } = call
     if (newest.get(callId) === call) newest.delete(callId)
     endAttempts(call)
     try {
       if (!span.isRecording()) return
+      const attributes = tell()
       span.setAttributes(attributes)
       if (origin !== undefined) span.setAttributes(serverOf(origin))
       if (call.made > 0) span.setAttribute(attribute.attempts, call.made)
@@ -105,6 +106,10 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
   function endAttempts(attempts: Attempts): void {
     for (const span of attempts.open.values()) endSpan(span, timeOf(attempts))
     attempts.open.clear()
+  }
+
+  function callOf(callId: string, tally: CallTally | undefined): OpenCall | undefined {
+    return tally === undefined ? newest.get(callId) : open.get(tally.root)
   }
 
   function parentOf(told: unknown): Context {
@@ -142,7 +147,7 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
         if (open.size <= maxOpen) break
         open.delete(oldest)
         dropped++
-        endCall(forgotten, { [attribute.outcome]: 'dropped' })
+        endCall(forgotten, dropping)
       }
       if (!span.isRecording()) return
       if (told !== undefined) span.setAttributes(attributesOf(told, onFailure))
@@ -155,14 +160,11 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
       const call = open.get(message.call)
       if (call === undefined) return
       open.delete(message.call)
-      endCall(
-        call,
-        call.span.isRecording() ? { ...endAttributes(message, message.stream), ...call.captured?.attributes(message.finish) } : {}
-      )
+      endCall(call, () => ({ ...endAttributes(message, message.stream), ...call.captured?.attributes(message.finish) }))
     },
 
-    startAttempt({ callId, attempt, method, origin }) {
-      const call = newest.get(callId)
+    startAttempt({ callId, call: tally, attempt, method, origin }) {
+      const call = callOf(callId, tally)
       let attempts = call ?? loose.get(callId)
       if (attempts !== undefined && (attempts.open.has(attempt) || attempts.open.size >= maxOpenAttempts)) return
       // The parent is the call by its id: a generator has lost the ambient context by the time it asks for a socket.
@@ -189,9 +191,9 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
       if (attempt > 1) span.setAttribute(attribute.httpResendCount, attempt - 1)
     },
 
-    endAttempt({ callId, attempt, status, error, aborted }) {
+    endAttempt({ callId, call: tally, attempt, status, error, aborted }) {
       // One that began before its call was known is still among the loose ones.
-      const attempts = [newest.get(callId), loose.get(callId)].find((some) => some?.open.has(attempt))
+      const attempts = [callOf(callId, tally), loose.get(callId)].find((some) => some?.open.has(attempt))
       const span = attempts?.open.get(attempt)
       if (attempts === undefined || span === undefined) return
       attempts.open.delete(attempt)
@@ -230,11 +232,13 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
       const attempts = Array.from(loose.values())
       open.clear()
       loose.clear()
-      for (const call of calls) endCall(call, { [attribute.outcome]: 'dropped' })
+      for (const call of calls) endCall(call, dropping)
       for (const some of attempts) endAttempts(some)
     }
   }
 }
+
+const dropping = (): Attributes => ({ [attribute.outcome]: 'dropped' })
 
 /** Sampled, or to be handed on to the provider as not sampled. Without an SDK a span is neither. */
 function isTraced(span: Span): boolean {

@@ -89,7 +89,7 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
     call(end) {
       const to = current()
       if (to === undefined) return
-      const { usage, notes, overheadMs, cost, contents } = end
+      const { usage, notes, overheadMs, cost, saved, contents } = end
       const isAnswered = end.outcome === 'success' || contents > 0
       const named = { provider: providerOf(end), model: modelOf(end.request) ?? other, isAnswered }
       const plain = names.of(named)
@@ -101,16 +101,18 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
       if (end.stream && end.firstContentMs !== undefined) to.firstChunk.record(end.firstContentMs / 1000, labels)
       if (overheadMs !== undefined) to.overhead.record(overheadMs / 1000, labels)
       const waitedMs = notes.limits?.waitedMs
-      if (typeof waitedMs === 'number') to.limitsWait.record(waitedMs / 1000, plain)
+      if (isCount(waitedMs)) to.limitsWait.record(waitedMs / 1000, plain)
       const fitted = notes.tokens?.saved
-      if (typeof fitted === 'number' && fitted > 0) {
+      if (isCount(fitted)) {
         to.tokensSaved.add(fitted, { ...plain, [attribute.savedBy]: 'fit', [attribute.tokenType]: 'input' })
       }
+      if (cost === null) to.unpriced.add(1, plain)
+      else if (cost !== undefined) to.costSpent.add(cost, plain)
+      if (saved !== undefined) to.costSaved.add(saved, plain)
       if (usage === undefined) {
         if (contents > 0) to.unmetered.add(1, plain)
         return
       }
-      if (cost === null) to.unpriced.add(1, plain)
       const input = { [attribute.tokenType]: 'input' }
       const output = { [attribute.tokenType]: 'output' }
       // The conventions: billable tokens only.
@@ -118,12 +120,10 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
         const estimated = usage.estimated ? { ...labels, [attribute.usageEstimated]: true } : labels
         to.tokens.record(inputTokens(usage), { ...estimated, ...input })
         to.tokens.record(outputTokens(usage), { ...estimated, ...output })
-        if (typeof cost === 'number') to.costSpent.add(cost, plain)
       } else {
         const byCache = { ...plain, [attribute.savedBy]: 'cache' }
         to.tokensSaved.add(inputTokens(usage), { ...byCache, ...input })
         to.tokensSaved.add(outputTokens(usage), { ...byCache, ...output })
-        if (typeof cost === 'number') to.costSaved.add(cost, plain)
       }
     },
     attempt({ origin, status, error, elapsedMs, aborted }) {
@@ -174,6 +174,11 @@ function createInstruments(meter: Meter): Instruments {
     }),
     unpriced: meter.createCounter(metric.callsUnpriced, { unit: '{call}', description: 'Calls whose tokens have no known price' })
   }
+}
+
+/** Notes may be anybody's: one Infinity, and a sum is lost. */
+function isCount(value: unknown): value is number {
+  return typeof value === 'number' && value > 0 && value < Number.POSITIVE_INFINITY
 }
 
 /** Unit, kind and meaning of everything that is read at collection. */

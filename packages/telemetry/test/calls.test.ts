@@ -1,4 +1,4 @@
-import { type ChatRequest, channels, collect, MillraceError, type Provider, pipe, sleep, watch } from '@millrace/core'
+import { type ChatRequest, type Chunk, channels, collect, MillraceError, type Provider, pipe, sleep, watch } from '@millrace/core'
 import { context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { TracerProvider } from '@opentelemetry/sdk-trace'
 import { expect, test } from 'vitest'
@@ -309,6 +309,69 @@ test('a hit has no usage that was billed, and what it saved under names of our o
     'millrace.cost_saved_usd': 0.5
   })
   for (const name of Object.keys(attributes)) expect(name).not.toMatch(/^gen_ai\.usage|millrace\.cost_usd/)
+})
+
+test('attempts of two calls under one callId stay with their own, where the request tells its call', async () => {
+  await using harness = createHarness()
+  const { layer } = harness.telemetry
+  const gate = Promise.withResolvers<void>()
+  const requests = (model: string, status: number): Provider =>
+    async function* (_request, { callId = '', tally: call }) {
+      const attempt = { owner: {}, callId, call, attempt: 1, origin: `https://${model}.example.com` }
+      channels.attemptStart.publish({ ...attempt, method: 'POST' })
+      await gate.promise
+      channels.attemptEnd.publish({ ...attempt, elapsedMs: 1, status })
+      yield* answer
+    }
+  const calls = [200, 500].map((status, index) => {
+    const model = `m${index}`
+    return collect(layer(requests(model, status))({ ...request, model }, { callId: 'one' }))
+  })
+  gate.resolve()
+  await Promise.all(calls)
+  const spans = harness.spans()
+  for (const [model, status] of [
+    ['m0', 200],
+    ['m1', 500]
+  ] as const) {
+    const call = spans.find(({ name }) => name === `chat ${model}`)
+    const attempt = spans.find(({ parentSpanContext }) => parentSpanContext?.spanId === call?.spanContext().spanId)
+    expect(attempt?.attributes).toMatchObject({ 'server.address': `${model}.example.com`, 'http.response.status_code': status })
+  }
+})
+
+test('a span ends whatever names the provider and the error give', async () => {
+  await using harness = createHarness()
+  const error = new MillraceError('network', 'x', { details: { phase: 'body' }, context: { provider: { a: 1 } as never } })
+  await collect(harness.telemetry.layer(fails(error))(request, {})).catch(() => {})
+  await collect(
+    harness.telemetry.layer(provides([{ type: 'start', provider: 7, model: null } as never, ...answer.slice(1)]))(request, {})
+  )
+  expect(harness.spans().map((span) => span.attributes['gen_ai.provider.name'])).toEqual(['_OTHER', '_OTHER'])
+  expect(await harness.metric('gen_ai.client.operation.duration')).toHaveLength(2)
+  expect(harness.telemetry.stats()).toEqual({ open: 0, dropped: 0, failures: 0 })
+})
+
+test('a note that is no count spoils no sum, and money of tries that broke off is told', async () => {
+  await using harness = createHarness()
+  const noted = (facts: Record<string, number>): Provider =>
+    provides([
+      ...answer.slice(0, 1),
+      { type: 'note', from: 'tokens', facts },
+      { type: 'note', from: 'limits', facts: { waitedMs: -1 } },
+      ...answer.slice(1)
+    ])
+  for (const saved of [Number.POSITIVE_INFINITY, -5, 7]) await collect(harness.telemetry.layer(noted({ saved }))(request, {}))
+  expect(await harness.metric('millrace.tokens.saved')).toMatchObject([{ value: 7 }])
+  expect(await harness.metric('millrace.limits.wait')).toEqual([])
+
+  const inner = watch({}, { price: () => 0.5 })(fails(new Error('broke off'), answer.slice(0, 4)))
+  const twice: Provider = async function* (...of) {
+    for (let tries = 0; tries < 2; tries++) await collect(inner(...of)).catch(() => {})
+    yield* [answer[0], answer[1], answer[4]] as Chunk[]
+  }
+  await collect(harness.telemetry.layer(twice)(request, {}))
+  expect(await harness.metric('millrace.cost.spent')).toMatchObject([{ value: 1 }])
 })
 
 test('halves of characters are mended, so that no two series look the same', async () => {

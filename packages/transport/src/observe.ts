@@ -15,8 +15,8 @@ export function observe(owner: () => object, originOf: (url: string) => string):
 
 async function told(next: Send, request: HttpRequest, owner: object, originOf: (url: string) => string): Promise<HttpResponse> {
   const startedAt = performance.now()
-  const { callId = '', attempt = 1, signal } = request
-  const facts = { owner, callId, attempt, origin: originOf(request.url) }
+  const { callId = '', tally: call, attempt = 1, signal } = request
+  const facts = { owner, callId, call, attempt, origin: originOf(request.url) }
   channels.attemptStart.publish({ ...facts, method: request.method })
   try {
     const response = await next(request)
