@@ -17,6 +17,9 @@ export interface ExportOptions extends Settings {
 /** Series of one instrument of ours. */
 const maxSeries = 10_000
 
+/** A callback that hangs is left out of the text; a Prometheus waits for it for 10 s. */
+const collectTimeoutMs = 5000
+
 /** `ended` is the sum of `sampledOut`, `queued`, `exported` and `dropped`, at any moment. */
 export interface NodeSpanStats extends SpanQueueStats {
   readonly ended: number
@@ -86,7 +89,7 @@ export function startExport(options: ExportOptions): Export {
 
   async function scrape({ reader, serializer }: Prometheus): Promise<string> {
     try {
-      const { resourceMetrics, errors } = await reader.collect()
+      const { resourceMetrics, errors } = await reader.collect({ timeoutMillis: collectTimeoutMs })
       failures += errors.length
       return serializer.serialize(resourceMetrics)
     } finally {
@@ -152,8 +155,8 @@ function createSpans(load: Load, otlp: Otlp, options: ExportOptions): Spans | un
     .filter((name) => traces.includes(name))
     .map((name) => {
       const isOtlp = name === 'otlp'
-      const exporter = isOtlp ? otlp.traces() : new (load('@opentelemetry/sdk-trace').ConsoleSpanExporter)()
-      return createSpanQueue(exporter, {
+      const exporters = isOtlp ? otlp.traces() : [new (load('@opentelemetry/sdk-trace').ConsoleSpanExporter)()]
+      return createSpanQueue(exporters, {
         ...batch,
         // A console shows each span as it ends.
         maxExportBatchSize: isOtlp ? batch.maxExportBatchSize : 1,
@@ -168,7 +171,8 @@ function createSpans(load: Load, otlp: Otlp, options: ExportOptions): Spans | un
   if (queue === undefined) return undefined
   return {
     queue,
-    sampling: createTailSampling(all(queues), { ratio, slowMs, maxSpans: batch.maxQueueSize }),
+    // All that it holds may be passed on in one turn: half of the queue is left to the other calls.
+    sampling: createTailSampling(all(queues), { ratio, slowMs, maxSpans: Math.ceil(batch.maxQueueSize / 2) }),
     abort() {
       for (const { abort } of queues) abort()
     }

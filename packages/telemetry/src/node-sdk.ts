@@ -11,7 +11,9 @@ import type { SpanExporterLike } from './span-queue.ts'
 type Processor = SpanProcessorLike<object, never>
 
 export interface MetricReader {
-  collect(): Promise<{ readonly resourceMetrics: unknown; readonly errors: readonly unknown[] }>
+  collect(options: {
+    readonly timeoutMillis: number
+  }): Promise<{ readonly resourceMetrics: unknown; readonly errors: readonly unknown[] }>
 }
 
 interface NodeSdkOptions {

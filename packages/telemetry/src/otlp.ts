@@ -33,6 +33,9 @@ interface Exporter {
 /** As many as the SDK makes. */
 const maxAttempts = 6
 
+/** A batch has 256 KiB of text at most: one at a time would be slow to a collector that is far away. */
+const exportsAtATime = 4
+
 interface OtlpOptions {
   readonly protocol: Settings['protocol']
   /** How long an export may take at most, with all its attempts; OTEL_EXPORTER_OTLP_TIMEOUT may allow it less. */
@@ -46,7 +49,8 @@ interface OtlpOptions {
 }
 
 export interface Otlp {
-  traces(): SpanExporterLike
+  /** As many as exports of spans may be under way: each has a connection of its own, so that giving one up breaks off no other. */
+  traces(): readonly SpanExporterLike[]
   metrics(): object
 }
 
@@ -143,7 +147,7 @@ export function createOtlp(load: Load, { protocol, limitMs, closing, aborted, re
   return {
     traces() {
       const { OTLPTraceExporter } = load(`@opentelemetry/exporter-trace-otlp-${protocol('traces')}`)
-      return watched('traces', new OTLPTraceExporter())
+      return Array.from({ length: exportsAtATime }, () => watched('traces', new OTLPTraceExporter()))
     },
     metrics() {
       const { OTLPMetricExporter } = load(`@opentelemetry/exporter-metrics-otlp-${protocol('metrics')}`)
@@ -165,7 +169,8 @@ function addressOf(url = ''): { readonly host: string; readonly isDoubled: boole
 function rejectedOf(response: unknown): number {
   const { partialSuccess } = (response ?? {}) as { readonly partialSuccess?: Readonly<Record<string, unknown>> | null }
   // 64 bits: JSON has them as a text.
-  return Number(partialSuccess?.rejectedSpans ?? partialSuccess?.rejectedDataPoints ?? 0) || 0
+  const count = Number(partialSuccess?.rejectedSpans ?? partialSuccess?.rejectedDataPoints)
+  return Number.isSafeInteger(count) ? count : 0
 }
 
 function failureOf(signal: Signal, { error }: ExportResult): string {

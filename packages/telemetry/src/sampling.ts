@@ -9,6 +9,8 @@ import {
   TraceFlags,
   trace
 } from '@opentelemetry/api'
+import { sizeOf } from './span-queue.ts'
+import { inRatio } from './trace-ratio.ts'
 
 /** Which calls are kept: those that failed or were slow always, of the others a share. */
 export interface SamplingOptions {
@@ -19,7 +21,7 @@ export interface SamplingOptions {
 }
 
 export interface TailSamplingOptions extends SamplingOptions {
-  /** Spans that wait for the end of their call; beyond, those of the oldest call are let go of. @default 10000 */
+  /** Spans that wait for the end of their call; beyond, or beyond 16 MiB of text, those of the oldest call are let go of. @default 10000 */
   readonly maxSpans?: number | undefined
 }
 
@@ -65,6 +67,8 @@ interface Node<Ended> {
   /** How many may still start right below it, once it is kept, and be kept with it. */
   spare: number
   held: Ended[]
+  /** Characters of what is held. */
+  chars: number
 }
 
 /**
@@ -72,6 +76,9 @@ interface Node<Ended> {
  * calls below it.
  */
 const maxLater = 100
+
+/** Characters of all that is held; beyond, it is as with `maxSpans`. */
+const maxHeldChars = 16 * 1024 * 1024
 
 /**
  * Decides after the end of a call whether its spans are worth keeping, and passes those on to `next`. It keeps the calls with
@@ -105,6 +112,7 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
   const holding = new Set<Node<Ended>>()
   let ended = 0
   let held = 0
+  let heldChars = 0
   let sampledOut = 0
   let closed = false
   let timer: NodeJS.Timeout | undefined
@@ -124,7 +132,8 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
       ended: false,
       kept: false,
       spare: 0,
-      held: []
+      held: [],
+      chars: 0
     }
     nodes.set(span, node)
     underWay.set(node.key, node)
@@ -182,30 +191,35 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
   function end(node: Node<Ended>, span: Ended): void {
     node.ended = true
     underWay.delete(node.key)
-    if (span.status.code === SpanStatusCode.ERROR || milliseconds(span.duration) >= slowMs) keep(node)
+    const isWrong = span.status.code === SpanStatusCode.ERROR || milliseconds(span.duration) >= slowMs
     const around = parentOf(node)
-    if (isKept(node)) {
-      passHeld(node)
+    if (isWrong || isKept(node)) {
+      // Before what it held: the queue may have no room for all of them.
       ended++
       next.onEnd(span)
+      if (isWrong) keep(node)
+      passHeld(node)
     } else if (around === undefined || closed) {
       dropHeld(node)
       ended++
       sampledOut++
     } else {
-      hold(around, takeHeld(node), span)
+      hold(around, node, span)
     }
   }
 
-  function hold(node: Node<Ended>, below: readonly Ended[], span: Ended): void {
-    for (const one of below) node.held.push(one)
-    node.held.push(span)
-    holding.add(node)
+  function hold(around: Node<Ended>, node: Node<Ended>, span: Ended): void {
+    const size = sizeOf(span)
+    around.chars += node.chars + size
+    heldChars += node.chars + size
+    for (const one of takeHeld(node)) around.held.push(one)
+    around.held.push(span)
+    holding.add(around)
     ended++
     held++
     timer ??= setTimeout(keepOverdue, clampTimer(slowMs)).unref()
     for (const oldest of holding) {
-      if (held <= maxSpans) return
+      if (held <= maxSpans && heldChars <= maxHeldChars) return
       letGo(oldest)
     }
   }
@@ -213,7 +227,9 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
   function takeHeld(node: Node<Ended>): readonly Ended[] {
     holding.delete(node)
     const spans = node.held
+    heldChars -= node.chars
     node.held = []
+    node.chars = 0
     return spans
   }
 
@@ -230,9 +246,10 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
     sampledOut += length
   }
 
-  /** A span under way for `slowMs` is slow whenever it ends. */
+  /** A span under way for `slowMs` is slow whenever it ends; one below a span that is kept is kept with it. */
   function letGo(node: Node<Ended>): void {
     if (isOverdue(node)) keep(node)
+    else if (isKept(node)) passHeld(node)
     else dropHeld(node)
   }
 
@@ -273,14 +290,6 @@ export function createTailSampling<Started extends object, Ended extends EndedSp
 export function checkSampling({ ratio, slowMs }: { readonly ratio: number; readonly slowMs: number }): void {
   if (!(ratio >= 0 && ratio <= 1)) throw new TypeError('ratio must be a number from 0 to 1: 0.1 keeps a tenth')
   if (!(slowMs >= 0)) throw new TypeError('slowMs must be a number of milliseconds of at least 0')
-}
-
-/** As `TraceIdRatioBased` of the JavaScript SDK decides: the four words of the id, folded into one, lie below the ratio. */
-function inRatio(traceId: string, ratio: number): boolean {
-  if (ratio === 1) return true
-  let folded = 0
-  for (let at = 0; at < 32; at += 8) folded ^= Number.parseInt(traceId.slice(at, at + 8), 16)
-  return folded >>> 0 < Math.floor(ratio * 0xffff_ffff)
 }
 
 const keyOf = ({ traceId, spanId }: SpanContext): string => traceId + spanId

@@ -105,6 +105,18 @@ export function readSettings(env: Environment, warn: (text: string) => void): Se
     if (url === null) warn(`${name} must begin with http:// or https://; the SDK takes http://localhost:4318`)
     else if (!/^https?:$/.test(url.protocol)) warn(`${name} must begin with http:// or https://; nothing reaches it as it is`)
   }
+  // The exporters read these by themselves, and say nothing of what they leave out.
+  for (const prefix of ['OTEL_EXPORTER_OTLP_', 'OTEL_EXPORTER_OTLP_TRACES_', 'OTEL_EXPORTER_OTLP_METRICS_']) {
+    const ms = Number(text(`${prefix}TIMEOUT`) ?? 1)
+    if (!(Number.isFinite(ms) && ms > 0)) warn(`${prefix}TIMEOUT must be a number of milliseconds above 0; it is taken as unset`)
+    const headers = text(`${prefix}HEADERS`)?.split(',') ?? []
+    // Its value is not told: it holds credentials.
+    if (headers.some((entry) => /^\s*(=|[^=\s][^=]*$)/.test(entry))) {
+      warn(`${prefix}HEADERS must be name=value,name=value; what has no "=" is left out`)
+    }
+    if (!['none', 'gzip'].includes(text(`${prefix}COMPRESSION`) ?? 'none'))
+      warn(`${prefix}COMPRESSION knows none and gzip; it is taken as unset`)
+  }
   if (!isResource(text('OTEL_RESOURCE_ATTRIBUTES') ?? '')) {
     warn('OTEL_RESOURCE_ATTRIBUTES must be name=value,name=value with other "," and "=" percent-encoded; none of it is used')
   }

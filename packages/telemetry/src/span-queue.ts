@@ -9,7 +9,7 @@ export interface ExportResult {
   readonly rejected?: number
 }
 
-/** An exporter of an OpenTelemetry SDK. */
+/** An exporter of an OpenTelemetry SDK; one that answers without a result has failed. */
 export interface SpanExporterLike {
   export(spans: object[], done: (result: ExportResult) => void): void
   shutdown(): Promise<void>
@@ -55,13 +55,24 @@ interface Waiting {
 const maxBatchChars = 256 * 1024
 /** Characters of all that waits. */
 const maxQueuedChars = 32 * 1024 * 1024
+/** How long nothing is tried after a failed export. */
+const recoveryMs = 500
+
+/** A batch on its way. */
+interface Batch {
+  /** How many spans were taken out of the queue before its own. */
+  readonly from: number
+  readonly size: number
+  giveUp(): void
+}
 
 /**
- * Hands spans to an exporter in batches: one export at a time, each begun in a turn of its own and never inside the end of a
- * span, so that no call pays for it. At shutdown batch follows batch until nothing waits. Of the SDK's batch processor it
+ * Hands spans to exporters in batches, one to each exporter at a time. Each export is begun in a turn of its own and never
+ * inside the end of a span, so that no call pays for it. After a failed one the next waits until no other is under way, on
+ * a timer that keeps no process alive; at shutdown batch follows batch until nothing waits. Of the SDK's batch processor it
  * differs in that a failed batch touches no other, and that it knows of every span where it is.
  */
-export function createSpanQueue(exporter: SpanExporterLike, options: SpanQueueOptions): SpanQueue {
+export function createSpanQueue(exporters: readonly SpanExporterLike[], options: SpanQueueOptions): SpanQueue {
   const {
     maxQueueSize,
     maxExportBatchSize,
@@ -72,44 +83,79 @@ export function createSpanQueue(exporter: SpanExporterLike, options: SpanQueueOp
   } = options
   const waiting: Waiting[] = []
   let waitingChars = 0
-  let sending = 0
+  /** Spans that left the queue. */
+  let taken = 0
+  /** As many of those taken in wait for no batch to fill. */
+  let due = 0
+  /** As many of those taken in wait for no collector to recover. */
+  let urgent = 0
+  /** The one used last is used next: its connection is open. */
+  const idle = exporters.toReversed()
+  const underWay = new Set<Batch>()
+  let hasFailed = false
   let exported = 0
   let dropped = 0
   let failed = 0
-  /** Spans that were taken in, and are done with. */
-  let settled = 0
   let closed: Promise<void> | undefined
   let timer: NodeJS.Timeout | undefined
-  let underWay: Promise<void> | undefined
-  let giveUp = (): void => {}
+  let turn: NodeJS.Immediate | undefined
+  /** Told of each batch that is done with. */
+  let progress = Promise.withResolvers<void>()
 
   function schedule(): void {
-    if (waiting.length >= maxExportBatchSize || waitingChars >= maxBatchChars) void next()
-    else if (waiting.length > 0) timer ??= setTimeout(flush, clampTimer(scheduledDelayMillis)).unref()
+    if (turn !== undefined || waiting.length === 0 || idle.length === 0) return
+    if (urgent > taken) begin()
+    else if (hasFailed) {
+      if (underWay.size === 0) timer ??= setTimeout(begin, Math.min(scheduledDelayMillis, recoveryMs)).unref()
+    } else if (due > taken || waiting.length >= maxExportBatchSize || waitingChars >= maxBatchChars) begin()
+    else timer ??= setTimeout(beginAll, clampTimer(scheduledDelayMillis)).unref()
   }
 
-  /** Exports the next batch; while one is under way, that is the one. */
-  function next(): Promise<void> {
+  function beginAll(): void {
+    timer = undefined
+    due = taken + waiting.length
+    schedule()
+  }
+
+  function begin(): void {
     clearTimeout(timer)
     timer = undefined
-    underWay ??= exportBatch()
-    return underWay
+    turn = setImmediate(beginNext)
   }
 
-  async function exportBatch(): Promise<void> {
-    await new Promise<void>((resolve) => setImmediate(resolve))
+  function beginNext(): void {
+    turn = undefined
+    if (waiting.length === 0) return // all were given up meanwhile
+    const exporter = idle.pop()
+    if (exporter !== undefined) void exportBatch(exporter)
+    schedule()
+  }
+
+  async function exportBatch(exporter: SpanExporterLike): Promise<void> {
+    const from = taken
     const spans = take()
-    if (spans.length > 0) {
-      sending = spans.length
-      const { code, rejected = 0 } = await answered(spans)
-      if (code !== 0) failed++
-      const lost = code === 0 ? Math.min(rejected, sending) : sending
-      dropped += lost
-      exported += sending - lost
-      settled += sending
-      sending = 0
+    const { promise, resolve } = Promise.withResolvers<ExportResult | undefined>()
+    const batch = { from, size: spans.length, giveUp: () => resolve(undefined) }
+    underWay.add(batch)
+    const deadline = setTimeout(batch.giveUp, clampTimer(exportTimeoutMillis)).unref()
+    // What throws is counted as a failed export.
+    resourceOf(spans)
+      .then(() => run(() => exporter.export(spans, resolve)))
+      .catch(batch.giveUp)
+    const { code, rejected = 0 } = (await promise) ?? { code: 1 }
+    clearTimeout(deadline)
+    underWay.delete(batch)
+    idle.push(exporter)
+    hasFailed = code !== 0
+    if (hasFailed) {
+      failed++
+      clearTimeout(timer)
+      timer = undefined
     }
-    underWay = undefined
+    const lost = hasFailed ? spans.length : Math.min(countOf(rejected), spans.length)
+    dropped += lost
+    exported += spans.length - lost
+    settle()
     schedule()
   }
 
@@ -122,35 +168,34 @@ export function createSpanQueue(exporter: SpanExporterLike, options: SpanQueueOp
       chars += size
     }
     waitingChars -= chars
+    taken += count
     return waiting.splice(0, count).map(({ span }) => span)
   }
 
-  async function answered(spans: object[]): Promise<ExportResult> {
-    const { promise, resolve } = Promise.withResolvers<ExportResult>()
-    giveUp = () => resolve({ code: 1 })
-    const deadline = setTimeout(giveUp, clampTimer(exportTimeoutMillis)).unref()
-    // What throws is counted as a failed export.
-    resourceOf(spans)
-      .then(() => run(() => exporter.export(spans, resolve)))
-      .catch(giveUp)
-    try {
-      return await promise
-    } finally {
-      clearTimeout(deadline)
-    }
+  function settle(): void {
+    progress.resolve()
+    progress = Promise.withResolvers()
   }
 
   /** Until all spans that have ended by now are done with. */
   async function flush(): Promise<void> {
-    const target = settled + sending + waiting.length
-    const isDone = (): boolean => settled >= target
-    while (!isDone()) await next()
+    const target = taken + waiting.length
+    urgent = target
+    schedule()
+    const isDone = (): boolean => taken >= target && [...underWay].every(({ from }) => from >= target)
+    while (!isDone()) await progress.promise
   }
 
   async function shutDown(): Promise<void> {
     await flush()
-    // A collector that is gone is no failure of closing; its exports were counted.
-    await exporter.shutdown().catch(() => {})
+    // An exporter that cannot be closed is no failure of closing; its exports were counted.
+    await Promise.allSettled(exporters.map(async (exporter) => exporter.shutdown()))
+  }
+
+  function queued(): number {
+    let count = waiting.length
+    for (const { size } of underWay) count += size
+    return count
   }
 
   return {
@@ -171,18 +216,22 @@ export function createSpanQueue(exporter: SpanExporterLike, options: SpanQueueOp
       closed ??= shutDown()
       return closed
     },
-    stats: () => ({ queued: waiting.length + sending, exported, dropped, failed }),
+    stats: () => ({ queued: queued(), exported, dropped, failed }),
     abort() {
       closed ??= Promise.resolve()
       clearTimeout(timer)
       dropped += waiting.length
-      settled += waiting.length
+      taken += waiting.length
       waiting.length = 0
       waitingChars = 0
-      giveUp()
+      for (const { giveUp } of underWay) giveUp()
+      settle()
     }
   }
 }
+
+/** What a collector says it rejected may be anything. */
+const countOf = (rejected: number): number => (Number.isSafeInteger(rejected) && rejected > 0 ? rejected : 0)
 
 /** Waits for what a detector still asks of the machine; all spans of a provider have the same resource. */
 async function resourceOf(spans: readonly object[]): Promise<void> {
@@ -193,13 +242,23 @@ async function resourceOf(spans: readonly object[]): Promise<void> {
 }
 
 /** Characters of the texts of a span: nearly all there is of a long one, and quickly added up. */
-function sizeOf(span: object): number {
-  const { attributes, events = [] } = span as {
+export function sizeOf(span: object): number {
+  const {
+    name = '',
+    status,
+    attributes,
+    events = [],
+    links = []
+  } = span as {
+    readonly name?: string
+    readonly status?: { readonly message?: string }
     readonly attributes?: object
-    readonly events?: readonly { attributes?: object }[]
+    readonly events?: readonly { readonly name?: string; readonly attributes?: object }[]
+    readonly links?: readonly { readonly attributes?: object }[]
   }
-  let size = charsOf(attributes)
-  for (const event of events) size += charsOf(event.attributes)
+  let size = name.length + (status?.message?.length ?? 0) + charsOf(attributes)
+  for (const event of events) size += (event.name?.length ?? 0) + charsOf(event.attributes)
+  for (const link of links) size += charsOf(link.attributes)
   return size
 }
 

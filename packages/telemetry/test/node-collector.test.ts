@@ -2,6 +2,7 @@ import { createServer as createHttpServer, type RequestListener } from 'node:htt
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import { type ChatRequest, collect } from '@millrace/core'
+import { trace } from '@opentelemetry/api'
 import { afterEach, expect, test, vi } from 'vitest'
 import { type NodeTelemetry, type NodeTelemetryOptions, startTelemetry } from '../src/node.ts'
 import { provides } from './harness.ts'
@@ -103,6 +104,20 @@ test('of four batches at close one is refused at once; the three others arrive',
   await call(telemetry, 2048)
   await telemetry.close()
   expect(telemetry.stats().spans).toMatchObject({ exported: 1536, dropped: 512, failed: 1 })
+})
+
+test('of spans with long texts four exports are under way at a time', async () => {
+  await using collector = await http((_asked, response) => void setTimeout(() => response.end(), 100))
+  await using telemetry = await start({ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: `http://${collector.host}` })
+  const tracer = trace.getTracer('test')
+  const attributes = { 'gen_ai.input.messages': 'x'.repeat(24 * 1024) }
+  const started = performance.now()
+  // 250 in a moment are 6 Mi characters: one export at a time would need 2.5 s for them.
+  for (let at = 0; at < 250; at++) tracer.startSpan('call', { attributes }).end()
+  await expect.poll(() => telemetry.stats().spans.exported, { timeout: 10_000, interval: 10 }).toBeGreaterThanOrEqual(240)
+  expect(performance.now() - started).toBeLessThan(1800)
+  await telemetry.close()
+  expect(telemetry.stats().spans).toMatchObject({ exported: 250, dropped: 0 })
 })
 
 test('a hundred batches at close all arrive', async () => {
@@ -239,7 +254,7 @@ const provider = telemetry.layer(async function* () {
   yield { type: 'start', provider: 'openai', model: 'gpt-5.6' }
   yield { type: 'finish', reason: 'stop' }
 })
-for (let at = 0; at < 600; at++) await collect(provider({ model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hi' }] }, {}))
+for (let at = 0; at < 2048; at++) await collect(provider({ model: 'gpt-5.6', messages: [{ role: 'user', content: 'Hi' }] }, {}))
 console.log('done')
 `
 

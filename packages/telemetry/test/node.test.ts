@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type ChatRequest, collect } from '@millrace/core'
 import { startOtlpSink } from '@millrace/testkit'
-import { context, logs, metrics, propagation, trace } from '@opentelemetry/api'
+import { context, logs, metrics, propagation, SpanStatusCode, trace } from '@opentelemetry/api'
 import { NodeSDK } from '@opentelemetry/sdk-node'
 import { AlwaysOnSampler, BatchSpanProcessor, InMemorySpanExporter, TracerProvider } from '@opentelemetry/sdk-trace'
 import { afterEach, expect, test, vi } from 'vitest'
@@ -159,6 +159,12 @@ test('what the environment says wrongly is told once and taken as unset; gRPC is
     {
       OTEL_EXPORTER_OTLP_ENDPOINT: sink.url,
       OTEL_EXPORTER_OTLP_PROTOCOL: 'carrier/pigeon',
+      OTEL_EXPORTER_OTLP_TIMEOUT: '-5',
+      OTEL_EXPORTER_OTLP_TRACES_TIMEOUT: 'abc',
+      OTEL_EXPORTER_OTLP_HEADERS: 'authorization: Bearer sk-canary,x-tenant=acme',
+      OTEL_EXPORTER_OTLP_METRICS_HEADERS: 'x-tenant=a=b, ,',
+      OTEL_EXPORTER_OTLP_COMPRESSION: 'brotli',
+      OTEL_EXPORTER_OTLP_TRACES_COMPRESSION: 'gzip',
       OTEL_EXPORTER_OTLP_METRICS_ENDPOINT: 'collector',
       OTEL_METRICS_EXPORTER: 'none',
       OTEL_TRACES_EXPORTER: 'otlp,zipkin',
@@ -177,6 +183,10 @@ test('what the environment says wrongly is told once and taken as unset; gRPC is
   expect(sink.spans).toHaveLength(1)
   expect(told).toEqual([
     'OTEL_EXPORTER_OTLP_METRICS_ENDPOINT must begin with http:// or https://; the SDK takes http://localhost:4318',
+    'OTEL_EXPORTER_OTLP_TIMEOUT must be a number of milliseconds above 0; it is taken as unset',
+    'OTEL_EXPORTER_OTLP_HEADERS must be name=value,name=value; what has no "=" is left out',
+    'OTEL_EXPORTER_OTLP_COMPRESSION knows none and gzip; it is taken as unset',
+    'OTEL_EXPORTER_OTLP_TRACES_TIMEOUT must be a number of milliseconds above 0; it is taken as unset',
     'OTEL_RESOURCE_ATTRIBUTES must be name=value,name=value with other "," and "=" percent-encoded; none of it is used',
     'OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT knows true, false, 1, 0, span_only, event_only, span_and_event, no_content; no content is captured',
     'OTEL_TRACES_EXPORTER knows otlp, console and none; others are left out',
@@ -218,6 +228,40 @@ test('who asks for the text while one is made gets the same; later ones are made
   expect([new Set(bodies).size, collections]).toEqual([1, 1])
   await telemetry.prometheus()
   expect(collections).toBe(2)
+})
+
+test('a callback that hangs is left out of the text after 5 s, counted, and asked again with the next', {
+  timeout: 20_000
+}, async () => {
+  await using telemetry = await start({}, { metrics: ['prometheus'] })
+  let hangs = true
+  metrics
+    .getMeter('test')
+    .createObservableGauge('stuck')
+    .addCallback((result) => (hangs ? new Promise<void>(() => {}) : result.observe(7)))
+  await call(telemetry)
+  const started = performance.now()
+  const { body } = await telemetry.prometheus()
+  expect(performance.now() - started).toBeLessThan(9000)
+  expect(body).toMatch(/^gen_ai_client_operation_duration_count/m)
+  expect(telemetry.stats().failures).toBe(1)
+  hangs = false
+  expect((await telemetry.prometheus()).body).toMatch(/^stuck\b.* 7$/m)
+})
+
+test('a root that fails is exported though what it held fills the queue', async () => {
+  await using sink = await startOtlpSink()
+  const telemetry = await start(
+    { OTEL_EXPORTER_OTLP_ENDPOINT: sink.url, OTEL_METRICS_EXPORTER: 'none' },
+    { sampling: { ratio: 0 } }
+  )
+  const tracer = trace.getTracer('test')
+  const root = tracer.startSpan('root')
+  for (let at = 0; at < 3000; at++) tracer.startSpan('child', {}, trace.setSpan(context.active(), root)).end()
+  root.setStatus({ code: SpanStatusCode.ERROR }).end()
+  expect(telemetry.stats().spans).toMatchObject({ ended: 3001, dropped: 0 })
+  await telemetry.close()
+  expect(sink.spans.filter(({ name }) => name === 'root')).toHaveLength(1)
 })
 
 test('three thousand series of a metric of ours are told apart', async () => {

@@ -74,7 +74,7 @@ test('a call of at least slowMs is kept with the request around it, a quick one 
   const quick = start('quick', undefined, 900)
   start('child', quick, 900).end()
   quick.end()
-  expect(kept()).toEqual(['attempt', 'slow', 'request'])
+  expect(kept()).toEqual(['slow', 'attempt', 'request'])
   expect(sampling.stats().sampledOut).toBe(2)
 })
 
@@ -125,7 +125,7 @@ test('a call that outlives its request is decided for itself: kept whole if it f
     start(`late attempt of ${outcome}`, chat).end()
     if (outcome === 'bad') chat.setStatus(failed)
     chat.end()
-    expect(kept()).toEqual(outcome === 'good' ? [] : [`attempt of ${outcome}`, `late attempt of ${outcome}`, outcome])
+    expect(kept()).toEqual(outcome === 'good' ? [] : [outcome, `attempt of ${outcome}`, `late attempt of ${outcome}`])
     exporter.reset()
   }
   expect(sampling.stats()).toEqual({ ended: 12, held: 0, sampledOut: 6 })
@@ -141,7 +141,7 @@ test('what outlives a request that is kept is kept with it, what starts after it
   attempt.end()
   start('started after', bad).end()
   start('bad and started after', bad).setStatus(failed).end()
-  expect(kept()).toEqual(['chat', 'bad', 'attempt', 'bad and started after'])
+  expect(kept()).toEqual(['bad', 'chat', 'attempt', 'bad and started after'])
   expect(sampling.stats()).toEqual({ ended: 5, held: 0, sampledOut: 1 })
 })
 
@@ -171,7 +171,7 @@ test.each(['slow', 'failed'])(
     const bad = start('bad', root)
     start('attempt of bad', bad).end()
     bad.setStatus(failed).end()
-    expect(kept().slice(-2)).toEqual(['attempt of bad', 'bad'])
+    expect(kept().slice(-2)).toEqual(['bad', 'attempt of bad'])
     const { ended, held, sampledOut } = sampling.stats()
     expect([held, ended - sampledOut]).toEqual([0, kept().length])
   }
@@ -188,7 +188,7 @@ test('a parent of this process that is given as a span context is one, and no sa
   const bad = start('bad')
   start('chat', below(bad)).end()
   bad.setStatus(failed).end()
-  expect(kept()).toEqual(['chat', 'bad'])
+  expect(kept()).toEqual(['bad', 'chat'])
 })
 
 test('no more than maxSpans are held: the oldest call is decided early, and its error still kept', () => {
@@ -199,8 +199,51 @@ test('no more than maxSpans are held: the oldest call is decided early, and its 
   roots[0]?.setStatus(failed).end()
   roots[1]?.end()
   roots[24]?.setStatus(failed).end()
-  expect(kept()).toEqual(['root 0', 'child', 'root 24'])
+  expect(kept()).toEqual(['root 0', 'root 24', 'child'])
   expect(sampling.stats()).toEqual({ ended: 28, held: 9, sampledOut: 16 })
+})
+
+test('a span that failed is passed on before those that were held for it, and the span it is in before the others', () => {
+  const { start, kept } = createHarness({ ratio: 0 })
+  const root = start('root')
+  start('sibling', root).end()
+  const call = start('call', root)
+  start('attempt', call).end()
+  call.setStatus(failed).end()
+  root.end()
+  expect(kept()).toEqual(['call', 'attempt', 'sibling', 'root'])
+})
+
+test.each(['shutdown', 'overflow'])('a call that is kept loses none of the spans held below it at %s', async (how) => {
+  const passed: object[] = []
+  const sampling = createTailSampling<object, ReadableSpan>(
+    { onStart() {}, onEnd: (span) => void passed.push(span), forceFlush: async () => {}, shutdown: async () => {} },
+    { ratio: 0, maxSpans: 5 }
+  )
+  const tracer = new TracerProvider({ sampler: new AlwaysOnSampler(), spanProcessors: [sampling] }).getTracer('test')
+  const start = (parent?: Span): Span =>
+    tracer.startSpan('span', {}, parent === undefined ? ROOT_CONTEXT : trace.setSpan(ROOT_CONTEXT, parent))
+  const call = start()
+  const attempt = start(call)
+  const inner = start(attempt)
+  const bad = start(call)
+  inner.end()
+  bad.setStatus(failed).end()
+  const other = start()
+  if (how === 'shutdown') await sampling.shutdown()
+  else for (let at = 0; at < 6; at++) start(other).end()
+  attempt.end()
+  call.end()
+  expect(passed).toEqual([bad, inner, attempt, call])
+})
+
+test('the text of what is held is bounded too: the oldest call is decided early', () => {
+  const { start, sampling } = createHarness({ ratio: 0 })
+  for (let at = 0; at < 20; at++)
+    start('a', start('root'))
+      .setAttribute('text', 'a'.repeat(1024 * 1024))
+      .end()
+  expect(sampling.stats()).toEqual({ ended: 20, held: 15, sampledOut: 5 })
 })
 
 test('the spans of a root that never ends are passed on once it is slow', async () => {
