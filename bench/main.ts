@@ -2,7 +2,7 @@
 //
 // overhead, cache:   --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
 // streaming:         the same, and --parts=event,packed,cut,memory,long,paused,stop
-// telemetry:         the same, and --parts=calls,streams
+// telemetry:         the same, and --parts=busy,calls,streams
 // tokens:            --only=name,name --parts=load,count --texts=code --processes=2 --rounds=4 --ms=100; `pnpm build` first
 // start:             --processes=15, on the built files: `pnpm build` first
 // heap:              --calls=50000 --processes=1

@@ -1,11 +1,11 @@
 // What telemetry adds to a call and to a chunk: with nothing registered, with an SDK whose collector is gone, and with one
 // that takes everything; beside what the AI SDK's own telemetry adds to its call. The model server takes 20 ms: faster than
 // that no exporter keeps up, and what is dropped costs nothing.
-// Flags: see docs/benchmarks.md; --parts=calls,streams
+// Flags: see docs/benchmarks.md; --parts=busy,calls,streams
 import { start } from './programs.ts'
 import { type Comparison, compare, readFlags } from './rig.ts'
 
-const parts = ['calls', 'streams']
+const parts = ['busy', 'calls', 'streams']
 const { parts: wanted } = readFlags()
 for (const part of wanted ?? [])
   if (!parts.includes(part)) throw new TypeError(`there is no part ${part}; name some of ${parts.join(', ')}`)
@@ -21,6 +21,18 @@ const rowsOf = (subject: string, addedAtMost?: number): Comparison['rows'] =>
     ...(state === 'no SDK' && addedAtMost !== undefined ? { goals: [{ measure: 'added', atMost: addedAtMost }] } : {})
   }))
 
+if (wanted?.includes('busy') ?? true) {
+  // As fast as it goes: with a server that takes its time, a few microseconds are lost in what waiting costs.
+  const subject = 'adapter.complete'
+  await compare({
+    title: 'Whole calls, as many as go through',
+    program,
+    rows: rowsOf(subject, 5).filter((row) => row.subject.endsWith('again') || row.subject.endsWith('no SDK')),
+    concurrencies: [50],
+    measures,
+    ms: 200
+  })
+}
 if (wanted?.includes('calls') ?? true) {
   const ai = 'AI SDK generateText'
   await compare({
