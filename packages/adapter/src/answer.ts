@@ -137,8 +137,10 @@ export class Answer extends ChunkBatches {
     }
     this.#clock?.waiting()
     const head = stream ? this.#heads.stream : this.#heads.plain
-    const response = await this.#waited(
-      this.#send({
+    const sentAt = performance.now()
+    let response: HttpResponse
+    try {
+      response = await this.#send({
         method: 'POST',
         url: this.#dialect.url,
         headers: idempotencyKey === undefined ? head : { ...head, 'idempotency-key': idempotencyKey },
@@ -156,14 +158,19 @@ export class Answer extends ChunkBatches {
         callId,
         tally
       })
-    )
+    } finally {
+      this.#waitedSince(sentAt)
+    }
     this.#response = response
     if (response.status < 200 || response.status > 299) {
       this.#clock?.resting()
       throw await httpError(response, this.#dialect)
     }
     if (!isStream(response, stream)) {
-      return this.#takeAnswer(await this.#waited(response.body.text()), response)
+      const headAt = performance.now()
+      const text = await response.body.text()
+      this.#waitedSince(headAt)
+      return this.#takeAnswer(text, response)
     }
     this.#template = new TextTemplate(
       () => this.#dialect.reader(this.#request),
@@ -190,7 +197,16 @@ export class Answer extends ChunkBatches {
   async #read(): Promise<void> {
     this.#clock?.waiting()
     const parser = this.#parser as SSEParser
-    const { done, value } = await this.#nextPieces()
+    // Behind the first content of a stream nobody asks whose time it was.
+    const isTimed = !this.#hasContent || this.#options.stream === false
+    const from = isTimed ? performance.now() : 0
+    let pieces: IteratorResult<readonly Uint8Array[], unknown>
+    try {
+      pieces = await this.#nextPieces()
+    } finally {
+      if (isTimed) this.#waitedSince(from)
+    }
+    const { done, value } = pieces
     if (done === true) takeRest(parser)
     else if (this.#hasContent) parser.pushAll(value)
     else this.#takeFirst(value, parser)
@@ -210,24 +226,13 @@ export class Answer extends ChunkBatches {
   }
 
   /** What the call waits for is the provider's time: all attempts and the waits between them, and the reading of what it writes. */
-  async #waited<T>(work: Promise<T>): Promise<T> {
-    const { tally } = this.#options
-    if (tally === undefined) return work
-    const startedAt = performance.now()
-    try {
-      return await work
-    } finally {
-      tally.waitedForProvider(performance.now() - startedAt)
-    }
+  #waitedSince(from: number): void {
+    this.#options.tally?.waitedForProvider(performance.now() - from)
   }
 
   #nextPieces(): Promise<IteratorResult<readonly Uint8Array[], unknown>> {
     const value = this.#unread
-    if (value === undefined) {
-      const next = (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
-      // Behind the first content of a stream nobody asks whose time it was.
-      return this.#hasContent && this.#options.stream !== false ? next : this.#waited(next)
-    }
+    if (value === undefined) return (this.#batches as AsyncIterator<readonly Uint8Array[]>).next()
     this.#unread = undefined
     return Promise.resolve({ done: false, value })
   }

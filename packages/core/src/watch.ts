@@ -252,8 +252,17 @@ const maxTokens = 1e9
 /** What is no count is no usage. */
 function isUsage(usage: Usage): boolean {
   const { input, output } = (usage as Partial<Usage> | null) ?? {}
-  const counts: unknown[] = [input?.uncached, input?.cacheRead, input?.cacheWrite, output?.text, output?.reasoning]
-  return counts.every((count) => typeof count === 'number' && count >= 0 && count <= maxTokens)
+  return (
+    isCount(input?.uncached) &&
+    isCount(input?.cacheRead) &&
+    isCount(input?.cacheWrite) &&
+    isCount(output?.text) &&
+    isCount(output?.reasoning)
+  )
+}
+
+function isCount(value: unknown): boolean {
+  return typeof value === 'number' && value >= 0 && value <= maxTokens
 }
 
 const noNotes: CallEnd['notes'] = Object.freeze({})
