@@ -176,6 +176,8 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
   channels.attemptStart.subscribe(onAttemptStart)
   channels.attemptEnd.subscribe(onAttemptEnd)
   channels.cacheLookup.subscribe(onCacheLookup)
+  // Where somebody collects already, the series of what is read are there before the first call.
+  guarded(meters.isHeard)()
 
   const inject = guarded((callId: string, attempt: number | undefined) => {
     const span = calls.span(callId, attempt)

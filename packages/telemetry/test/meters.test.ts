@@ -218,6 +218,12 @@ test('a call without usage, or without a price, is counted under its model', asy
   expect(await harness.metric('millrace.calls.unmetered')).toMatchObject([{ value: 1, attributes: labels }])
 })
 
+test('what is lost on the way has its series before the first call', async () => {
+  await using harness = createHarness()
+  expect(await harness.metric('millrace.telemetry.failures')).toMatchObject([{ value: 0 }])
+  expect(await harness.metric('millrace.telemetry.dropped')).toMatchObject([{ value: 0 }])
+})
+
 test('a usage that is none spoils no sum', async () => {
   await using harness = createHarness()
   const wrong = [
