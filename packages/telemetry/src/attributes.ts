@@ -31,7 +31,7 @@ export function requestAttributes(request: ChatRequest, stream: boolean): Attrib
 const outputTypes: Readonly<Record<string, string>> = { text: 'text', json: 'json', 'json-schema': 'json' }
 
 /** How a call ended, in names and numbers. */
-export function endAttributes(end: CallEnd, stream: boolean): Attributes {
+export function endAttributes(end: CallEnd): Attributes {
   return {
     [attribute.outcome]: end.outcome,
     [attribute.provider]: providerOf(end),
@@ -39,7 +39,7 @@ export function endAttributes(end: CallEnd, stream: boolean): Attributes {
     ...present(attribute.responseModel, end.model),
     ...present(attribute.responseId, end.id),
     ...(end.finish === undefined ? {} : { [attribute.finishReasons]: [end.finish] }),
-    ...(stream && end.firstContentMs !== undefined ? { [attribute.timeToFirstChunk]: end.firstContentMs / 1000 } : {}),
+    ...(end.stream && end.firstContentMs !== undefined ? { [attribute.timeToFirstChunk]: end.firstContentMs / 1000 } : {}),
     ...(end.outcome === 'error' ? errorAttributes(end.error) : {}),
     ...(end.overheadMs === undefined ? {} : { [attribute.overheadSeconds]: end.overheadMs / 1000 }),
     ...usageAttributes(end),

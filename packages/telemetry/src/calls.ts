@@ -160,7 +160,7 @@ export function createCalls({ tracer, maxOpen, content: capture, onFailure }: Ca
       const call = open.get(message.call)
       if (call === undefined) return
       open.delete(message.call)
-      endCall(call, () => ({ ...endAttributes(message, message.stream), ...call.captured?.attributes(message.finish) }))
+      endCall(call, () => ({ ...endAttributes(message), ...call.captured?.attributes(message.finish) }))
     },
 
     startAttempt({ callId, call: tally, attempt, method, origin }) {

@@ -92,8 +92,20 @@ export function createContentCapture(options: ContentOptions, onFailure: () => v
   }
 }
 
-/** The answers of the conventions' variable that ask for content on spans; `event_only` asks for it on events, which we have none of. */
-const asking: ReadonlySet<string> = new Set(['true', '1', 'span_only', 'span_and_event'])
+/**
+ * What the conventions' variable may say, and whether that asks for content on spans; `event_only` asks for it on events, which we
+ * have none of.
+ */
+export const contentAnswers: ReadonlyMap<string, boolean> = new Map([
+  ['true', true],
+  ['false', false],
+  ['1', true],
+  ['0', false],
+  ['span_only', true],
+  ['event_only', false],
+  ['span_and_event', true],
+  ['no_content', false]
+])
 
 /**
  * Whether `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for content on spans: `true`, `1`, `span_only` or
@@ -103,5 +115,5 @@ const asking: ReadonlySet<string> = new Set(['true', '1', 'span_only', 'span_and
  * const content = asksForContent(process.env) ? {} : undefined
  */
 export function asksForContent(env: Readonly<Record<string, string | undefined>>): boolean {
-  return asking.has(env.OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT?.trim().toLowerCase() ?? '')
+  return contentAnswers.get(env.OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT?.trim().toLowerCase() ?? '') === true
 }

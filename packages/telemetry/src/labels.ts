@@ -43,8 +43,8 @@ export interface CallNames {
 /** The labels `provider` and `model` of calls: pairs of them are counted, for so many series they make. */
 export interface CallLabels {
   of(names: CallNames): Attributes
-  /** The same, with the name under which the provider answered. */
-  withResponse(names: CallNames, responseModel: string | undefined): Attributes
+  /** Those that `of` gave, with the name under which the provider answered. */
+  withResponse(labels: Attributes, responseModel: string | undefined): Attributes
 }
 
 /**
@@ -70,8 +70,7 @@ export function createCallLabels(max: number): CallLabels {
 
   return {
     of,
-    withResponse(names, responseModel) {
-      const labels = of(names)
+    withResponse(labels, responseModel) {
       if (responseModel === undefined) return labels
       const model = labels[attribute.requestModel]
       const key = `${String(labels[attribute.provider])}\n${String(model)}\n${responseModel}`

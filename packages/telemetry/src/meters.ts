@@ -12,7 +12,7 @@ import {
 } from '@opentelemetry/api'
 import { addressOf, cacheStateOf, clip, errorType, modelOf, providerOf } from './attributes.ts'
 import { createCallLabels, type Labels } from './labels.ts'
-import { attribute, metric, other, overheadBoundaries, secondsBoundaries, tokenBoundaries } from './semconv.ts'
+import { attribute, metric, other, overheadBoundaries, scope, secondsBoundaries, tokenBoundaries } from './semconv.ts'
 import type { Reading } from './sources.ts'
 
 /** The metrics: histograms fed by the channels, and what the objects of the process count, read at collection. */
@@ -27,7 +27,6 @@ export interface Meters {
 
 export interface MetersOptions {
   readonly provider: MeterProvider | undefined
-  readonly scope: string
   readonly maxModels: number
   readonly addresses: Labels
   readonly read: () => Iterable<Reading>
@@ -48,7 +47,7 @@ interface Instruments {
   readonly unpriced: Counter
 }
 
-export function createMeters({ provider, scope, maxModels, addresses, read }: MetersOptions): Meters {
+export function createMeters({ provider, maxModels, addresses, read }: MetersOptions): Meters {
   const names = createCallLabels(maxModels)
   /** Of the calls whose content arrives: most get more than one arrival. */
   const contentLabels = new WeakMap<CallTally, Attributes>()
@@ -81,7 +80,7 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
       if (labels === undefined) {
         const model = start?.model
         const named = { provider: clip(start?.provider ?? other), model: modelOf(request) ?? other, isAnswered: true }
-        labels = names.withResponse(named, model === undefined ? undefined : clip(model))
+        labels = names.withResponse(names.of(named), model === undefined ? undefined : clip(model))
         contentLabels.set(call, labels)
       }
       current()?.outputChunk.record(gapMs / 1000, labels)
@@ -93,7 +92,7 @@ export function createMeters({ provider, scope, maxModels, addresses, read }: Me
       const isAnswered = end.outcome === 'success' || contents > 0
       const named = { provider: providerOf(end), model: modelOf(end.request) ?? other, isAnswered }
       const plain = names.of(named)
-      const answered = names.withResponse(named, end.model === undefined ? undefined : clip(end.model))
+      const answered = names.withResponse(plain, end.model === undefined ? undefined : clip(end.model))
       const cacheState = cacheStateOf(notes)
       const labels = cacheState === undefined ? answered : { ...answered, [attribute.cacheState]: cacheState }
       const failed = end.outcome === 'error' ? { [attribute.errorType]: errorType(end.error) } : {}

@@ -1,3 +1,5 @@
+import { contentAnswers } from './content.ts'
+
 /** What goes to a collector. */
 export type Signal = 'traces' | 'metrics'
 
@@ -37,9 +39,6 @@ const endpoints = [
 ] as const
 
 const samplers = ['always_on', 'always_off', 'traceidratio'].flatMap((name) => [name, `parentbased_${name}`])
-
-/** The answers of the conventions' variable for content. */
-const contentAnswers = ['true', 'false', '1', '0', 'span_only', 'event_only', 'span_and_event', 'no_content']
 
 /** A longer time would be 1 ms to a timer of Node's. */
 const maxMs = 2 ** 31 - 1
@@ -120,7 +119,7 @@ export function readSettings(env: Environment, warn: (text: string) => void): Se
   if (!isResource(text('OTEL_RESOURCE_ATTRIBUTES') ?? '')) {
     warn('OTEL_RESOURCE_ATTRIBUTES must be name=value,name=value with other "," and "=" percent-encoded; none of it is used')
   }
-  word('OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT', contentAnswers, 'no content is captured')
+  word('OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT', Array.from(contentAnswers.keys()), 'no content is captured')
   const traces = exporters('traces', traceExporters)
   const metrics = exporters('metrics', metricExporters)
   const maxQueueSize = size('OTEL_BSP_MAX_QUEUE_SIZE', 2048)

@@ -103,7 +103,7 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
   const adapters = createSources((owner) => guarded(readAdapter)(owner) ?? [])
   const transports = createSources((owner) => guarded(readTransport)(owner, addresses) ?? [])
   const caches = createSources((owner) => guarded(readCache)(owner) ?? [])
-  const meters = createMeters({ provider: meterProvider, scope, maxModels, addresses, read })
+  const meters = createMeters({ provider: meterProvider, maxModels, addresses, read })
   const calls = createCalls({
     tracer: (tracerProvider ?? trace).getTracer(scope),
     maxOpen,
