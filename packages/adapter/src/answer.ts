@@ -120,7 +120,7 @@ export class Answer extends ChunkBatches {
   }
 
   async #open(): Promise<void> {
-    const { signal, timeouts, deadline, callId, tally, idempotencyKey } = this.#options
+    const { signal, timeouts, deadline, callId, tally, permit, idempotencyKey } = this.#options
     const stream = this.#options.stream !== false
     checkRequest(this.#request)
     if (signal?.aborted === true) throw signal.reason
@@ -156,7 +156,8 @@ export class Answer extends ChunkBatches {
         },
         deadline,
         callId,
-        tally
+        tally,
+        permit
       })
     } finally {
       this.#waitedSince(sentAt)

@@ -31,6 +31,8 @@ export interface CallOptions {
   readonly callId?: string | undefined
   /** Where layers tell what they waited for; set by `watch`. */
   readonly tally?: CallTally | undefined
+  /** What the call may take of its limits; set by the layer that holds them, for the part of it that stands on the wire. */
+  readonly permit?: object | undefined
 }
 
 /** Limits of one call, in milliseconds; `Infinity` lifts one. An error names the clock that fired. */

@@ -25,8 +25,8 @@ export interface ErrorDetails {
   timeout: { readonly clock: Clock; readonly limitMs: number; readonly elapsedMs: number }
   /** 429: too many requests or tokens just now. */
   'rate-limited': RetryDetails
-  /** 429 with an exhausted quota, or 402: waiting does not help. */
-  'quota-exceeded': HttpDetails
+  /** 429 with an exhausted quota, 402, or a budget of ours that is spent. `resetMs`: until that begins anew. */
+  'quota-exceeded': HttpDetails & { readonly resetMs?: number | undefined }
   /** 503 or 529. */
   overloaded: RetryDetails
   /** Any other 5xx, 408, 409. */

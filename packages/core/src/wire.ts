@@ -22,6 +22,8 @@ export interface HttpRequest {
   readonly callId?: string | undefined
   /** The call itself, for listeners. */
   readonly tally?: CallTally | undefined
+  /** What the call may take of its limits: `CallOptions.permit`. */
+  readonly permit?: object | undefined
   /** Which try of the call this is; set by the layer that retries. @default 1 */
   readonly attempt?: number | undefined
 }
