@@ -1,4 +1,4 @@
-import { checkOptions, type Timeouts } from '@millrace/core'
+import { checkOptions, type Layer, type Send, type Timeouts } from '@millrace/core'
 import type { BreakerOptions } from './breaker.ts'
 import { checkCertificates } from './certificates.ts'
 import type { ExchangeLimits } from './exchange.ts'
@@ -39,6 +39,12 @@ export interface TransportOptions {
   readonly breaker?: BreakerOptions | false | undefined
   /** Whether to send a second request beside a slow one. @default false */
   readonly hedge?: HedgeOptions | false | undefined
+  /**
+   * What each attempt must pass before it is sent, retries and hedges included: `limiter.send` of `@millrace/limits`. An open
+   * circuit refuses behind it.
+   * @default none
+   */
+  readonly limits?: Layer<Send> | undefined
   /** Headers to add to each attempt of a call; telemetry gives its trace here. */
   readonly traceHeaders?: ((callId: string, attempt: number) => Readonly<Record<string, string>>) | undefined
 }
@@ -58,12 +64,15 @@ export interface Limits extends ExchangeLimits {
  */
 export function checkTransportOptions(options: TransportOptions): Limits {
   checkOptions<TransportOptions>('createTransport', options, names)
-  const { maxConnections, maxQueue, keepAliveMs, http2, ca, proxy, traceHeaders } = options
+  const { maxConnections, maxQueue, keepAliveMs, http2, ca, proxy, limits, traceHeaders } = options
   const { maxResponseBytes = 16_777_216, maxErrorBytes = 65_536, maxEventChars = 1_048_576 } = options
   checkCount('maxConnections', maxConnections)
   if (maxQueue !== 0) checkCount('maxQueue', maxQueue)
   checkAbove0({ keepAliveMs, maxResponseBytes, maxErrorBytes, maxEventChars })
   if (http2 !== undefined && typeof http2 !== 'boolean') throw new TypeError('http2 must be true or false')
+  if (limits !== undefined && typeof limits !== 'function') {
+    throw new TypeError('limits must be a layer of send, such as limiter.send of @millrace/limits')
+  }
   if (traceHeaders !== undefined && typeof traceHeaders !== 'function') {
     throw new TypeError('traceHeaders must be a function from a callId to headers, such as telemetry.traceHeaders')
   }
@@ -126,5 +135,6 @@ const names: Readonly<Record<keyof TransportOptions, 1>> = {
   retry: 1,
   breaker: 1,
   hedge: 1,
+  limits: 1,
   traceHeaders: 1
 }

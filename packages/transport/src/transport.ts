@@ -1,4 +1,4 @@
-import { checkOptions, pipe, type Send } from '@millrace/core'
+import { checkOptions, type Layer, pipe, type Send } from '@millrace/core'
 import { closedError, createAttempts, type WarmOptions } from './attempts.ts'
 import { type BreakerState, type CircuitStats, createBreaker } from './breaker.ts'
 import { createFetch, type Fetch } from './fetch.ts'
@@ -49,6 +49,8 @@ export interface Transport extends AsyncDisposable {
    * `signal.reason`
    */
   readonly send: Send
+  /** What each attempt must pass before it is sent: the option `limits`. */
+  readonly limits: Layer<Send> | undefined
   /** The web face, for any SDK that takes a `fetch`. */
   readonly fetch: Fetch
   /**
@@ -81,7 +83,9 @@ export function createTransport(options: TransportOptions = {}): Transport {
   const breaker = options.breaker === false ? undefined : createBreaker(options.breaker)
   const hedge = options.hedge === undefined || options.hedge === false ? undefined : createHedge(options.hedge)
   const { attempt, originOf, warm, stats, end } = createAttempts(options, limits, closing.signal)
-  const layers = [breaker?.layer, hedge?.layer, retry?.layer, withTotal(limits.totalMs)].flatMap((layer) => layer ?? [])
+  const layers = [breaker?.layer, options.limits, hedge?.layer, retry?.layer, withTotal(limits.totalMs)].flatMap(
+    (layer) => layer ?? []
+  )
   const observed = observe(() => transport, originOf)
   const layered = pipe(attempt, observed, ...layers)
   const send: Send = (request) => {
@@ -96,6 +100,7 @@ export function createTransport(options: TransportOptions = {}): Transport {
 
   const transport: Transport = {
     send,
+    limits: options.limits,
     fetch: createFetch(send),
     warm,
     stats() {

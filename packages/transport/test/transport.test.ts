@@ -1,6 +1,6 @@
 import { getEventListeners } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
-import { channels, type HttpRequest, isMillraceError } from '@millrace/core'
+import { channels, type HttpRequest, isMillraceError, type Layer, MillraceError, type Send } from '@millrace/core'
 import { createTransport } from '@millrace/transport'
 import { afterEach, describe, expect, test } from 'vitest'
 import { json, serve, until } from './serve.ts'
@@ -389,6 +389,38 @@ describe('what must not be left behind', () => {
     ])
   })
 
+  test('each attempt passes the limits, and an open circuit refuses behind them', async () => {
+    const server = use(await serve((_, response) => response.writeHead(500).end()))
+    const passed: (number | undefined)[] = []
+    const limits: Layer<Send> = (next) => async (request) => {
+      passed.push(request.attempt)
+      return next(request)
+    }
+    const transport = use(
+      createTransport({ limits, retry: { baseMs: 1, maxMs: 1, maxAttempts: 3 }, breaker: { minimumRequests: 3, openMs: 60_000 } })
+    )
+    expect(transport.limits).toBe(limits)
+    expect((await transport.send(post(server.url))).status).toBe(500)
+    expect(passed).toEqual([undefined, 2, 3])
+    expect(await failing(transport.send(post(server.url)))).toMatchObject({ code: 'circuit-open' })
+    expect(passed).toHaveLength(4)
+    expect(server.requests).toBe(3)
+  })
+
+  test('what the limits refuse is refused at once, and sent nowhere', async () => {
+    const server = use(await serve(json({})))
+    const full = new MillraceError('queue-full', 'the queue is full', { details: { limit: 1 } })
+    let asked = 0
+    const limits: Layer<Send> = () => () => {
+      asked++
+      return Promise.reject(full)
+    }
+    const transport = use(createTransport({ limits }))
+    expect(await failing(transport.send(post(server.url)))).toBe(full)
+    expect(asked).toBe(1)
+    expect(server.requests).toBe(0)
+  })
+
   test('requests of no call are named, so that those under way are told apart; an aborted one is told as such', async () => {
     const server = use(await serve((request, response) => void (request.url === '/hang' || response.end('x'))))
     const told: { name: string; callId: string; aborted?: boolean | undefined }[] = []
@@ -479,6 +511,7 @@ test.each([
   [{ maxConections: 5 }, /createTransport has no option "maxConections"/],
   [{ keepAliveMs: '30000' }, /keepAliveMs/],
   [{ traceHeaders: {} }, /traceHeaders/],
+  [{ limits: {} }, /limits must be a layer/],
   [null, /createTransport takes an object/],
   [{ retry: { baseMs: 10, maxMs: 5 } }, /maxMs/]
 ])('refuses %j at creation with a TypeError that names the option', (options, message) => {
