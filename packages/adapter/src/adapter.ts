@@ -13,20 +13,31 @@ import {
   type Timeouts,
   watch
 } from '@millrace/core'
+import { createLimiter, type Limiter, type LimiterOptions, type LimiterStats, withLimits } from '@millrace/limits'
 import { type Operator, withOperators } from '@millrace/streaming'
 import { createTokenizers, type TokenBudgetOptions, type Tokenizers, withTokenBudget } from '@millrace/tokens'
 import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
 import { type AnswerStream, createAnswerStream, watchForgotten } from './answer-stream.ts'
-import { type BatchOptions, type BatchResult, runBatch } from './batch.ts'
+import { type BatchOptions, type BatchResult, batchOf } from './batch.ts'
+import { type Candidate, candidatesOf, connect, identityOfAll, isWire, modelOf } from './candidates.ts'
 import type { WireProvider } from './dialect.ts'
-import { layersOf } from './layers.ts'
+import { createFallback, type Fallback, type FallbackStats } from './fallback.ts'
+import type { FallbackOptions } from './fallback-options.ts'
+import { assemble, layersOf } from './layers.ts'
 import { partialUsage } from './partial-usage.ts'
 import { createRunningCalls } from './running-calls.ts'
 import { type CallStats, createCallCounter } from './stats.ts'
 
 export interface AdapterOptions {
-  /** `openai(...)`, `anthropic(...)`, or any function of your own that is a `Provider`. */
-  readonly provider: WireProvider | Provider
+  /**
+   * `openai(...)`, `anthropic(...)`, or any function of your own that is a `Provider`; or a list of them: where one fails
+   * before its first content, the next is asked.
+   */
+  readonly provider: WireProvider | Provider | readonly (WireProvider | Provider | Candidate)[]
+  /** How providers of a list are chosen, and what moves a call on to the next. */
+  readonly fallback?: FallbackOptions | undefined
+  /** Options of a limiter that the adapter makes and closes, or a limiter of yours that it only uses. @default none */
+  readonly limits?: LimiterOptions | Limiter | undefined
   /** Names who answers, for the cache's key. Needed only for a provider of your own together with a cache. */
   readonly origin?: string | undefined
   /** Options of a transport that the adapter makes and closes, or a transport of yours that it only uses. */
@@ -62,6 +73,10 @@ export interface CompleteOptions extends CallOptions {
 export interface AdapterStats extends CallStats, TransportStats {
   /** Absent without a cache. */
   readonly cache?: ReturnType<Cache['stats']> | undefined
+  /** Absent without limits. */
+  readonly limits?: LimiterStats | undefined
+  /** Absent where there is one provider. */
+  readonly fallback?: FallbackStats | undefined
 }
 
 export interface Adapter extends AsyncDisposable {
@@ -105,26 +120,48 @@ export function createAdapter(options: AdapterOptions): Adapter {
     throw new TypeError('price must be a function that takes usage, model and provider and gives USD or undefined')
   }
   const { totalMs = 300_000, ...timeouts } = checkTimeouts(options.timeouts)
-  const who = whoAnswers(options)
+  const candidates = candidatesOf(options.provider)
+  const hasSeveral = Array.isArray(options.provider)
+  if (options.fallback !== undefined && !hasSeveral) {
+    throw new TypeError(
+      'fallback needs several providers: provider takes a list, such as [openai({ apiKey }), anthropic({ apiKey })]'
+    )
+  }
+  const who = identityOfAll(candidates, { origin: options.origin, hasCache: options.cache !== undefined })
+  // Closed from the last to the first: the streams that the cache still runs, then the limits' places, then the sockets.
   const owned: (() => Promise<void>)[] = []
-  const transport = own(options.transport, isTransport, createTransport, (made) => owned.push(() => made.close({ graceMs: 0 })))
+  let closeLimiter: (() => Promise<void>) | undefined
+  const limiter = options.limits && own(options.limits, isLimiter, priced(options.price), (made) => (closeLimiter = made.close))
+  const transport = own(
+    options.transport,
+    isTransport,
+    (made) => createTransport(limiter === undefined ? made : { ...made, limits: made?.limits ?? limiter.send }),
+    (made) => owned.push(() => made.close({ graceMs: 0 }))
+  )
+  if (limiter !== undefined && transport.limits !== limiter.send && candidates.some(({ provider }) => isWire(provider))) {
+    throw new TypeError('the transport does not know the limits: make it with createTransport({ limits: limiter.send })')
+  }
+  if (closeLimiter !== undefined) owned.push(closeLimiter)
   const cache =
     options.cache === undefined ? undefined : own(options.cache, isCache, createCache, (made) => owned.push(() => made.close()))
   const adapter = {} as Adapter // known before it is whole: it is the `owner` in every message of its calls
 
-  const base = typeof options.provider === 'function' ? options.provider : options.provider.connect(transport.send)
+  const connected = candidates.map((candidate, index) => connect(candidate, index, transport.send))
+  let fallback: Fallback | undefined
   const tokenizers = options.tokens && tokenizersOf(options.tokens, (made) => owned.push(() => made.close()))
   const calls = createRunningCalls(totalMs)
   const forgotten = watchForgotten()
   const counter = createCallCounter(options.price !== undefined)
   const layers = layersOf({
+    limits: limiter && ((name) => withLimits(limiter, { provider: name })),
+    fallback: hasSeveral ? (each) => (fallback = createFallback(each, options.fallback)).provider : undefined,
     cache: cache && withCache(cache, who),
-    tokens: options.tokens && tokenizers && tokenBudget(options.tokens, tokenizers),
+    tokens: options.tokens && tokenizers && tokenBudget(options.tokens, tokenizers, candidates),
     operators: operators && withOperators(...operators),
     deadline: calls.layer,
     watch: watch(adapter, { listener: counter.add, price: options.price })
   })
-  const assembled = pipe(base, ...layers.flatMap(({ layer }) => layer ?? []))
+  const assembled = assemble(connected, layers)
   const provider: Provider = (request, call) => {
     if (call.signal !== undefined && typeof call.signal.aborted !== 'boolean') {
       throw new TypeError('signal must be an AbortSignal: pass the signal of your AbortController')
@@ -183,12 +220,14 @@ export function createAdapter(options: AdapterOptions): Adapter {
   return Object.assign(adapter, {
     complete,
     stream: (request, call = {}) => streamOf(request, { ...call, stream: true }),
-    batch: (requests, batchOptions = {}) => runBatch(requests, complete, batchOptions),
+    batch: (requests, batchOptions = {}) => batchOf(requests, complete, batchOptions),
     provider,
     stats: () => ({
       ...counter.stats(calls.size),
       ...transport.stats(),
-      ...(cache === undefined ? {} : { cache: cache.stats() })
+      ...(cache && { cache: cache.stats() }),
+      ...(limiter && { limits: limiter.stats() }),
+      ...(fallback && { fallback: fallback.stats() })
     }),
     close({ graceMs = 10_000 } = {}) {
       closing ??= close(graceMs)
@@ -204,6 +243,8 @@ function withoutStream({ onAbort: _, ...call }: CompleteOptions): CallOptions {
 
 const names: Readonly<Record<keyof AdapterOptions, 1>> = {
   provider: 1,
+  fallback: 1,
+  limits: 1,
   origin: 1,
   transport: 1,
   cache: 1,
@@ -227,26 +268,8 @@ function own<T, O extends object>(
 }
 
 const isTransport = (value: TransportOptions | Transport): value is Transport => 'send' in value
+const isLimiter = (value: LimiterOptions | Limiter): value is Limiter => 'acquire' in value
 const isCache = (value: CacheOptions | Cache): value is Cache => 'wrap' in value
-
-/** For the cache's key. */
-function whoAnswers({ provider, origin, cache }: AdapterOptions): { readonly origin: string; readonly credential: () => string } {
-  if (typeof provider === 'object' && provider !== null && typeof provider.connect === 'function') {
-    const { credential, variant } = provider.identity()
-    return { origin: `${origin ?? provider.origin} ${variant}`, credential: () => credential }
-  }
-  if (typeof provider !== 'function') {
-    throw new TypeError(
-      "provider must be a provider: openai({ apiKey }) of '@millrace/adapter/openai', anthropic({ apiKey }), or a function of yours"
-    )
-  }
-  if (cache !== undefined && origin === undefined) {
-    throw new TypeError(
-      "origin is missing: with a cache and a provider of your own, name who answers, such as origin: 'my-model-server'"
-    )
-  }
-  return { origin: origin ?? '', credential: () => '' }
-}
 
 function checkTimeouts(timeouts: Timeouts = {}): Timeouts {
   if (typeof timeouts !== 'object' || timeouts === null)
@@ -274,7 +297,23 @@ function tokenizersOf({ tokenizers }: TokenOptions, keep: (made: Tokenizers) => 
   return made
 }
 
-function tokenBudget(options: TokenOptions, tokenizers: Tokenizers): Layer<Provider> {
+/** The adapter's price list serves its budgets too. */
+const priced =
+  (price: PriceOf | undefined) =>
+  (options?: LimiterOptions): Limiter =>
+    createLimiter({ price, ...options })
+
+/** What is fitted must fit wherever the call may go: the smallest window of the models that the providers call it. */
+function smallestWindow({ contextWindow }: TokenOptions, candidates: readonly Candidate[]): TokenOptions['contextWindow'] {
+  if (typeof contextWindow !== 'function') return contextWindow
+  return (model) => {
+    const windows = candidates.map((candidate) => contextWindow(modelOf(candidate, model)) ?? Number.POSITIVE_INFINITY)
+    const smallest = Math.min(...windows)
+    return smallest === Number.POSITIVE_INFINITY ? undefined : smallest
+  }
+}
+
+function tokenBudget(options: TokenOptions, tokenizers: Tokenizers, candidates: readonly Candidate[]): Layer<Provider> {
   checkOptions<TokenOptions>('tokens', options, {
     contextWindow: 1,
     reserve: 1,
@@ -284,5 +323,5 @@ function tokenBudget(options: TokenOptions, tokenizers: Tokenizers): Layer<Provi
     summarize: 1,
     tokenizers: 1
   })
-  return withTokenBudget({ ...options, tokenizers })
+  return withTokenBudget({ ...options, contextWindow: smallestWindow(options, candidates), tokenizers })
 }

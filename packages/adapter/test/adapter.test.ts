@@ -4,13 +4,21 @@ import { inspect } from 'node:util'
 import { type Adapter, type AdapterOptions, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
 import { createCache } from '@millrace/cache'
-import { type CallEnd, CallTally, type ChatRequest, type Chunk, channels, isMillraceError, type Provider } from '@millrace/core'
+import {
+  type CallEnd,
+  CallTally,
+  type ChatRequest,
+  type Chunk,
+  channels,
+  isMillraceError,
+  MillraceError,
+  type Provider
+} from '@millrace/core'
 import { coalesce, limitTokens } from '@millrace/streaming'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTokenizers } from '@millrace/tokens'
 import { createTransport } from '@millrace/transport'
 import { describe, expect, test } from 'vitest'
-import { layersOf } from '../src/layers.ts'
 
 const ask = (content: string, more: Partial<ChatRequest> = {}): ChatRequest => ({
   model: 'scripted-large',
@@ -529,6 +537,51 @@ describe('closing', () => {
     expect(error.partial?.text).toMatch(/^word/)
   })
 
+  test('drains calls first: one that moves on to another provider meanwhile still gets its permit, and all are given back', async () => {
+    await using it = await setUp()
+    const late: Provider = async function* () {
+      await new Promise((resolve) => setTimeout(resolve, 60))
+      yield* []
+      throw new MillraceError('unavailable', 'down', { details: { status: 500 } })
+    }
+    const adapter = createAdapter({
+      provider: [{ name: 'late', provider: late }, openai({ apiKey: 'k', baseURL: it.server.url })],
+      origin: 'test',
+      limits: { limits: [{ by: 'provider', concurrency: 1 }] },
+      cache: { ttlMs: 20, staleWhileRevalidateMs: 60_000 }
+    })
+    const call = adapter.complete(ask('x'))
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(adapter.stats().limits).toMatchObject({ running: 1 })
+    const closing = adapter.close({ graceMs: 5000 })
+    await expect(adapter.complete(ask('y'))).rejects.toMatchObject({ code: 'closed' })
+    expect(await call).toMatchObject({ provider: 'openai', notes: { fallback: { tried: [{ provider: 'late', status: 500 }] } } })
+    await closing
+    expect(adapter.stats()).toMatchObject({ running: 0, limits: { running: 0, queued: 0, granted: 2 } })
+  })
+
+  test('ends a refresh of the cache in the background before its permit is looked for', async () => {
+    let asked = 0
+    const adapter = createAdapter({
+      provider: async function* (request, { signal }) {
+        yield { type: 'start', provider: 'p', model: request.model }
+        if (++asked > 1) await new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)))
+        yield { type: 'text', text: 'old' }
+        yield { type: 'finish', reason: 'stop' }
+      },
+      origin: 'test',
+      limits: { limits: [{ by: [], concurrency: 5 }] },
+      cache: { ttlMs: 5, staleWhileRevalidateMs: 60_000 }
+    })
+    await adapter.complete(ask('x'))
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect((await adapter.complete(ask('x'))).notes.cache).toMatchObject({ state: 'stale' })
+    await expect.poll(() => asked).toBe(2)
+    expect(adapter.stats().limits?.running).toBe(1)
+    await adapter.close({ graceMs: 0 })
+    expect(adapter.stats().limits).toMatchObject({ running: 0, queued: 0 })
+  })
+
   test('a transport that was handed in stays open', async () => {
     await using transport = createTransport()
     await using it = await setUp({ transport })
@@ -545,18 +598,17 @@ test.each([
   [{ timeouts: { totalMs: -1 } }, /timeouts.totalMs must be/],
   [{ timeouts: { total: 5 } as never }, /timeouts.total is unknown/],
   [{ tokens: { contextWindow: 0 } }, /contextWindow/],
-  [{ transport: { maxConnections: 0 } }, /maxConnections/]
+  [{ transport: { maxConnections: 0 } }, /maxConnections/],
+  [{ transport: { limits: (next: Send) => next }, limits: {} }, /the transport does not know the limits/],
+  [{ limits: { limits: [{ concurrency: 0 }] } }, /concurrency/],
+  [{ fallback: {} }, /fallback needs several providers/],
+  [{ provider: [] }, /provider is an empty list/],
+  [{ provider: [{ provider: openai({ apiKey: 'k' }), weight: 0 }] }, /weight must be/],
+  [{ provider: [{ provider: openai({ apiKey: 'k' }), modle: 'x' }] }, /modle/]
 ] satisfies readonly (readonly [object, RegExp])[])('options %j are a TypeError that says what to write', (options, message) => {
   const create = (): unknown => createAdapter({ provider: openai({ apiKey: 'k' }), ...(options as object) } as AdapterOptions)
   expect(create).toThrow(TypeError)
   expect(create).toThrow(message)
-})
-
-test('the layers stand in one list, each with its reason', () => {
-  const layer = (next: Provider): Provider => next
-  const layers = layersOf({ cache: layer, tokens: layer, operators: layer, deadline: layer, watch: layer })
-  expect(layers.map(({ name }) => name)).toEqual(['cache', 'tokens', 'operators', 'deadline', 'watch'])
-  for (const { reason } of layers) expect(reason).not.toBe('')
 })
 
 test('after 2,000 calls, aborts among them, nothing is left running and no listener stays on a shared signal', async () => {

@@ -1,5 +1,6 @@
 import { inspect } from 'node:util'
 import type { Clock } from './call.ts'
+import type { Facts } from './chunk.ts'
 import type { Completion } from './completion.ts'
 import type { WirePhase } from './wire.ts'
 
@@ -55,6 +56,8 @@ export interface ErrorContext {
   readonly requestId?: string | undefined
   /** Requests made for this call so far. */
   readonly attempt?: number | undefined
+  /** Where several providers were asked: whom, and what each failed with. */
+  readonly tried?: readonly Facts[] | undefined
 }
 
 export interface MillraceErrorInit<C extends ErrorCode> {

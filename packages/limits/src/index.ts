@@ -1,1 +1,8 @@
-export {}
+export { estimateTokens } from './estimate.ts'
+export { createLimiter, type Limiter } from './limiter.ts'
+export type { Fetch, LimiterFetchOptions } from './limiter-fetch.ts'
+export type { AcquireOptions, BudgetOptions, By, EstimateOf, LimiterOptions, LimitOptions } from './limiter-options.ts'
+export type { LimiterCounts, LimiterStats } from './limiter-stats.ts'
+export type { Cost, Permit, Spent, Subject } from './permit.ts'
+export type { Counter, LimitState, LimitStore, News } from './store.ts'
+export { type CallLimits, type WithLimitsOptions, withLimits } from './with-limits.ts'

@@ -36,7 +36,7 @@ export type Ask = RateAsk | BudgetAsk
 export type Denial = 'paused' | 'concurrency' | 'requests' | 'tokens' | 'budget'
 
 export type Verdict =
-  | { readonly granted: true; /** By the store's clock, to be handed back with the end. */ readonly at: number }
+  | { readonly granted: true /** By the store's clock, to be handed back with the end. */; readonly at: number }
   | {
       readonly granted: false
       /** Which of the asks was denied. */

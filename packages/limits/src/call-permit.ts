@@ -1,0 +1,22 @@
+import type { HeldPermit, LimiterParts } from './limiter.ts'
+
+/** What `CallOptions.permit` holds: the permit of one limiter, and that of the limiter around it. */
+export class CallPermit {
+  readonly parts: LimiterParts
+  readonly held: HeldPermit
+  readonly outer: object | undefined
+  /** Requests made with it: the first is paid for, the others, retries and hedges, are not. */
+  sent = 0
+
+  constructor(parts: LimiterParts, held: HeldPermit, outer: object | undefined) {
+    this.parts = parts
+    this.held = held
+    this.outer = outer
+  }
+}
+
+/** The permit that this limiter gave, of those a call has. */
+export function permitOf(permit: object | undefined, parts: LimiterParts): CallPermit | undefined {
+  for (let at = permit; at instanceof CallPermit; at = at.outer) if (at.parts === parts) return at
+  return undefined
+}

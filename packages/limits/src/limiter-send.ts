@@ -1,0 +1,98 @@
+import { type HttpBody, type HttpRequest, type HttpResponse, type Layer, onAbort, type Send } from '@millrace/core'
+import { permitOf } from './call-permit.ts'
+import { createEstimator } from './estimate.ts'
+import type { LimiterParts } from './limiter.ts'
+import { hear, WiredCall } from './wire-call.ts'
+import { costOf } from './wire-cost.ts'
+
+/**
+ * The limiter's place on the wire, one attempt at a time. The first request of a call whose permit came from `withLimits` passes,
+ * each further one (a retry, a hedge) waits for one more request of the limits. A request without a permit waits for a whole one
+ * and holds its place until the body has been read, has failed or was given up; one that is forgotten unread is given back by the
+ * garbage collector. What each response tells of the provider's limits is learned.
+ */
+export function createLimiterSend(parts: LimiterParts): Layer<Send> {
+  const estimator = createEstimator()
+  const abandoned = new FinalizationRegistry<WiredCall>((call) => call.left())
+
+  async function further(next: Send, request: HttpRequest, subject: object): Promise<HttpResponse> {
+    const { waitedMs } = await parts.acquireRequest(subject, request)
+    if (waitedMs > 0) request.tally?.waited(waitedMs)
+    return next(request)
+  }
+
+  async function unpermitted(next: Send, request: HttpRequest): Promise<HttpResponse> {
+    const { call, cost } = costOf(parts, estimator, request.url, request.body, undefined)
+    const held = await parts.acquire(cost, { signal: request.signal, deadline: request.deadline })
+    if (held.waitedMs > 0) request.tally?.waited(held.waitedMs)
+    const wired = new WiredCall(parts, estimator, held, call)
+    try {
+      const response = await next(request)
+      wired.hear({ status: response.refusal ?? response.status, headers: response.headers })
+      wired.off = onAbort(request.signal, () => wired.left())
+      const body = new WatchedBody(response.body, wired)
+      abandoned.register(body, wired)
+      return { ...response, body }
+    } catch (error) {
+      if (request.signal?.aborted === true) wired.left()
+      else wired.failed(error)
+      throw error
+    }
+  }
+
+  return (next) => (request) => {
+    const permit = permitOf(request.permit, parts)
+    if (permit === undefined) return unpermitted(next, request)
+    const sent = permit.sent++ === 0 ? next(request) : further(next, request, permit.held.subject)
+    return sent.then((response) => {
+      hear(parts, permit.held, { status: response.refusal ?? response.status, headers: response.headers })
+      return response
+    })
+  }
+}
+
+/** The same body; the call ends with it. */
+class WatchedBody implements HttpBody {
+  readonly #body: HttpBody
+  readonly #call: WiredCall
+
+  constructor(body: HttpBody, call: WiredCall) {
+    this.#body = body
+    this.#call = call
+  }
+
+  get complete(): boolean {
+    return this.#body.complete === true
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<readonly Uint8Array[], void, undefined> {
+    try {
+      for await (const pieces of this.#body) {
+        for (const piece of pieces) this.#call.tail.push(piece)
+        yield pieces
+      }
+      this.#call.ended()
+    } catch (error) {
+      this.#call.failed(error)
+      throw error
+    } finally {
+      this.#call.left()
+    }
+  }
+
+  async text(maxBytes?: number): Promise<string> {
+    try {
+      const text = await this.#body.text(maxBytes)
+      this.#call.ended(text)
+      return text
+    } catch (error) {
+      this.#call.failed(error)
+      throw error
+    }
+  }
+
+  cancel(reason?: unknown): void {
+    this.#call.left()
+    this.#body.cancel(reason)
+  }
+}

@@ -1,0 +1,187 @@
+import { checkOptions } from '@millrace/core'
+import { endRate, grantRate, hasPlace, learnRate, Rate, refillBoth, slack, stateOfRate, waitOf } from './rate.ts'
+import type { Ask, BudgetAsk, BudgetEnd, Denial, End, LimitState, LimitStore, News, RateAsk, Terms, Verdict } from './store.ts'
+
+export interface MemoryStoreOptions {
+  /**
+   * In milliseconds since 1970, never going back; for tests. @default performance.now() for rates, and for the windows of
+   * budgets the latest that Date.now() has told
+   */
+  readonly now?: (() => number) | undefined
+}
+
+/** A `LimitStore` of which no step is a promise, but `close`. */
+export interface MemoryStore extends LimitStore {
+  take(asks: readonly Ask[]): Verdict
+  end(ends: readonly End[]): undefined
+  learn(key: string, terms: Terms, news: News): undefined
+  state(key: string, terms: Terms): LimitState
+}
+
+/** What a budget has given out in its window. */
+class Budget {
+  window = -1
+  endsAt = 0
+  /** By the clock of rates: what was reserved before belongs to an older window. */
+  beganAt = 0
+  spent = 0
+  reserved = 0
+}
+
+const maxRates = 10_000
+const maxBudgets = 100_000
+/** A sweep frees at least so many, or is not tried again before so many more have come. */
+const sweepStep = 1000
+
+/**
+ * Keeps limits and budgets in this process, each step synchronous.
+ *
+ * It holds 10,000 limits: of more, those unused for longest are forgotten, that is, full again; but none that has calls
+ * running or a pause, so it may hold as many more as there are calls. A budget is kept for the whole of its window, 100,000
+ * of them; beyond that a new one is denied until the window ends.
+ *
+ * @throws {TypeError} when an option is wrong
+ *
+ * @example
+ * const store = createMemoryStore()
+ * const terms = { concurrency: 8, requests: 500, tokens: 30_000, windowMs: 60_000, adaptive: false }
+ * const verdict = store.take([{ kind: 'rate', key: 'openai', terms, tokens: 1200, place: true }])
+ */
+export function createMemoryStore(options: MemoryStoreOptions = {}): MemoryStore {
+  checkOptions<MemoryStoreOptions>('createMemoryStore', options, { now: 1 })
+  const now = options.now ?? (() => performance.now())
+  const wallClock = options.now ?? (() => Date.now())
+  const rates = new Map<string, Rate>()
+  const budgets = new Map<string, Budget>()
+  let sweepRatesAt = maxRates
+  let noRoomUntil = 0
+  let wall = 0
+  // The denial of the step at hand with the longest wait; -1 stands for a wait of which nobody knows the length.
+  let deniedIndex = -1
+  let deniedWhy: Denial = 'paused'
+  let deniedMs = -1
+
+  function deny(index: number, why: Denial, waitMs: number): void {
+    if (deniedIndex >= 0 && waitMs <= deniedMs) return
+    deniedIndex = index
+    deniedWhy = why
+    deniedMs = waitMs
+  }
+
+  function rateOf(key: string, at: number): Rate {
+    const known = rates.get(key)
+    if (known !== undefined) return known
+    if (rates.size >= sweepRatesAt) sweepRates(at)
+    const rate = new Rate(at)
+    rates.set(key, rate)
+    return rate
+  }
+
+  function sweepRates(at: number): void {
+    // What was used just now may belong to the step at hand.
+    const idle = [...rates].filter(([, rate]) => rate.running === 0 && rate.pausedUntil <= at && rate.usedAt < at)
+    idle.sort(([, one], [, other]) => one.usedAt - other.usedAt)
+    for (const [key] of idle.slice(0, rates.size - maxRates + sweepStep)) rates.delete(key)
+    sweepRatesAt = Math.max(maxRates, rates.size + sweepStep)
+  }
+
+  function lookAtRate({ key, terms, tokens, place }: RateAsk, index: number, at: number): void {
+    const rate = rateOf(key, at)
+    rate.usedAt = at
+    refillBoth(rate, terms, at)
+    if (rate.pausedUntil > at) deny(index, 'paused', rate.pausedUntil - at)
+    if (place && !hasPlace(rate, terms)) deny(index, 'concurrency', -1)
+    const requestsMs = waitOf(rate.requests, terms.requests, terms.windowMs, 1, at)
+    if (requestsMs > 0) deny(index, 'requests', requestsMs)
+    if (!place && tokens === 0) return // debt in tokens is no reason to hold another attempt
+    const tokensMs = waitOf(rate.tokens, terms.tokens, terms.windowMs, tokens, at)
+    if (tokensMs > 0) deny(index, 'tokens', tokensMs)
+  }
+
+  function lookAtBudget({ key, limit, windowMs, amount }: BudgetAsk, index: number, at: number): void {
+    wall = Math.max(wall, wallClock())
+    const window = Math.floor(wall / windowMs)
+    const nextMs = (window + 1) * windowMs - wall
+    let budget = budgets.get(key)
+    if (budget === undefined) {
+      if (budgets.size >= maxBudgets && !sweepBudgets()) return deny(index, 'budget', nextMs)
+      budget = new Budget()
+      budgets.set(key, budget)
+    }
+    if (window > budget.window) {
+      budget.window = window
+      budget.endsAt = (window + 1) * windowMs
+      budget.beganAt = at
+      budget.spent = budget.reserved = 0
+    }
+    const most = limit * (1 + slack)
+    if (budget.spent + amount > most) deny(index, 'budget', nextMs)
+    else if (budget.spent + budget.reserved + amount > most) deny(index, 'budget', -1)
+  }
+
+  /** Whether there is room again. */
+  function sweepBudgets(): boolean {
+    if (wall < noRoomUntil) return false
+    noRoomUntil = Number.POSITIVE_INFINITY
+    for (const [key, { endsAt }] of budgets) {
+      if (endsAt <= wall) budgets.delete(key)
+      else noRoomUntil = Math.min(noRoomUntil, endsAt)
+    }
+    return budgets.size < maxBudgets
+  }
+
+  function endBudget({ key, at, amount, used }: BudgetEnd): void {
+    const budget = budgets.get(key)
+    if (budget === undefined || at < budget.beganAt) return
+    budget.reserved = Math.max(0, budget.reserved - amount)
+    budget.spent += used
+  }
+
+  return {
+    take(asks) {
+      const at = now()
+      deniedIndex = -1
+      deniedMs = -1
+      for (let index = 0; index < asks.length; index++) {
+        const ask = asks[index] as Ask
+        if (ask.kind === 'rate') lookAtRate(ask, index, at)
+        else lookAtBudget(ask, index, at)
+      }
+      if (deniedIndex >= 0) {
+        return { granted: false, index: deniedIndex, why: deniedWhy, waitMs: deniedMs < 0 ? undefined : deniedMs }
+      }
+      for (let index = 0; index < asks.length; index++) {
+        const ask = asks[index] as Ask
+        if (ask.kind === 'rate') grantRate(rates.get(ask.key) as Rate, ask)
+        else (budgets.get(ask.key) as Budget).reserved += ask.amount
+      }
+      return { granted: true, at }
+    },
+    end(ends) {
+      const at = now()
+      for (let index = 0; index < ends.length; index++) {
+        const end = ends[index] as End
+        if (end.kind === 'budget') endBudget(end)
+        else {
+          const rate = rates.get(end.key)
+          if (rate !== undefined) endRate(rate, end, at)
+        }
+      }
+      return undefined
+    },
+    learn(key, terms, news) {
+      if (!terms.adaptive) return undefined
+      const at = now()
+      learnRate(rateOf(key, at), terms, news, at)
+      return undefined
+    },
+    state(key, terms) {
+      const at = now()
+      return stateOfRate(rates.get(key) ?? new Rate(at), terms, at)
+    },
+    async close() {
+      rates.clear()
+      budgets.clear()
+    }
+  }
+}

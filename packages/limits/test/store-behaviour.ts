@@ -1,0 +1,218 @@
+import { expect, it } from 'vitest'
+import type { LimitStore, News } from '../src/store.ts'
+import { budgetAsk, budgetEnd, dayMs, grantedAt, rateAsk, rateEnd } from './asks.ts'
+
+/** A store whose time the test tells. */
+export interface Rig {
+  readonly store: LimitStore
+  pass(ms: number): void
+}
+
+/** What every store does. Each test has a store of its own, which begins at a multiple of a day. */
+export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
+  it('grants so many requests at once as the window holds, and refills them evenly', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 6, windowMs: 60_000 })
+    for (let count = 0; count < 6; count++) grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toEqual({ granted: false, index: 0, why: 'requests', waitMs: 10_000 })
+    pass(9_999)
+    expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: expect.closeTo(1, 6) })
+    pass(1)
+    grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false })
+    pass(3_600_000)
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 6 })
+  })
+
+  it('takes all of the asks or none, and tells the one with the longest wait', async () => {
+    const { store } = await start()
+    const [open, places, slow, slower] = [
+      rateAsk({ requests: 5 }, { key: 'open' }),
+      rateAsk({ concurrency: 1 }, { key: 'places' }),
+      rateAsk({ requests: 1, windowMs: 60_000 }, { key: 'slow' }),
+      rateAsk({ requests: 1, windowMs: 90_000 }, { key: 'slower' })
+    ]
+    grantedAt(await store.take([places, slow, slower]))
+    expect(await store.take([open, places])).toEqual({ granted: false, index: 1, why: 'concurrency', waitMs: undefined })
+    expect(await store.take([open, slow, slower, places])).toEqual({ granted: false, index: 2, why: 'requests', waitMs: 90_000 })
+    expect(await store.state('open', open.terms)).toMatchObject({ running: 0, requestsLeft: 5 })
+  })
+
+  it('gives back by a release exactly what was taken, of every ask', async () => {
+    const { store } = await start()
+    const asks = [rateAsk({ concurrency: 3, requests: 10, tokens: 1000 }, { tokens: 300 }), budgetAsk(1, 1)] as const
+    const before = await store.state('k', asks[0].terms)
+    for (let count = 0; count < 20; count++) {
+      const at = grantedAt(await store.take(asks))
+      expect(await store.state('k', asks[0].terms)).toMatchObject({ running: 1, requestsLeft: 9, tokensLeft: 700 })
+      await store.end([rateEnd(asks[0], at, { usedTokens: 0, usedRequests: 0, outcome: 'none' }), budgetEnd(asks[1], at, 0)])
+      expect(await store.state('k', asks[0].terms)).toEqual(before)
+    }
+  })
+
+  it('settles with less and with more than was taken, down into debt', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ tokens: 1000, windowMs: 10_000 }, { tokens: 400 })
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])), { usedTokens: 100 })])
+    expect(await store.state('k', ask.terms)).toMatchObject({ tokensLeft: 900 })
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])), { usedTokens: 1900 })])
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'tokens', waitMs: 14_000 })
+    expect(await store.take([rateAsk(ask.terms, { place: false })])).toMatchObject({ granted: true })
+    pass(14_000)
+    grantedAt(await store.take([ask]))
+  })
+
+  it('lets a call through that asks for more tokens than a window holds once the window is full, and waits for the debt', async () => {
+    const { store } = await start()
+    const ask = rateAsk({ tokens: 1000, windowMs: 10_000 }, { tokens: 3000 })
+    grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: 30_000 })
+  })
+
+  it('lowers its ceiling once for the calls of one refusal and raises it by one a round of successes', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ concurrency: 100 })
+    const taken: number[] = []
+    for (let count = 0; count < 20; count++) taken.push(grantedAt(await store.take([ask])))
+    pass(100)
+    for (const at of taken.slice(0, 10)) await store.end([rateEnd(ask, at, { outcome: 'refused' })])
+    expect(await store.state('k', ask.terms)).toMatchObject({ ceiling: 18, running: 10 })
+    for (const at of taken.slice(10)) await store.end([rateEnd(ask, at)])
+    const { ceiling } = await store.state('k', ask.terms)
+    expect(ceiling).toBeGreaterThan(18)
+    expect(ceiling).toBeLessThan(18.2)
+  })
+
+  it('does not move with what a provider says where it is not adaptive', async () => {
+    const { store } = await start()
+    const ask = rateAsk({ requests: 10, concurrency: 10, adaptive: false })
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 1, remaining: 0 }, pauseMs: 1000 })
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])), { outcome: 'refused' })])
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 9, ceiling: 10, pausedMs: 0 })
+  })
+
+  it('learns a limit, what remains of it less what runs here, and how long its window is', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk()
+    const at = grantedAt(await store.take([ask]))
+    grantedAt(await store.take([ask]))
+    // OpenAI: 40 of 60 left, full in 20 s: one a second.
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 60, remaining: 40, resetMs: 20_000 } })
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 40 })
+    pass(5000)
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: expect.closeTo(45, 6) })
+    await store.learn('k', ask.terms, { even: true, requests: { remaining: 10 } })
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 10 })
+    await store.learn('k', ask.terms, { even: true, requests: { remaining: 14 } })
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 12 })
+    await store.end([rateEnd(ask, at)])
+  })
+
+  it('fills a counter that is not even at once when its window ends, and not before', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ tokens: 500 }, { tokens: 100 })
+    await store.learn('k', ask.terms, { even: false, tokens: { limit: 200, remaining: 0, resetMs: 30_000 } })
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'tokens', waitMs: 30_000 })
+    pass(29_000)
+    expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: 1000 })
+    pass(1000)
+    expect(await store.state('k', ask.terms)).toMatchObject({ tokensLeft: 200 })
+  })
+
+  it('pauses for so long as it is told and begins from nothing', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 60, windowMs: 60_000 })
+    await store.learn('k', ask.terms, { even: true, pauseMs: 5000 })
+    expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: 6000 })
+    expect(await store.state('k', ask.terms)).toMatchObject({ pausedMs: 5000, requestsLeft: 0 })
+    pass(6000)
+    grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'requests', waitMs: 1000 })
+  })
+
+  it('is not moved by garbage that a provider tells', async () => {
+    const { store } = await start()
+    const ask = rateAsk({ requests: 10, tokens: 100 }, { tokens: 1 })
+    const before = await store.state('k', ask.terms)
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, -5, undefined]) {
+      const counter = { limit: value, remaining: value, resetMs: value }
+      const news: News = { even: true, requests: counter, tokens: counter, pauseMs: value }
+      await store.learn('k', ask.terms, news)
+      await store.learn('k', ask.terms, { ...news, even: false })
+      expect(await store.state('k', ask.terms)).toEqual(before)
+    }
+    await store.learn('k', ask.terms, { even: false, requests: { limit: 0, resetMs: 1e15 } })
+    expect(await store.state('k', ask.terms)).toEqual(before)
+  })
+
+  it('holds a budget with 100 takes at once, and knows what is spent from what is reserved', async () => {
+    const { store } = await start()
+    const ask = budgetAsk(1, 0.1)
+    const verdicts = await Promise.all(Array.from({ length: 100 }, async () => store.take([ask])))
+    const granted = verdicts.filter((verdict) => verdict.granted)
+    expect(granted.length).toBe(10)
+    expect(verdicts.find((verdict) => !verdict.granted)).toEqual({ granted: false, index: 0, why: 'budget', waitMs: undefined })
+    for (const { at } of granted) await store.end([budgetEnd(ask, at, 0.09)])
+    const last = grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'budget', waitMs: undefined })
+    await store.end([budgetEnd(ask, last, 0.1)])
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'budget', waitMs: dayMs })
+  })
+
+  it('begins a budget anew with its window, and leaves the calls of the old one to the old one', async () => {
+    const { store, pass } = await start()
+    const ask = budgetAsk(100, 60, { windowMs: 3_600_000 })
+    pass(3_599_000)
+    const at = grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: undefined })
+    pass(1000)
+    const next = grantedAt(await store.take([ask]))
+    await store.end([budgetEnd(ask, at, 100)])
+    expect(await store.take([budgetAsk(100, 40, { windowMs: 3_600_000 })])).toMatchObject({ granted: true })
+    await store.end([budgetEnd(ask, next, 80)])
+    expect(await store.take([budgetAsk(100, 21, { windowMs: 3_600_000 })])).toMatchObject({ granted: false, waitMs: 3_600_000 })
+  })
+
+  it('keeps keys apart whatever is in them', async () => {
+    const { store } = await start()
+    const keys = [
+      '',
+      '|',
+      '0|',
+      'a|b',
+      'a',
+      '{x}',
+      '}{',
+      '\0',
+      '\n',
+      ' r 1',
+      '%s',
+      '\ud800',
+      '\ud801',
+      '\ufffd',
+      '__proto__',
+      'é',
+      'e\u0301'
+    ]
+    keys.push('x'.repeat(100_000), `${'x'.repeat(99_999)}y`)
+    for (const key of keys) {
+      const ask = rateAsk({ concurrency: 1 }, { key })
+      const budget = budgetAsk(1, 1, { key })
+      const at = grantedAt(await store.take([ask, budget]))
+      expect(await store.take([ask])).toMatchObject({ granted: false })
+      await store.end([rateEnd(ask, at), budgetEnd(budget, at, 0)])
+      grantedAt(await store.take([ask, budget]))
+    }
+  })
+
+  it('never has fewer than no places, whatever is ended twice', async () => {
+    const { store } = await start()
+    const ask = rateAsk({ concurrency: 2 })
+    const at = grantedAt(await store.take([ask]))
+    for (let count = 0; count < 3; count++) await store.end([rateEnd(ask, at)])
+    expect(await store.state('k', ask.terms)).toMatchObject({ running: 0 })
+    grantedAt(await store.take([ask]))
+    grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false })
+  })
+}
