@@ -3,6 +3,8 @@
 // overhead, cache:   --only=name,name --concurrency=50,200 --processes=3 --rounds=5 --ms=150 (see rig.ts)
 // streaming:         the same, and --parts=event,packed,cut,memory,long,paused,stop
 // telemetry:         the same, and --parts=busy,calls,streams
+// batch:             the same, and --parts=makespan,cpu,memory,journal
+// limits:            the same, and --parts=memory,redis,accuracy
 // tokens:            --only=name,name --parts=load,count --texts=code --processes=2 --rounds=4 --ms=100; `pnpm build` first
 // start:             --processes=15, on the built files: `pnpm build` first
 // heap:              --calls=50000 --processes=1
@@ -10,7 +12,7 @@
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 
-const all = ['overhead', 'streaming', 'cache', 'telemetry', 'tokens', 'start', 'heap']
+const all = ['overhead', 'streaming', 'cache', 'batch', 'limits', 'telemetry', 'tokens', 'start', 'heap']
 const known = [...all, 'profile']
 const [name, ...args] = process.argv.slice(2)
 if (name !== undefined && !known.includes(name))

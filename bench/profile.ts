@@ -1,6 +1,7 @@
 // Where the CPU time of one subject goes: `pnpm bench profile adapter.complete`.
-// Flags: --of=overhead (or streaming, cache, cache-stampede, tokens, tokens-stream) --at=memory (of the caches; or keys, redis; of
-// streaming event, packed or cut; of tokens "code/4000/0", of tokens-stream "code/tokens") --concurrency=50 --ms=4000 --top=40
+// Flags: --of=overhead (or streaming, cache, cache-stampede, batch, limits, tokens, tokens-stream) --at=memory (of the caches and
+// limits; or redis, of the caches keys; of streaming event, packed or cut; of batch generator or array; of tokens "code/4000/0",
+// of tokens-stream "code/tokens") --concurrency=50 (of batch 1) --ms=4000 --top=40
 // --keep=file.cpuprofile (opens in Chrome's DevTools).
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -64,11 +65,12 @@ async function run(): Promise<number> {
 /** What the child works on, for as long as the stack stands. */
 async function open(stack: AsyncDisposableStack): Promise<string> {
   if (values.of === 'tokens') return values.at ?? 'English/4000/0'
+  if (values.of === 'batch') return values.at ?? 'generator'
   if (values.of === 'tokens-stream') return values.at ?? 'English/tokens'
   const server = async (program: string): Promise<string> =>
     `http://127.0.0.1:${String(stack.use(await start(program, ['0'])).hello)}`
   if (values.of === 'streaming') return `${await server('streaming-server-main.ts')}/${values.at ?? 'event'}`
-  if (!values.of.startsWith('cache')) return server('server-main.ts')
+  if (!/^(?:cache|limits)/.test(values.of)) return server('server-main.ts')
   if (values.at !== 'redis') return values.at ?? 'memory'
   const redis = stack.use(await startRedis())
   if (redis === undefined) throw new Error('there is no redis-server here')
@@ -95,7 +97,7 @@ function report({ nodes, samples, timeDeltas, startTime, endTime }: Profile): vo
     byFunction.set(name, (byFunction.get(name) ?? 0) + us)
   }
   console.log(
-    `\n${subject}, ${concurrency} at a time: ${units} calls, chunks or texts in ${ms} ms, ${(total / units).toFixed(2)} us each\n`
+    `\n${subject}, ${concurrency} at a time: ${units} calls, chunks, items or texts in ${ms} ms, ${(total / units).toFixed(2)} us each\n`
   )
   print('package', byPackage, total)
   console.log()

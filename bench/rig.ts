@@ -44,6 +44,8 @@ export interface Comparison {
   readonly measures: readonly Measure[]
   /** How long a turn lasts where no flag says so. */
   readonly ms: number
+  /** How many at a time warm up both sides. @default 50 */
+  readonly warmAt?: number
 }
 
 interface Pair {
@@ -109,7 +111,7 @@ export async function compare(comparison: Comparison): Promise<void> {
     for (const [index, row] of rows.entries()) {
       await using subject = await start(comparison.program, [row.subject, at])
       await using base = await start(comparison.program, [row.base, at])
-      await Promise.all([subject, base].map((program) => program.ask({ concurrency: 50, ms: 1000 })))
+      await Promise.all([subject, base].map((program) => program.ask({ concurrency: comparison.warmAt ?? 50, ms: 1000 })))
       for (const concurrency of concurrencies) {
         pairs.get(concurrency)?.[index]?.push(...(await alternate(subject, base, { concurrency, ms, rounds })))
       }

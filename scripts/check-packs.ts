@@ -45,12 +45,14 @@ for (const tarball of tarballs) {
     process.exitCode = 1
   }
   const files = run('tar', 'tzf', path)
+  // A command has no door beside itself.
+  const entry = files.includes('package/dist/main.js\n') ? 'main' : 'index'
   for (const wanted of [
     'package/LICENSE',
     'package/README.md',
-    'package/dist/index.js',
-    'package/dist/index.d.ts',
-    'package/src/index.ts'
+    `package/dist/${entry}.js`,
+    `package/dist/${entry}.d.ts`,
+    `package/src/${entry}.ts`
   ]) {
     if (files.includes(`${wanted}\n`)) continue
     console.error(`${tarball}: ${wanted} is missing`)

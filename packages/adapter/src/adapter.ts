@@ -9,7 +9,6 @@ import {
   type Layer,
   type PriceOf,
   type Provider,
-  pipe,
   type Timeouts,
   watch
 } from '@millrace/core'

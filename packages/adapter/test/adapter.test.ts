@@ -12,7 +12,8 @@ import {
   channels,
   isMillraceError,
   MillraceError,
-  type Provider
+  type Provider,
+  type Send
 } from '@millrace/core'
 import { coalesce, limitTokens } from '@millrace/streaming'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'

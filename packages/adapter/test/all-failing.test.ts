@@ -50,7 +50,7 @@ beforeAll(async () => {
     const server = await startFaultServer(async (connection) => {
       for (;;) {
         const { body } = await connection.request()
-        const { messages } = JSON.parse(body.toString()) as { messages: { content: string }[] }
+        const { messages } = JSON.parse(body) as { messages: { content: string }[] }
         const call = messages[0]?.content ?? ''
         seen.set(call, (seen.get(call) ?? 0) + 1)
         await act(connection)

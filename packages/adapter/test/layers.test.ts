@@ -179,6 +179,7 @@ test(`the layers, from the network outward: ${list.map(({ name }) => name).join(
 })
 
 test.each(list.map(({ name, reason }) => [name, reason]))('%s: %s', async (name) => {
+  expect.hasAssertions()
   await proofs[name]?.()
 })
 

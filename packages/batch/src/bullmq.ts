@@ -1,1 +1,6 @@
-export {}
+export type { Fulfilled, Outcome, Rejected } from './outcome.ts'
+export type { BatchQueueOptions, QueueOptions } from './queue-options.ts'
+export { type BatchQueue, type BatchQueueStats, createBatchQueue } from './queue-producer.ts'
+export type { QueueProgress, QueueRunOptions } from './queue-run.ts'
+export { type BatchWorker, type BatchWorkerStats, createBatchWorker } from './queue-worker.ts'
+export type { BatchWorkerOptions, ItemCost, QueueContext, SharedLimiter } from './queue-worker-options.ts'

@@ -1,1 +1,5 @@
-export {}
+export { type Batch, batch } from './batch.ts'
+export type { BatchContext, BatchOptions, Work } from './batch-options.ts'
+export { type Journal, type JournalEntry, type JournalOptions, type JournalStats, openJournal, type Recorded } from './journal.ts'
+export type { Fulfilled, Outcome, Rejected } from './outcome.ts'
+export type { Progress } from './progress.ts'

@@ -83,6 +83,25 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     expect(ceiling).toBeLessThan(18.2)
   })
 
+  it('keeps its ceiling at one at least, and knows what was asked before the last refusal even there', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk()
+    const attempt = rateAsk({}, { place: false })
+    const at = grantedAt(await store.take([ask]))
+    let early = 0
+    for (let count = 0; count < 5; count++) {
+      early = grantedAt(await store.take([attempt]))
+      pass(1)
+      await store.end([rateEnd(attempt, grantedAt(await store.take([attempt])), { outcome: 'refused' })])
+    }
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'concurrency' })
+    await store.end([rateEnd(ask, at)])
+    await store.end([rateEnd(attempt, early, { outcome: 'refused' })])
+    grantedAt(await store.take([ask]))
+    grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'concurrency' })
+  })
+
   it('does not move with what a provider says where it is not adaptive', async () => {
     const { store } = await start()
     const ask = rateAsk({ requests: 10, concurrency: 10, adaptive: false })

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import {
   type Answer,
+  type BucketState,
   countTokensIn,
   type Dialect,
   type Frame,
@@ -11,6 +12,7 @@ import {
   readBearer,
   readContent,
   readLimit,
+  retryHeaders,
   type ScriptedRequest,
   type ScriptedTool
 } from './dialect.ts'
@@ -157,12 +159,16 @@ function writeMessage({ number, request }: Answer, content: readonly object[], s
   }
 }
 
-function rateHeaders({ limit, remaining, waitMs, resetMs }: RateState): Record<string, string> {
+function rateHeaders({ requests, tokens, waitMs }: RateState): Record<string, string> {
+  return { ...counterHeaders('requests', requests), ...counterHeaders('tokens', tokens), ...retryHeaders(waitMs) }
+}
+
+function counterHeaders(what: string, state: BucketState | undefined): Record<string, string> {
+  if (state === undefined) return {}
   return {
-    'anthropic-ratelimit-requests-limit': String(limit),
-    'anthropic-ratelimit-requests-remaining': String(remaining),
-    'anthropic-ratelimit-requests-reset': new Date(Date.now() + resetMs).toISOString(),
-    ...(waitMs > 0 && { 'retry-after-ms': String(waitMs), 'retry-after': String(Math.ceil(waitMs / 1000)) })
+    [`anthropic-ratelimit-${what}-limit`]: String(state.limit),
+    [`anthropic-ratelimit-${what}-remaining`]: String(state.remaining),
+    [`anthropic-ratelimit-${what}-reset`]: new Date(Date.now() + state.resetMs).toISOString()
   }
 }
 

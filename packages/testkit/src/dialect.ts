@@ -52,14 +52,22 @@ export interface Frame {
   readonly token: boolean
 }
 
-/** How full the server's bucket is. */
-export interface RateState {
+/** How full one of the server's buckets is. */
+export interface BucketState {
   readonly limit: number
   readonly remaining: number
-  /** Until a request would be accepted; 0 when it is now. */
+  /** Until the request would be accepted; 0 when it is now. */
   readonly waitMs: number
   /** Until the bucket is full. */
   readonly resetMs: number
+}
+
+/** What an answer's headers tell of the server's limits; what is not there is not told. */
+export interface RateState {
+  readonly requests?: BucketState | undefined
+  readonly tokens?: BucketState | undefined
+  /** Until the request would be accepted; 0 when it is now. */
+  readonly waitMs: number
 }
 
 /** One provider's API: how a request is read and an answer is written. */
@@ -129,4 +137,9 @@ export function readLimit(value: unknown, param: string): number {
 /** About four characters a token, and four tokens of frame around each message. */
 export function countTokensIn(chars: number, messages: number): number {
   return Math.ceil(chars / 4) + 4 * messages
+}
+
+/** How long a refused request should wait, in both units. */
+export function retryHeaders(waitMs: number): Record<string, string> {
+  return waitMs > 0 ? { 'retry-after-ms': String(waitMs), 'retry-after': String(Math.ceil(waitMs / 1000)) } : {}
 }

@@ -37,3 +37,4 @@ export {
 export { type RedisOptions, type RedisServer, requireRedis, startRedis } from './redis.ts'
 export { type ScriptedOptions, type ScriptedProvider, type ScriptedStats, startScriptedProvider } from './scripted.ts'
 export { type SpawnedProvider, spawnScriptedProvider } from './spawn.ts'
+export type { RateLimit } from './token-bucket.ts'

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import {
   type Answer,
+  type BucketState,
   countTokensIn,
   type Dialect,
   type Frame,
@@ -11,6 +12,7 @@ import {
   readBearer,
   readContent,
   readLimit,
+  retryHeaders,
   type ScriptedRequest,
   type ScriptedTool
 } from './dialect.ts'
@@ -146,12 +148,17 @@ function usage({ request, tokensOut }: Answer): JsonObject {
   }
 }
 
-function rateHeaders({ limit, remaining, waitMs, resetMs }: RateState): Record<string, string> {
+function rateHeaders({ requests, tokens, waitMs }: RateState): Record<string, string> {
+  return { ...counterHeaders('requests', requests), ...counterHeaders('tokens', tokens), ...retryHeaders(waitMs) }
+}
+
+function counterHeaders(what: string, state: BucketState | undefined): Record<string, string> {
+  if (state === undefined) return {}
+  const { limit, remaining, resetMs } = state
   return {
-    'x-ratelimit-limit-requests': String(limit),
-    'x-ratelimit-remaining-requests': String(remaining),
-    'x-ratelimit-reset-requests': resetMs < 1000 ? `${resetMs}ms` : `${resetMs / 1000}s`,
-    ...(waitMs > 0 && { 'retry-after-ms': String(waitMs), 'retry-after': String(Math.ceil(waitMs / 1000)) })
+    [`x-ratelimit-limit-${what}`]: String(limit),
+    [`x-ratelimit-remaining-${what}`]: String(remaining),
+    [`x-ratelimit-reset-${what}`]: resetMs < 1000 ? `${resetMs}ms` : `${resetMs / 1000}s`
   }
 }
 

@@ -22,17 +22,23 @@ function readArguments(): ScriptedOptions {
       'tokens-per-second': { type: 'string' },
       'first-token-ms': { type: 'string' },
       requests: { type: 'string' },
+      tokens: { type: 'string' },
       'per-ms': { type: 'string' },
+      'rate-headers': { type: 'string' },
       'api-key': { type: 'string' }
     }
   })
   const number = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text))
   const requests = number(values.requests)
+  const tokens = number(values.tokens)
   return {
     port: number(values.port),
     tokensPerSecond: number(values['tokens-per-second']),
     firstTokenMs: number(values['first-token-ms']),
-    rateLimit: requests === undefined ? undefined : { requests, perMs: number(values['per-ms']) ?? 1000 },
+    rateLimit:
+      requests === undefined && tokens === undefined
+        ? undefined
+        : { requests, tokens, perMs: number(values['per-ms']) ?? 1000, headers: values['rate-headers'] !== 'false' },
     apiKey: values['api-key']
   }
 }

@@ -8,7 +8,7 @@ import { type Dialect, isObject, type JsonObject, type RateState, Refusal, type 
 import { closeServer, listen } from './listen.ts'
 import { openaiDialect } from './openai-dialect.ts'
 import { seedOf } from './random.ts'
-import { createTokenBucket } from './token-bucket.ts'
+import { createRateLimiter, type RateLimit } from './token-bucket.ts'
 
 const maxBodyBytes = 4 * 1024 * 1024
 const keptRequests = 100
@@ -26,7 +26,7 @@ export interface ScriptedOptions {
   /** Wait before an answer's head, up to a half longer depending on the prompt. @default 0 */
   readonly firstTokenMs?: number | undefined
   /** Accepts so many at once and refills evenly; what is above gets a 429. @default none */
-  readonly rateLimit?: { readonly requests: number; readonly perMs: number } | undefined
+  readonly rateLimit?: RateLimit | undefined
   /** Without exactly this key a request gets a 401. @default any key, or none */
   readonly apiKey?: string | undefined
   /** Scripts an answer; `undefined` leaves it to the server. @default prose of 40 to 120 words about the prompt */
@@ -44,6 +44,9 @@ export interface ScriptedStats {
   /** Written so far; an answer whose reader left counts as far as it got. */
   readonly tokensOut: number
   readonly rateLimited: number
+  /** Requests that the rate limit let through, and what it counted for them. */
+  readonly accepted: number
+  readonly acceptedTokens: number
   /** Answers being waited for or written at this moment. */
   readonly openAnswers: number
   readonly maxOpenAnswers: number
@@ -73,8 +76,18 @@ export interface ScriptedProvider extends AsyncDisposable {
 export async function startScriptedProvider(options: ScriptedOptions = {}): Promise<ScriptedProvider> {
   checkOptions(options)
   const { port = 0, tokensPerSecond = Number.POSITIVE_INFINITY, firstTokenMs = 0, rateLimit, apiKey, reply } = options
-  const bucket = rateLimit && createTokenBucket(rateLimit.requests, rateLimit.perMs)
-  const counts = { requests: 0, sockets: 0, tokensIn: 0, tokensOut: 0, rateLimited: 0, openAnswers: 0, maxOpenAnswers: 0 }
+  const takeRate = rateLimit && createRateLimiter(rateLimit)
+  const counts = {
+    requests: 0,
+    sockets: 0,
+    tokensIn: 0,
+    tokensOut: 0,
+    rateLimited: 0,
+    accepted: 0,
+    acceptedTokens: 0,
+    openAnswers: 0,
+    maxOpenAnswers: 0
+  }
   const sockets = new WeakSet<Socket>()
   const requests: ScriptedRequest[] = []
 
@@ -97,15 +110,18 @@ export async function startScriptedProvider(options: ScriptedOptions = {}): Prom
         throw new Refusal(404, `there is no ${incoming.method} ${path} here`, null, 'unknown_url')
       }
       const body = parseBody(await readBody(incoming))
-      if (bucket !== undefined) {
-        const taken = bucket.take(performance.now())
-        rate = taken
-        if (!taken.accepted) {
-          counts.rateLimited++
-          throw new Refusal(429, `rate limit reached, try again in ${taken.waitMs}ms`, null, 'rate_limit_exceeded')
-        }
-      }
       const request = dialect.read(body, incoming.headers)
+      if (takeRate !== undefined) {
+        // What a script will answer is not known yet: only its request counts.
+        const answerTokens = rateLimit?.tokens === undefined || reply ? 0 : composeAnswer(request, {}, number).tokensOut
+        rate = takeRate(performance.now(), request.tokensIn + answerTokens)
+        if (rate.waitMs > 0) {
+          counts.rateLimited++
+          throw new Refusal(429, `rate limit reached, try again in ${rate.waitMs}ms`, null, 'rate_limit_exceeded')
+        }
+        counts.acceptedTokens += request.tokensIn + answerTokens
+      }
+      counts.accepted++
       requests.push(request)
       if (requests.length > keptRequests) requests.shift()
       if (response.destroyed) return
@@ -252,7 +268,9 @@ function checkOptions({ port, tokensPerSecond, firstTokenMs, rateLimit }: Script
   if (firstTokenMs !== undefined && !(firstTokenMs >= 0 && firstTokenMs < 2 ** 30)) {
     throw new TypeError('firstTokenMs must be a number of at least 0')
   }
-  if (rateLimit !== undefined && !(rateLimit.requests >= 1 && rateLimit.perMs > 0)) {
-    throw new TypeError('rateLimit must be { requests: at least 1, perMs: above 0 }')
+  if (rateLimit === undefined) return
+  const { requests, tokens, perMs } = rateLimit
+  if ((requests ?? tokens) === undefined || !((requests ?? 1) >= 1 && (tokens ?? 1) >= 1 && perMs > 0)) {
+    throw new TypeError('rateLimit must be { requests or tokens: at least 1, perMs: above 0 }')
   }
 }

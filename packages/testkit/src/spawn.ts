@@ -77,7 +77,9 @@ function argumentsOf({ port, tokensPerSecond, firstTokenMs, rateLimit, apiKey }:
     'tokens-per-second': tokensPerSecond,
     'first-token-ms': firstTokenMs,
     requests: rateLimit?.requests,
+    tokens: rateLimit?.tokens,
     'per-ms': rateLimit?.perMs,
+    'rate-headers': rateLimit?.headers === false ? 'false' : undefined,
     'api-key': apiKey
   }
   return Object.entries(flags).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}=${value}`]))

@@ -206,6 +206,31 @@ describe('the server', () => {
     expect((await chat(ask('hi'))).status).toBe(200)
   })
 
+  it('counts the tokens of requests and their answers against its limit, and tells them in the words of each API', async () => {
+    await start({ rateLimit: { requests: 100, tokens: 60, perMs: 60_000 } })
+    const first = await chat({ ...ask('hi'), max_tokens: 20 })
+    const used = (await json(first)).usage.total_tokens
+    expect(first.headers.get('x-ratelimit-limit-tokens')).toBe('60')
+    expect(first.headers.get('x-ratelimit-remaining-tokens')).toBe(String(60 - used))
+    expect(first.headers.get('x-ratelimit-remaining-requests')).toBe('99')
+    const second = await messages({ ...ask('hi'), max_tokens: 20 }, { 'anthropic-version': '2023-06-01' })
+    expect(second.headers.get('anthropic-ratelimit-tokens-limit')).toBe('60')
+    const third = await chat({ ...ask('hi'), max_tokens: 30 })
+    expect(third.status).toBe(429)
+    // A request that is refused takes nothing of the other limit either.
+    expect(third.headers.get('x-ratelimit-remaining-requests')).toBe('98')
+    expect(provider.stats()).toMatchObject({ accepted: 2, rateLimited: 1, acceptedTokens: 2 * used })
+  })
+
+  it('tells nothing of a hidden limit but how long a refused request is to wait', async () => {
+    await start({ rateLimit: { tokens: 30, perMs: 60_000, headers: false } })
+    const accepted = await chat({ ...ask('hi'), max_tokens: 20 })
+    const refused = await chat({ ...ask('hi'), max_tokens: 20 })
+    expect([accepted.status, refused.status]).toEqual([200, 429])
+    expect([...accepted.headers.keys(), ...refused.headers.keys()].filter((name) => name.includes('ratelimit'))).toEqual([])
+    expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
+  })
+
   it('writes at its pace', async () => {
     await start({ tokensPerSecond: 100, firstTokenMs: 50 })
     const startedAt = performance.now()

@@ -1,0 +1,235 @@
+import { type LinkedAbort, linkAbort, MillraceError } from '@millrace/core'
+import { type Job, RateLimitError, Worker } from 'bullmq'
+import { createLink } from './queue-link.ts'
+import { wholeNumber } from './queue-options.ts'
+import {
+  jobIdOf,
+  type PackedOutcome,
+  packError,
+  packValue,
+  pausedCount,
+  pauseScript,
+  putScript,
+  type QueuedItem,
+  resultKeys
+} from './queue-wire.ts'
+import { type BatchWorkerOptions, type ItemCost, workerSettings } from './queue-worker-options.ts'
+
+export interface BatchWorker extends AsyncDisposable {
+  stats(): BatchWorkerStats
+  /**
+   * Takes no more items and waits for those that run; after `graceMs` it aborts their signals and puts them back into the queue.
+   * Ends within a second of that, whatever Redis does.
+   */
+  close(options?: { /** @default 10_000 */ readonly graceMs?: number }): Promise<void>
+}
+
+export interface BatchWorkerStats {
+  /** Items that work runs for, or that wait for the limiter. */
+  readonly running: number
+  readonly fulfilled: number
+  readonly rejected: number
+  /** Items that nobody waited for: cancelled, or done by another worker. */
+  readonly skipped: number
+  /** Results that came too late: the item was cancelled, or done by another worker. */
+  readonly late: number
+  /** Items put back behind a pause. */
+  readonly paused: number
+  /** Items of dead workers that this one put back into the queue. */
+  readonly recovered: number
+  /** Claims that could not be renewed in time. */
+  readonly lostLocks: number
+  /** Calls of `pause` and `cost` that threw. */
+  readonly failedHooks: number
+  /** Errors of connections to Redis. */
+  readonly redisErrors: number
+}
+
+interface Running extends Pick<QueuedItem<unknown>, 'from' | 'run' | 'index'> {
+  readonly linked: LinkedAbort
+}
+
+const lookMs = 500
+const maxPauseMs = 86_400_000
+
+/**
+ * Works on the items of all producers of one queue. It begins at once, and keeps trying while Redis is away.
+ *
+ * @throws {TypeError} when an option is wrong
+ *
+ * @example
+ * await using worker = createBatchWorker<string, number>({
+ *   name: 'lengths',
+ *   connection: 'redis://127.0.0.1:6379',
+ *   work: (text) => text.length
+ * })
+ * await once(process, 'SIGTERM')
+ */
+export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): BatchWorker {
+  const { name, prefix, address, redisTimeoutMs, work, concurrency, limiter, cost, pause, ...settings } = workerSettings(options)
+  const { maxPauses, lockMs, maxStalls, maxResultBytes } = settings
+  const link = createLink(address, redisTimeoutMs)
+  const running = new Set<Running>()
+  const stored = new WeakSet<object>()
+  const counts = { fulfilled: 0, rejected: 0, skipped: 0, late: 0, paused: 0, recovered: 0, lostLocks: 0, failedHooks: 0 }
+  let handingBack = false
+  let looking: NodeJS.Timeout | undefined
+  let closing: Promise<void> | undefined
+
+  const bull = new Worker<QueuedItem<I>>(name, perform, {
+    connection: link.forBull,
+    prefix,
+    concurrency,
+    lockDuration: lockMs,
+    stalledInterval: Math.ceil(lockMs / 2),
+    maxStalledCount: maxStalls,
+    // The waits of BullMQ are as short as a connection may be silent.
+    drainDelay: 1,
+    runRetryDelay: 500,
+    skipVersionCheck: true,
+    // It looks for a pause only with a limit of its own: one that is never reached.
+    limiter: { max: pausedCount, duration: 1 },
+    maximumRateLimitDelay: 5_000
+  })
+  bull.on('error', () => {
+    // Counted at the client; a result that could not be stored is stored by the next worker that has the item.
+  })
+  // A connection that breaks just when BullMQ says that a job is done makes it a failed one. Its result is stored: it may go.
+  bull.on('failed', (job) => {
+    if (job !== undefined && stored.has(job)) link.ask(() => job.remove()).catch(() => link.count())
+  })
+  bull.on('stalled', () => counts.recovered++)
+  bull.on('lockRenewalFailed', (ids) => {
+    counts.lostLocks += ids.length
+  })
+
+  async function isOpen({ from, run, index }: Pick<QueuedItem<I>, 'from' | 'run' | 'index'>): Promise<boolean> {
+    return (await link.ask((client) => client.hExists(resultKeys(prefix, name, from).open, jobIdOf(run, index)))) === 1
+  }
+
+  /** Its value is BullMQ's: nothing. Results go to the one who asked, in one step with the end of the item's being open. */
+  async function perform(job: Job<QueuedItem<I>>): Promise<null> {
+    const { from, run, index, resultTtlMs } = job.data
+    if (!(await isOpen(job.data))) {
+      counts.skipped++
+      return null
+    }
+    using linked = linkAbort()
+    const entry: Running = { from, run, index, linked }
+    running.add(entry)
+    look()
+    let outcome: PackedOutcome
+    try {
+      outcome = packValue(await worked(job, linked.signal), maxResultBytes)
+    } catch (error) {
+      const pauseMs = handingBack ? 0 : pauseOf(job, error)
+      if (pauseMs !== undefined) return await putBack(pauseMs)
+      outcome = packError(error, maxResultBytes)
+    } finally {
+      running.delete(entry)
+    }
+    const { open, results } = resultKeys(prefix, name, from)
+    const script = { keys: [open, results], arguments: [jobIdOf(run, index), outcome.text, `${resultTtlMs}`] }
+    const first = await link.ask((client) => client.eval(putScript, script))
+    stored.add(job)
+    if (first !== 1) counts.late++
+    else if (outcome.fulfilled) counts.fulfilled++
+    else counts.rejected++
+    return null
+  }
+
+  async function worked(job: Job<QueuedItem<I>>, signal: AbortSignal): Promise<O> {
+    const { run, index, item } = job.data
+    const begin = async (permit?: object): Promise<O> =>
+      work(item, { index, signal, attempt: job.attemptsStarted, idempotencyKey: jobIdOf(run, index), permit })
+    if (limiter === undefined) return begin()
+    return limiter.run(costOf(item), begin, { signal })
+  }
+
+  function costOf(item: I): ItemCost {
+    try {
+      return cost(item)
+    } catch (error) {
+      counts.failedHooks++
+      throw error
+    }
+  }
+
+  function pauseOf(job: Job, error: unknown): number | undefined {
+    // What began and neither stalled nor begins now went behind a pause.
+    if (job.attemptsStarted - job.stalledCounter - 1 >= maxPauses) return undefined
+    try {
+      const ms = pause(error)
+      return ms !== undefined && ms >= 0 ? Math.min(Math.ceil(ms), maxPauseMs) : undefined
+    } catch {
+      // The item is rejected with the error it had; counted.
+      counts.failedHooks++
+      return undefined
+    }
+  }
+
+  async function putBack(pauseMs: number): Promise<never> {
+    if (pauseMs > 0) {
+      counts.paused++
+      const script = { keys: [`${prefix}:${name}:limiter`], arguments: [`${pauseMs}`, `${pausedCount}`] }
+      await link.ask((client) => client.eval(pauseScript, script))
+    }
+    // BullMQ's word for: back to the head of the queue.
+    throw new RateLimitError()
+  }
+
+  /** While something runs: is it still wanted? */
+  function look(): void {
+    looking ??= setTimeout(async () => {
+      try {
+        await Promise.all(
+          [...running].map(async (entry) => {
+            if (!(await isOpen(entry)) && running.has(entry)) entry.linked.abort(unwanted())
+          })
+        )
+      } catch {
+        // Redis is away, which the client counted: what runs goes on.
+      }
+      looking = undefined
+      if (running.size > 0) look()
+    }, lookMs).unref()
+  }
+
+  async function end(graceMs: number): Promise<void> {
+    const ended = bull.close()
+    try {
+      if (await within(graceMs, ended)) return
+      handingBack = true
+      for (const { linked } of running) linked.abort(new MillraceError('closed', 'the worker was closed', { details: {} }))
+      await within(1000, ended)
+    } finally {
+      clearTimeout(looking)
+      link.close()
+    }
+  }
+
+  return {
+    stats: () => ({ running: running.size, ...counts, redisErrors: link.errors }),
+    close({ graceMs = 10_000 } = {}) {
+      closing ??= end(wholeNumber('graceMs', graceMs, 0))
+      return closing
+    },
+    [Symbol.asyncDispose]() {
+      return this.close()
+    }
+  }
+}
+
+async function within(ms: number, work: Promise<void>): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<false>()
+  const timer = setTimeout(resolve, ms, false)
+  try {
+    return await Promise.race([work.then(() => true), promise])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function unwanted(): MillraceError {
+  return new MillraceError('closed', 'nobody waits for this item any more', { details: {} })
+}
