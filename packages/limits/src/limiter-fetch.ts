@@ -132,7 +132,9 @@ function watchedStream(response: Response, guard: Guard): ReadableStream<Uint8Ar
             }
             if (value.byteLength === 0) continue
             guard.wired.tail.push(value)
-            controller.enqueue(value)
+            // A stream of bytes takes the memory of what it is given, and with it what else lies there.
+            const isAlone = value.byteLength === value.buffer.byteLength
+            controller.enqueue(isAlone ? (value as Uint8Array<ArrayBuffer>) : new Uint8Array(value))
             return
           }
         } catch (error) {

@@ -15,9 +15,9 @@ export class UsageTail {
 
   /** Copies what it keeps: who reads a web stream may take the memory away. */
   push(piece: Uint8Array): void {
-    if (this.#bytes < headBytes) this.#head.push(piece.slice(0, headBytes - this.#bytes))
+    if (this.#bytes < headBytes) this.#head.push(copy(piece.subarray(0, headBytes - this.#bytes)))
     this.#bytes += piece.length
-    const kept = piece.slice(-tailBytes)
+    const kept = copy(piece.subarray(-tailBytes))
     this.#pieces.push(kept)
     this.#kept += kept.length
     for (let first = this.#pieces[0]; first !== undefined && this.#kept - first.length >= tailBytes; first = this.#pieces[0]) {
@@ -30,6 +30,25 @@ export class UsageTail {
     if (this.#bytes === 0) return undefined
     return usageIn(decode(this.#pieces), decode(this.#head))
   }
+
+  /** The same, where a stream has said its last word: clients leave behind that, and need not read to the end. */
+  lastUsage(): Usage | undefined {
+    const text = decode(this.#pieces)
+    return lastWords.some((word) => text.includes(word)) ? usageIn(text, decode(this.#head)) : undefined
+  }
+}
+
+const lastWords = [
+  'data: [DONE]',
+  'data:[DONE]',
+  '"type":"message_stop"',
+  '"type": "message_stop"',
+  '"type":"response.completed"'
+] as const
+
+/** Not by `slice`, which is a view of the same memory where the piece is a Buffer. */
+function copy(piece: Uint8Array): Uint8Array {
+  return new Uint8Array(piece)
 }
 
 function decode(pieces: readonly Uint8Array[]): string {

@@ -81,9 +81,9 @@ export class WiredCall {
     this.#end(this.#spent(text === undefined ? this.tail.usage() : usageIn(text.slice(-16_384), text.slice(0, 4096))))
   }
 
-  /** Nobody reads the rest: what it took is not known. */
+  /** Nobody reads the rest: what it took is not known, unless the last word has been read. */
   left(): void {
-    if (!this.#over) this.#end(this.#isRefused ? nothingSpent : undefined)
+    if (!this.#over) this.#end(this.#spent(this.tail.lastUsage()))
   }
 
   failed(error: unknown): void {
