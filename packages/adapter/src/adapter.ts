@@ -1,3 +1,4 @@
+import type { Batch } from '@millrace/batch'
 import { type Cache, type CacheOptions, createCache, withCache } from '@millrace/cache'
 import {
   type CallOptions,
@@ -17,8 +18,8 @@ import { type Operator, withOperators } from '@millrace/streaming'
 import { createTokenizers, type TokenBudgetOptions, type Tokenizers, withTokenBudget } from '@millrace/tokens'
 import { createTransport, type Transport, type TransportOptions, type TransportStats } from '@millrace/transport'
 import { type AnswerStream, createAnswerStream, watchForgotten } from './answer-stream.ts'
-import { type BatchOptions, type BatchResult, batchOf } from './batch.ts'
-import { type Candidate, candidatesOf, connect, identityOfAll, isWire, modelOf } from './candidates.ts'
+import { type BatchOptions, batchOf } from './batch.ts'
+import { type Candidate, candidatesOf, connectAll, identityOfAll, isWire, modelOf } from './candidates.ts'
 import type { WireProvider } from './dialect.ts'
 import { createFallback, type Fallback, type FallbackStats } from './fallback.ts'
 import type { FallbackOptions } from './fallback-options.ts'
@@ -87,8 +88,8 @@ export interface Adapter extends AsyncDisposable {
   complete(request: ChatRequest, options?: CompleteOptions): Promise<Completion>
   /** The answer as it comes. Nothing is sent before the first chunk is asked for. */
   stream(request: ChatRequest, options?: CallOptions): AnswerStream
-  /** Many requests, a bounded number at a time; outcomes come as they are known. */
-  batch(requests: Iterable<ChatRequest> | AsyncIterable<ChatRequest>, options?: BatchOptions): AsyncIterable<BatchResult>
+  /** Many requests, a bounded number at a time; outcomes come as they are known. Nothing is sent before the first is asked for. */
+  batch(requests: Iterable<ChatRequest> | AsyncIterable<ChatRequest>, options?: BatchOptions): Batch<Completion>
   /** The same as a function, to put further layers around. */
   readonly provider: Provider
   stats(): AdapterStats
@@ -130,6 +131,9 @@ export function createAdapter(options: AdapterOptions): Adapter {
   // Closed from the last to the first: the streams that the cache still runs, then the limits' places, then the sockets.
   const owned: (() => Promise<void>)[] = []
   let closeLimiter: (() => Promise<void>) | undefined
+  if (options.limits !== undefined && (typeof options.limits !== 'object' || options.limits === null)) {
+    throw new TypeError('limits must be the options of a limiter, such as { limits: [{ concurrency: 20 }] }, or a limiter')
+  }
   const limiter = options.limits && own(options.limits, isLimiter, priced(options.price), (made) => (closeLimiter = made.close))
   const transport = own(
     options.transport,
@@ -145,7 +149,6 @@ export function createAdapter(options: AdapterOptions): Adapter {
     options.cache === undefined ? undefined : own(options.cache, isCache, createCache, (made) => owned.push(() => made.close()))
   const adapter = {} as Adapter // known before it is whole: it is the `owner` in every message of its calls
 
-  const connected = candidates.map((candidate, index) => connect(candidate, index, transport.send))
   let fallback: Fallback | undefined
   const tokenizers = options.tokens && tokenizersOf(options.tokens, (made) => owned.push(() => made.close()))
   const calls = createRunningCalls(totalMs)
@@ -153,14 +156,17 @@ export function createAdapter(options: AdapterOptions): Adapter {
   const counter = createCallCounter(options.price !== undefined)
   const layers = layersOf({
     limits: limiter && ((name) => withLimits(limiter, { provider: name })),
-    fallback: hasSeveral ? (each) => (fallback = createFallback(each, options.fallback)).provider : undefined,
+    fallback: hasSeveral
+      ? (each) =>
+          (fallback = createFallback(each, options.fallback, { ...wireTimeouts(options.transport), ...timeouts })).provider
+      : undefined,
     cache: cache && withCache(cache, who),
     tokens: options.tokens && tokenizers && tokenBudget(options.tokens, tokenizers, candidates),
     operators: operators && withOperators(...operators),
     deadline: calls.layer,
     watch: watch(adapter, { listener: counter.add, price: options.price })
   })
-  const assembled = assemble(connected, layers)
+  const assembled = assemble(connectAll(candidates, transport.send), layers)
   const provider: Provider = (request, call) => {
     if (call.signal !== undefined && typeof call.signal.aborted !== 'boolean') {
       throw new TypeError('signal must be an AbortSignal: pass the signal of your AbortController')
@@ -264,6 +270,11 @@ function own<T, O extends object>(
   const made = create(given as O | undefined)
   keep(made)
   return made
+}
+
+/** Clocks that the transport of the adapter runs where neither it nor the call says otherwise. */
+function wireTimeouts(transport: AdapterOptions['transport']): Timeouts {
+  return transport === undefined || isTransport(transport) ? {} : (transport.timeouts ?? {})
 }
 
 const isTransport = (value: TransportOptions | Transport): value is Transport => 'send' in value

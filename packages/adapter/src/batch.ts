@@ -4,8 +4,8 @@ import type { CallOptions, ChatRequest, Completion } from '@millrace/core'
 /** One request's outcome; `index` is its place in the input. */
 export type BatchResult = Outcome<Completion>
 
-/** What `batch` of `@millrace/batch` takes, and what every call of it is made with. Each call has an idempotency key of its own. */
-export interface BatchOptions extends Omit<CallOptions, 'idempotencyKey' | 'signal'>, RunOptions<ChatRequest> {}
+/** What `batch` of `@millrace/batch` takes, and what every call of it is made with. With a journal, each call has a key of its own. */
+export interface BatchOptions extends Omit<CallOptions, 'idempotencyKey' | 'callId' | 'signal'>, RunOptions<ChatRequest> {}
 
 /** Runs `complete` over the requests. */
 export function batchOf(

@@ -4,7 +4,10 @@ import type { WireProvider } from './dialect.ts'
 /** One of several providers that may answer. */
 export interface Candidate {
   readonly provider: WireProvider | Provider
-  /** What its limits, notes and cool-downs call it. @default the provider's own name; `provider-1` and so on for a function */
+  /**
+   * What its limits, notes and cool-downs call it. No two may have
+   * the same. @default the provider's own name, `openai-2` for the second; `provider-1` and so on for a function
+   */
   readonly name?: string | undefined
   /** What it calls the model: one for all requests, or by the request's model; one that is not in the table stays as it is. */
   readonly model?: string | Readonly<Record<string, string>> | undefined
@@ -30,7 +33,8 @@ type Given = WireProvider | Provider
 export function candidatesOf(given: Given | readonly (Given | Candidate)[]): readonly Candidate[] {
   if (!isList(given)) return [{ provider: checkProvider(given) }]
   if (given.length === 0) throw new TypeError('provider is an empty list: give at least one provider')
-  return given.map((each: Given | Candidate) => {
+  // Not `map`, which leaves holes as they are.
+  return Array.from(given, (each: Given | Candidate) => {
     if (typeof each !== 'object' || each === null || !('provider' in each)) return { provider: checkProvider(each as Given) }
     checkOptions<Candidate>('a provider of the list', each, { provider: 1, name: 1, model: 1, weight: 1 })
     const { name, model, weight } = each
@@ -50,11 +54,30 @@ const isList = (given: Given | readonly (Given | Candidate)[]): given is readonl
 
 export const isWire = (provider: Given): provider is WireProvider => typeof provider === 'object'
 
-/** The candidate over the transport's wire. */
-export function connect({ provider, name, model, weight }: Candidate, index: number, send: Send): ConnectedCandidate {
-  return isWire(provider)
-    ? { name: name ?? provider.name, provider: provider.connect(send), model, weight }
-    : { name: name ?? `provider-${index + 1}`, provider, model, weight }
+/**
+ * The candidates over the transport's wire, each with a name of its own: limits, cool-downs and notes go by it. Of two without
+ * one that are called alike the second is `openai-2`.
+ *
+ * @throws {TypeError} for a name that was given twice
+ */
+export function connectAll(candidates: readonly Candidate[], send: Send): readonly ConnectedCandidate[] {
+  const names = new Set<string>()
+  for (const { name } of candidates) {
+    if (name === undefined) continue
+    if (names.has(name)) throw new TypeError(`two providers are named ${JSON.stringify(name)}: give each a name of its own`)
+    names.add(name)
+  }
+  function nameOf(own: string): string {
+    let name = own
+    for (let number = 2; names.has(name); number++) name = `${own}-${number}`
+    names.add(name)
+    return name
+  }
+  return candidates.map(({ provider, name, model, weight }, index) =>
+    isWire(provider)
+      ? { name: name ?? nameOf(provider.name), provider: provider.connect(send), model, weight }
+      : { name: name ?? nameOf(`provider-${index + 1}`), provider, model, weight }
+  )
 }
 
 /** What a candidate calls a model. */
@@ -100,7 +123,8 @@ function checkProvider(provider: Given): Given {
 
 function isModel(model: unknown): boolean {
   if (typeof model === 'string') return model !== ''
-  return (
-    typeof model === 'object' && model !== null && Object.values(model).every((name) => typeof name === 'string' && name !== '')
-  )
+  if (typeof model !== 'object' || model === null) return false
+  const prototype: unknown = Object.getPrototypeOf(model)
+  const isPlain = prototype === Object.prototype || prototype === null
+  return isPlain && Object.values(model).every((name) => typeof name === 'string' && name !== '')
 }

@@ -15,7 +15,7 @@ import {
 import { modelOf } from './candidates.ts'
 import type { Failure, Trial } from './cooling.ts'
 import type { Choose, Rival } from './fallback-choice.ts'
-import { coolsDown, type FallbackRules, failureOf, toldMs } from './fallback-options.ts'
+import { type FallbackRules, failureOf, isLimited, toldMs } from './fallback-options.ts'
 import { withShortWaits } from './short-waits.ts'
 
 /** What all calls of a fallback share. */
@@ -160,7 +160,7 @@ export class FallbackCall extends ChunkBatches {
     this.#source = undefined
     this.#held = undefined
     const moves = asking !== undefined && signal?.aborted !== true && rules.movesOn(error)
-    if (moves && coolsDown(error)) asking.rival.cooling.failed(asking.trial, failureOf(error), toldMs(error))
+    if (moves && rules.coolsDown(error)) asking.rival.cooling.failed(asking.trial, failureOf(error), toldMs(error))
     else this.#leave()
     this.#asking = undefined
     if (asking !== undefined && isMillraceError(error)) {
@@ -197,11 +197,14 @@ export class FallbackCall extends ChunkBatches {
   }
 
   #list(): Facts[] {
-    const failed = this.#tried.map((rival, at) => this.#told(rival, failureOf(this.#errors[at] as MillraceError), 'failed'))
+    const failed = this.#tried.map((rival, at) => {
+      const error = this.#errors[at] as MillraceError
+      return this.#told(rival, failureOf(error), isLimited(error) ? 'limited' : 'failed')
+    })
     return [...this.#passedOver, ...failed]
   }
 
-  #told(rival: Rival, { code, status }: Failure, reason: 'failed' | 'cooling'): Facts {
+  #told(rival: Rival, { code, status }: Failure, reason: 'failed' | 'limited' | 'cooling'): Facts {
     const model = modelOf(rival, this.#asked)
     return { provider: rival.name, model, code, ...(status === undefined ? {} : { status }), reason }
   }

@@ -1,4 +1,4 @@
-import { checkOptions, type ErrorCode, isMillraceError, type MillraceError } from '@millrace/core'
+import { checkOptions, type ErrorCode, isMillraceError, type MillraceError, type Timeouts } from '@millrace/core'
 import type { Failure } from './cooling.ts'
 
 /**
@@ -9,7 +9,7 @@ import type { Failure } from './cooling.ts'
  * | code | moves on | cools down | because |
  * |---|---|---|---|
  * | `network` | yes | yes | its connection, its name or its certificate: the next has another |
- * | `timeout` | but for `total` | but for `queue` | `connect`, `headers`, `first-chunk`: it is slow, and may be paid twice; `queue`: ours is full; `total`: no time is left |
+ * | `timeout` | but for `total` | but for `queue`, and for a clock that the call has set shorter | `connect`, `headers`, `first-chunk`: it is slow, and may be paid twice; `queue`: ours is full; `total`: no time is left |
  * | `rate-limited`, `quota-exceeded` | yes | if it has a `status` | the next has limits of its own; without a status it was a limit of ours, perhaps of one tenant |
  * | `overloaded` | yes | yes | its load is its own |
  * | `unavailable` | yes | if it has a `status` | the same; without a status the store of our limits failed |
@@ -56,10 +56,12 @@ export interface FallbackRules {
   readonly random: () => number
   readonly now: () => number
   movesOn(error: unknown): error is MillraceError
+  /** Whether a failure tells of the provider, and not only of the request or of limits of ours. */
+  coolsDown(error: MillraceError): boolean
 }
 
 /** @throws {TypeError} for options that make no sense */
-export function checkFallback(options: FallbackOptions): FallbackRules {
+export function checkFallback(options: FallbackOptions, timeouts: Timeouts): FallbackRules {
   checkOptions<FallbackOptions>('fallback', options, { balance: 1, on: 1, coolDownMs: 1, patienceMs: 1, random: 1, now: 1 })
   const { balance = 'ordered', on, coolDownMs = 5000, patienceMs = 1000 } = options
   const { random = Math.random, now = () => performance.now() } = options
@@ -82,7 +84,8 @@ export function checkFallback(options: FallbackOptions): FallbackRules {
     patienceMs,
     random,
     now,
-    movesOn: (error): error is MillraceError => isMillraceError(error) && codes.has(error.code) && !isFinal(error)
+    movesOn: (error): error is MillraceError => isMillraceError(error) && codes.has(error.code) && !isFinal(error),
+    coolsDown: (error) => coolsDown(error, timeouts)
   }
 }
 
@@ -113,8 +116,7 @@ function isFinal(error: MillraceError): boolean {
   return status !== undefined && status !== 413 && !isUnknownModel(error) && !unknownField.has(providerCode)
 }
 
-/** Whether a failure tells of the provider, and not only of the request or of limits of ours. */
-export function coolsDown(error: MillraceError): boolean {
+function coolsDown(error: MillraceError, timeouts: Timeouts): boolean {
   switch (error.code) {
     case 'network':
     case 'overloaded':
@@ -123,7 +125,7 @@ export function coolsDown(error: MillraceError): boolean {
     case 'protocol':
       return true
     case 'timeout':
-      return !(isMillraceError(error, 'timeout') && error.details.clock === 'queue')
+      return isMillraceError(error, 'timeout') && isSlow(error, timeouts)
     case 'rate-limited':
     case 'quota-exceeded':
     case 'unavailable':
@@ -133,6 +135,29 @@ export function coolsDown(error: MillraceError): boolean {
     default:
       return false
   }
+}
+
+/** One call's short clock must not keep a provider from all others. */
+function isSlow({ details: { clock, limitMs } }: MillraceError<'timeout'>, timeouts: Timeouts): boolean {
+  switch (clock) {
+    case 'connect':
+      return true
+    case 'headers':
+      return limitMs >= (timeouts.headersMs ?? Number.POSITIVE_INFINITY)
+    case 'first-chunk':
+      return limitMs >= (timeouts.firstChunkMs ?? Number.POSITIVE_INFINITY)
+    case 'idle':
+      return limitMs >= (timeouts.idleMs ?? 60_000)
+    default:
+      return false
+  }
+}
+
+/** Whether limits of ours were full, here or for this tenant: nothing was sent. */
+export function isLimited(error: MillraceError): boolean {
+  if (isMillraceError(error, 'timeout')) return error.details.clock === 'queue'
+  const { code } = error
+  return code === 'queue-full' || ((code === 'rate-limited' || code === 'quota-exceeded') && statusOf(error) === undefined)
 }
 
 /** What is remembered and told of an error. */

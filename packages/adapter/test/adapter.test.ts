@@ -604,6 +604,9 @@ test.each([
   [{ limits: { limits: [{ concurrency: 0 }] } }, /concurrency/],
   [{ fallback: {} }, /fallback needs several providers/],
   [{ provider: [] }, /provider is an empty list/],
+  [{ limits: 5 as never }, /limits must be the options of a limiter/],
+  [{ provider: [{ provider: openai({ apiKey: 'k' }), model: new Map() as never }] }, /model must be/],
+  [{ provider: [1, 2].map(() => ({ name: 'a', provider: openai({ apiKey: 'k' }) })) }, /two providers are named "a"/],
   [{ provider: [{ provider: openai({ apiKey: 'k' }), weight: 0 }] }, /weight must be/],
   [{ provider: [{ provider: openai({ apiKey: 'k' }), modle: 'x' }] }, /modle/]
 ] satisfies readonly (readonly [object, RegExp])[])('options %j are a TypeError that says what to write', (options, message) => {

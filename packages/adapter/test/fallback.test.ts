@@ -355,6 +355,17 @@ describe('cooling down', () => {
     expect(stats().providers[0]).toMatchObject({ passedOver: 6, failed: 6 })
   })
 
+  test.each([
+    ['shorter than that of all calls', 19_999, 2],
+    ['that of all calls', 20_000, 1]
+  ])('a provider is cooled down by a clock of all calls, not by a shorter one of one call: %s', async (_, limitMs, times) => {
+    const first = failing(make('timeout', { clock: 'first-chunk', limitMs, elapsedMs: limitMs }))
+    const { provider } = createFallback(named(first, says('b')), {}, { firstChunkMs: 20_000 })
+    await all(provider)
+    await all(provider)
+    expect(first.asked).toHaveLength(times)
+  })
+
   test('a provider that says how long is left alone that long, but no longer than 10 minutes', async () => {
     for (const [retryAfterMs, coolMs] of [
       [30_000, 30_000],
@@ -627,7 +638,7 @@ describe('aborts, deadlines and patience', () => {
     const holding = collect(outer(ask, {}))
     const { text: said, notes } = await collect(outer(ask, {}))
     expect(said).toBe('b')
-    expect(notes.fallback).toMatchObject({ provider: 'b', tried: [{ provider: 'a', code: 'timeout', reason: 'failed' }] })
+    expect(notes.fallback).toMatchObject({ provider: 'b', tried: [{ provider: 'a', code: 'timeout', reason: 'limited' }] })
     gate.resolve()
     expect((await holding).text).toBe('a')
     // It was ours that was full: the provider is asked again at once.

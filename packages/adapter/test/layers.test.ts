@@ -163,6 +163,33 @@ const proofs: Readonly<Record<string, () => Promise<void>>> = {
   }
 }
 
+test('two keys of one API have limits of their own: where one is refused, the other is asked at once', async () => {
+  const body = JSON.stringify({ error: { message: 'slow down', type: 'rate_limit_exceeded' } })
+  const answer = JSON.stringify({
+    id: 'x',
+    model: 'm',
+    choices: [{ index: 0, message: { role: 'assistant', content: 'yes' }, finish_reason: 'stop' }]
+  })
+  const server = createServer((incoming, response) => {
+    incoming.resume()
+    const isFull = incoming.headers.authorization === 'Bearer full'
+    response.writeHead(isFull ? 429 : 200, { 'content-type': 'application/json', ...(isFull ? { 'retry-after': '30' } : {}) })
+    response.end(isFull ? body : answer)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const baseURL = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`
+  const adapter = make({
+    provider: ['full', 'free'].map((apiKey) => openai({ apiKey, baseURL })),
+    limits: { limits: [{ by: 'provider' }] }
+  })
+  const { notes } = await adapter.complete(ask('x'), { timeouts: { totalMs: 5000 } })
+  expect(notes.fallback).toMatchObject({
+    provider: 'openai-2',
+    tried: [{ provider: 'openai', code: 'rate-limited', status: 429 }]
+  })
+  server.close()
+})
+
 const layer = (next: Provider): Provider => next
 const list = layersOf({
   limits: () => layer,
