@@ -30,7 +30,7 @@ export interface BatchOptions<I> {
   readonly itemTimeoutMs?: number | undefined
   /**
    * Items that have been started and whose outcome has not been taken: where the reader is slow, or the first in order, no
-   * more start. At least `concurrency`. @default 10 times `concurrency`
+   * more start. At least `concurrency`. @default 10 times `concurrency`, in order `input` 1000 at the least
    */
   readonly maxBuffered?: number | undefined
   /** Told how far the batch is, at most every 100 ms and once at the end. */
@@ -52,3 +52,8 @@ export interface BatchOptions<I> {
   /** Where outcomes are kept, so that a batch that was killed goes on where it was. */
   readonly journal?: Journal<I> | undefined
 }
+
+/** The options of a batch with their defaults in place. */
+export type RunOptions<I> = BatchOptions<I> & {
+  readonly [Name in 'concurrency' | 'itemTimeoutMs' | 'maxBuffered' | 'maxPauses' | 'lookahead']: number
+} & { readonly order: 'completion' | 'input' }

@@ -51,7 +51,7 @@ export function batch<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I,
   })
   const { concurrency = 16, order = 'completion', itemTimeoutMs = Number.POSITIVE_INFINITY, length, lookahead = 1000 } = options
   wholeNumber('concurrency', concurrency, 1)
-  const { maxBuffered = concurrency * 10, maxPauses = 5 } = options
+  const { maxBuffered = defaultBuffer(order, concurrency), maxPauses = 5 } = options
   wholeNumber('maxBuffered', maxBuffered, 1)
   if (maxBuffered < concurrency)
     throw new TypeError(`maxBuffered must be at least concurrency (${concurrency}), not ${maxBuffered}`)
@@ -73,6 +73,11 @@ export function batch<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I,
     maxPauses,
     lookahead
   })
+}
+
+/** In input order one item that takes very long holds back all behind it: the places are to go on with them meanwhile. */
+function defaultBuffer(order: 'completion' | 'input', concurrency: number): number {
+  return order === 'input' ? Math.max(1000, concurrency * 10) : concurrency * 10
 }
 
 function wholeNumber(name: string, value: number, least: number): void {

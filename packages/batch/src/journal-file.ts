@@ -44,8 +44,12 @@ export function createJournalFile(path: string, file: FileHandle, size: number, 
           at += (await file.write(data, at, data.length - at, writtenBytes + at)).bytesWritten
         }
         writtenBytes += data.length
-        written.push(group)
-        syncing ??= sync()
+        if (durability === 'written') {
+          group.safe.resolve()
+        } else {
+          written.push(group)
+          syncing ??= sync()
+        }
       } catch (error) {
         failure ??= writeFailure(path, error)
         group.safe.reject(failure)
@@ -60,7 +64,7 @@ export function createJournalFile(path: string, file: FileHandle, size: number, 
       const groups = written
       written = []
       try {
-        if (durability === 'synced') await file.datasync()
+        await file.datasync()
         syncs++
         for (const { safe } of groups) safe.resolve()
       } catch (error) {

@@ -25,3 +25,8 @@ export interface Rejected {
 export function outcomeOf<O>(index: number, status: Outcome<O>['status'], value: unknown): Outcome<O> {
   return status === 'fulfilled' ? { index, status, value: value as O } : { index, status, reason: value }
 }
+
+/** Whether the outcome comes later. */
+export function isThenable<T>(value: unknown): value is PromiseLike<T> {
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+}

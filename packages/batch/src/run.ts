@@ -1,22 +1,17 @@
 import { MillraceError, onAbort } from '@millrace/core'
 import type { Batch } from './batch.ts'
-import type { BatchOptions, Work } from './batch-options.ts'
+import type { RunOptions, Work } from './batch-options.ts'
+import { createHooks } from './hooks.ts'
 import { Context, type Item, RunningItems } from './item.ts'
 import type { Recorded } from './journal.ts'
 import { createMeter } from './meter.ts'
-import { type Outcome, outcomeOf } from './outcome.ts'
+import { isThenable, type Outcome, outcomeOf } from './outcome.ts'
 import { completionOutlet, inputOutlet } from './outlet.ts'
-import { createPause, retryAfter } from './pause.ts'
+import { createPause } from './pause.ts'
+import { done, Readers } from './readers.ts'
 import { Ring } from './ring.ts'
 import { closeQuietly, createSource, longestFirst, type Source } from './source.ts'
 import { createTimeLimit } from './time-limit.ts'
-
-/** The options of a batch with their defaults in place. */
-export type RunOptions<I> = BatchOptions<I> & {
-  readonly [Name in 'concurrency' | 'itemTimeoutMs' | 'maxBuffered' | 'maxPauses' | 'lookahead']: number
-} & { readonly order: 'completion' | 'input' }
-
-type Taken<O> = IteratorResult<Outcome<O>, undefined>
 
 /** One batch, from the first pull to the last outcome. */
 export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I, O>, options: RunOptions<I>): Batch<O> {
@@ -24,16 +19,19 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   const outlet = options.order === 'input' ? inputOutlet<O>(maxBuffered) : completionOutlet<O>()
   const running = new RunningItems<I>()
   const retries = new Ring<Item<I>>()
-  const waiters = new Ring<PromiseWithResolvers<Taken<O>>>()
+  const readers = new Readers<O>()
   const pause = createPause(concurrency, advance)
-  const timeLimit = createTimeLimit(itemTimeoutMs, running, expire, advance)
+  const timeLimit =
+    itemTimeoutMs === Number.POSITIVE_INFINITY ? undefined : createTimeLimit(itemTimeoutMs, running, expire, advance)
   const meter = createMeter(options.onProgress, () => ({ running: running.size, pausedMs: pause.pausedMs }))
+  const hooks = createHooks(options, () => void meter.failedHooks++)
   let source: Source<I> | undefined
   let failure: { readonly error: unknown } | undefined
   let held = 0 // started, and not yet taken
   let taken = 0
   let lastWasSync = false
   let filling = false
+  let everPaused = false // until then, no item pays for pauses
   let stopped = false // nothing new starts
   let over = false
   let off: (() => void) | undefined
@@ -46,7 +44,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     try {
       endJournal = journal?.begin()
       const events = { onNews: advance, onFailure: (error: unknown) => void (failure ??= { error }) }
-      source = length === undefined ? createSource(items, events) : longestFirst(items, lengthOf, options.lookahead, events)
+      source = length === undefined ? createSource(items, events) : longestFirst(items, hooks.lengthOf, options.lookahead, events)
     } catch (error) {
       return void (failure = { error })
     }
@@ -54,31 +52,36 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   }
 
   function fill(): void {
-    if (filling) return
+    // Asked several times an item, and mostly there is nothing to start.
+    if (filling || (source?.busy === true && retries.size === 0)) return
     filling = true
+    startAll()
+    filling = false
+  }
+
+  function startAll(): void {
     while (running.size < concurrency) {
-      if (stopped) break
+      if (stopped) return
       // What settles at once gains nothing by running ahead of the reader, who is about to take what is ready.
-      if (lastWasSync && outlet.ready) break
+      if (lastWasSync && outlet.ready) return
       if (retries.size > 0) {
-        if (!pause.admit()) break
+        if (!pause.admit()) return
         start(retries.shift() as Item<I>)
         continue
       }
-      if (held >= maxBuffered || source === undefined || source.ended || !pause.admit()) break
+      if (held >= maxBuffered || source === undefined || source.ended || (everPaused && !pause.admit())) return
       const item = source.take()
-      if (item === undefined) break
+      if (item === undefined) return
       meter.pulled = source.pulled
       held++
       start(item)
     }
-    filling = false
   }
 
   function start(item: Item<I>): void {
     lastWasSync = false
     running.add(item)
-    timeLimit.start(item)
+    timeLimit?.start(item)
     let result: O | PromiseLike<O> | Recorded | Promise<Recorded>
     try {
       if (journal !== undefined) item.entry ??= journal.enter(item.value)
@@ -117,10 +120,12 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     running.remove(item)
     if (item.attempt === 0 && item.entry !== undefined) return finishReplay(item, status, value)
     if (status === 'rejected') {
-      const ms = item.attempt <= maxPauses ? pauseOf(value) : undefined
+      const ms = item.attempt <= maxPauses ? hooks.pauseOf(value) : undefined
       if (ms !== undefined) {
         meter.retried++
+        everPaused = true
         pause.begin(ms)
+        hold(readers.size > 0 ? 'ref' : 'unref')
         retries.push(item)
         return
       }
@@ -174,34 +179,31 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   function put(outcome: Outcome<O>): void {
     if (over) return
     meter[outcome.status]++
-    outlet.put(outcome)
-    meter.changed()
+    // In order of completion nothing is kept while a reader waits: this one is the next.
+    if (readers.size > 0 && options.order === 'completion') give(outcome)
+    else outlet.put(outcome)
+    if (options.onProgress !== undefined) meter.changed()
   }
 
-  function take(): Outcome<O> | undefined {
-    const outcome = outlet.take()
-    if (outcome === undefined) return undefined
+  function give(outcome: Outcome<O>): void {
     held--
     taken++
-    return outcome
+    readers.give(outcome)
+    if (readers.size === 0) hold('unref')
   }
 
   /** Something has changed: starts what may start, and hands out what is ready. */
   function advance(): void {
     for (;;) {
       fill()
-      if (waiters.size === 0) return
-      const outcome = take()
+      if (readers.size === 0) return
+      const outcome = outlet.take()
       if (outcome === undefined) break
-      waiters.shift()?.resolve({ done: false, value: outcome })
-      if (waiters.size === 0) hold('unref')
+      give(outcome)
     }
     if (!isDone()) return
-    const waiter = waiters.shift()
     end()
-    if (failure === undefined) waiter?.resolve(done)
-    else waiter?.reject(failure.error)
-    for (let other = waiters.shift(); other !== undefined; other = waiters.shift()) other.resolve(done)
+    readers.end(failure)
   }
 
   function isDone(): boolean {
@@ -212,7 +214,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     over = true
     stopped = true
     off?.()
-    timeLimit.stop()
+    timeLimit?.stop()
     pause.stop()
     endJournal?.()
     meter.end()
@@ -251,54 +253,36 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     Context.abort(item.context, reason)
   }
 
-  function pauseOf(error: unknown): number | undefined {
-    try {
-      const ms = options.pause === undefined ? retryAfter(error) : options.pause(error)
-      return ms !== undefined && ms >= 0 && Number.isFinite(ms) ? ms : undefined
-    } catch {
-      meter.failedHooks++ // told by the progress; the item keeps its own error
-      return undefined
-    }
-  }
-
-  function lengthOf(item: I): number {
-    try {
-      return length?.(item) || 0
-    } catch {
-      meter.failedHooks++ // told by the progress; the item goes last
-      return 0
-    }
-  }
-
   /** Timers keep the process alive only while somebody waits for an outcome. */
   function hold(as: 'ref' | 'unref'): void {
-    timeLimit.hold(as)
-    pause.hold(as)
+    timeLimit?.hold(as)
+    if (everPaused) pause.hold(as)
   }
 
   return {
     next() {
       if (over) return Promise.resolve(done)
-      begin()
-      if (waiters.size === 0) {
+      if (source === undefined) begin()
+      if (readers.size === 0) {
         fill()
-        const value = take()
+        const value = outlet.take()
         if (value !== undefined) {
+          held--
+          taken++
           fill()
           return Promise.resolve({ done: false, value })
         }
       }
-      const waiter = Promise.withResolvers<Taken<O>>()
-      waiters.push(waiter)
+      const next = readers.wait()
       hold('ref')
       if (isDone()) advance()
-      return waiter.promise
+      return next
     },
     async return() {
       if (over) return done
       end()
       drop(new MillraceError('closed', 'the batch was left', { details: {} }))
-      for (let waiter = waiters.shift(); waiter !== undefined; waiter = waiters.shift()) waiter.resolve(done)
+      readers.end()
       await source?.close()
       return done
     },
@@ -312,10 +296,4 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
       return meter.read()
     }
   }
-}
-
-const done: IteratorReturnResult<undefined> = { done: true, value: undefined }
-
-function isThenable<T>(value: unknown): value is PromiseLike<T> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }

@@ -6,6 +6,8 @@ export interface Source<I> {
   readonly pulled: number
   /** Nothing more comes: the input has ended or failed, or was closed. */
   readonly ended: boolean
+  /** A pull is under way and nothing is at hand: there is nothing to take before the next `onNews`. */
+  readonly busy: boolean
   /** The next item if it is at hand; otherwise it is pulled, and `onNews` called when it has come, or the end. */
   take(): Item<I> | undefined
   /** Items that were pulled and never taken. */
@@ -36,6 +38,7 @@ function syncSource<I>(input: Iterator<I>, { onFailure }: SourceEvents): Source<
     get ended() {
       return ended
     },
+    busy: false,
     take() {
       if (ended) return undefined
       try {
@@ -85,6 +88,9 @@ function asyncSource<I>(input: AsyncIterator<I>, { onNews, onFailure }: SourceEv
     },
     get ended() {
       return ended
+    },
+    get busy() {
+      return pulling
     },
     take() {
       const item = arrived
@@ -149,6 +155,9 @@ export function longestFirst<I>(
     },
     get ended() {
       return source.ended && ahead.size === 0
+    },
+    get busy() {
+      return source.busy && ahead.size === 0
     },
     take() {
       read()

@@ -157,6 +157,23 @@ describe('bounds', () => {
     for (let index = 1; index < 200; index++) expect((await outcomes.next()).value?.index).toBe(index)
     await outcomes.return()
   })
+  test.each([
+    ['input', 16, 1000],
+    ['input', 200, 2000],
+    ['completion', 16, 160]
+  ] as const)(
+    'in %s order with %i at a time %i items are buffered at the most where nothing is said',
+    async (order, concurrency, most) => {
+      const never = new Promise<number>(() => {})
+      const outcomes = batch(count(), (item) => (item === 0 ? never : Promise.resolve(item)), { order, concurrency })
+      const first = outcomes.next()
+      await sleep(50)
+      // In order of completion one has been taken.
+      expect(outcomes.progress.pulled).toBe(order === 'input' ? most : most + 1)
+      await outcomes.return()
+      await first
+    }
+  )
   test('work that settles at once does not run ahead of its reader', async () => {
     let ran = 0
     const outcomes = batch(count(), () => ran++)

@@ -75,8 +75,8 @@ async function recordedItems(path: string): Promise<number> {
 test.each(['input', 'completion'] as const)(
   'killed again and again, a batch in %s order loses nothing, doubles nothing and pays twice only for what was in flight',
   async (order) => {
-    const count = isLong ? 10_000 : 1000
-    const kills = isLong ? 20 : 3
+    const count = isLong ? 10_000 : 400
+    const kills = isLong ? 20 : 2
     const random = seededRandom(seed)
     const path = join(folder, `${order}.journal`)
     const counting = await startCounting()

@@ -162,6 +162,19 @@ describe('on disk', () => {
     expect([written, recorded]).toEqual([100, 100])
     expect(syncs).toBeLessThan(50)
   })
+  test('without fsync the disk is not waited for, and every outcome is in the file all the same', async () => {
+    const path = newPath()
+    const journal: JournalOptions<number> = { fsync: false }
+    // One at a time: each outcome is written by itself.
+    for (const concurrency of [1, 7]) {
+      const items = hundred.map((item) => item + concurrency * 1000)
+      expect((await run(path, items, double, { concurrency, journal })).outcomes).toHaveLength(100)
+      expect((await run(path, items, double, { concurrency, journal })).replayed).toBe(100)
+    }
+    await using opened = await openJournal<number>(path, journal)
+    for await (const outcome of batch([1], double, { journal: opened })) expect(outcome.status).toBe('fulfilled')
+    expect(opened.stats()).toMatchObject({ recorded: 201, written: 1, syncs: 0 })
+  })
   test('a torn last line is cut off wherever it was torn, and only that item runs again', async () => {
     const whole = newPath()
     await run(whole, [1, 2, 3], double, { concurrency: 1 })
