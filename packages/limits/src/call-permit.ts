@@ -7,6 +7,8 @@ export class CallPermit {
   readonly outer: object | undefined
   /** Requests made with it: the first is paid for, the others, retries and hedges, are not. */
   sent = 0
+  /** What our own limits refused a further request with: it says nothing of the provider. */
+  ownRefusal: unknown
 
   constructor(parts: LimiterParts, held: HeldPermit, outer: object | undefined) {
     this.parts = parts
@@ -15,8 +17,10 @@ export class CallPermit {
   }
 }
 
-/** The permit that this limiter gave, of those a call has. */
+/** The permit that this limiter gave, of those a call has: its layer's, or one that the caller asked for and handed down. */
 export function permitOf(permit: object | undefined, parts: LimiterParts): CallPermit | undefined {
-  for (let at = permit; at instanceof CallPermit; at = at.outer) if (at.parts === parts) return at
-  return undefined
+  let at = permit
+  for (; at instanceof CallPermit; at = at.outer) if (at.parts === parts) return at
+  const held = parts.own(at)
+  return held && (held.onWire ??= new CallPermit(parts, held, undefined))
 }

@@ -18,6 +18,7 @@ export interface Gate {
   /** To the store that granted it. */
   end(from: LimitStore, ends: readonly End[]): undefined | Promise<void>
   learn(key: string, terms: Terms, news: News): void
+  /** By what is known here, while the store cannot be asked. */
   state(key: string, terms: Terms): Promise<LimitState>
   readonly store: LimitStore
   /** Other processes have a part in it: that a place is free is not always heard of here. */
@@ -37,6 +38,14 @@ export interface GateOptions {
   readonly changed: () => void
 }
 
+/** Of a place alone. */
+const unbounded: Terms = {
+  concurrency: Number.POSITIVE_INFINITY,
+  requests: Number.POSITIVE_INFINITY,
+  tokens: Number.POSITIVE_INFINITY,
+  windowMs: 60_000,
+  adaptive: false
+}
 /** After a failure the store is left alone for so long; then one call asks. */
 const restMs = 1000
 /** A store that has not answered by then has failed, whatever its own time limit. */
@@ -51,15 +60,65 @@ export function createGate(options: GateOptions): Gate {
   let askAgainAt = 0 // 0 while the store answers
   let probing = false
   let errors = 0
+  /** Places that calls of this process have in the store. */
+  const held = new Map<string, number>()
+  /** How many of them the local share counts. */
+  const counted = new Map<string, number>()
+  /** Limits that were made ready since the store began to fail. */
+  const begun = new Set<string>()
 
-  const localStore = (): MemoryStore => (local ??= createMemoryStore(memoryOptions))
+  /** A limit of the local share begins with no rate, for all may be used up, and with the places that calls have here. */
+  function localStore(key: string, terms: Terms): MemoryStore {
+    local ??= createMemoryStore(memoryOptions)
+    if (begun.has(key)) return local
+    begun.add(key)
+    const place: RateAsk = { kind: 'rate', key, terms: unbounded, tokens: 0, place: true }
+    let places = counted.get(key) ?? 0
+    while (places < (held.get(key) ?? 0) && local.take([place]).granted) places++
+    if (places > 0) counted.set(key, places)
+    local.learn(
+      key,
+      { ...shareOf.terms(terms), adaptive: true },
+      { even: true, requests: { remaining: 0 }, tokens: { remaining: 0 } }
+    )
+    return local
+  }
+
+  function add(places: Map<string, number>, key: string, change: number): void {
+    const left = (places.get(key) ?? 0) + change
+    if (left > 0) places.set(key, left)
+    else places.delete(key)
+  }
+
+  function granted(asks: readonly Wanted[]): void {
+    if (options.store === undefined) return
+    for (const ask of asks) if (ask.kind === 'rate' && ask.place) add(held, ask.key, 1)
+  }
+
+  function ended(ends: readonly End[]): void {
+    if (options.store === undefined) return
+    for (const end of ends) {
+      if (end.kind !== 'rate' || !end.place) continue
+      add(held, end.key, -1)
+      if (!counted.has(end.key)) continue
+      add(counted, end.key, -1)
+      local?.end([{ ...end, terms: shareOf.terms(end.terms), tokens: 0, usedTokens: 0, usedRequests: 1, outcome: 'none' }])
+    }
+  }
 
   function failed(): void {
     errors++
     const isNew = askAgainAt === 0
     askAgainAt = now() + restMs
     probing = false
-    if (isNew) changed()
+    if (!isNew) return
+    begun.clear()
+    changed()
+  }
+
+  /** Of what is told to the store, not asked: that says nothing of whether calls can be let in. */
+  function untold(): void {
+    errors++
   }
 
   function answered(): void {
@@ -72,7 +131,9 @@ export function createGate(options: GateOptions): Gate {
   function instead(asks: readonly Wanted[]): Answer {
     if (whenStoreFails === 'allow') return { granted: true, at: 0, degraded: 'allow' }
     if (whenStoreFails === 'deny') return { granted: false, unavailable: true, waitMs: Math.max(0, askAgainAt - now()) }
-    const from = localStore()
+    local ??= createMemoryStore(memoryOptions)
+    const from = local
+    for (const ask of asks) if (ask.kind === 'rate') localStore(ask.key, ask.terms)
     const verdict = from.take(shareOf.asks(asks))
     return verdict.granted ? { granted: true, at: verdict.at, degraded: 'localShare', from } : verdict
   }
@@ -85,6 +146,7 @@ export function createGate(options: GateOptions): Gate {
       const verdict = await Promise.race([asked, impatient])
       if (verdict !== undefined) {
         answered()
+        if (verdict.granted) granted(asks)
         return verdict
       }
       // A grant that comes yet is nobody's.
@@ -102,7 +164,30 @@ export function createGate(options: GateOptions): Gate {
   }
 
   function giveBack(asks: readonly Wanted[], at: number): void {
-    void gate.end(store, endsOf(asks, at, unsent))
+    void tell(() => store.end(endsOf(asks, at, unsent)))
+  }
+
+  /** What the store tells, if it does in time. */
+  async function known(key: string, terms: Terms): Promise<LimitState | undefined> {
+    const { promise: impatient, resolve } = Promise.withResolvers<undefined>()
+    const timer = setTimeout(() => resolve(undefined), patienceMs)
+    try {
+      return await Promise.race([store.state(key, terms), impatient])
+    } catch {
+      untold()
+      return undefined
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  function tell(step: () => undefined | Promise<void>): undefined | Promise<void> {
+    try {
+      return step()?.catch(untold)
+    } catch {
+      untold()
+      return undefined
+    }
   }
 
   const gate: Gate = {
@@ -123,6 +208,7 @@ export function createGate(options: GateOptions): Gate {
         const verdict = store.take(asks)
         if ('then' in verdict) return patient(asks, verdict)
         if (askAgainAt !== 0) answered()
+        if (verdict.granted) granted(asks)
         return verdict
       } catch {
         failed()
@@ -130,28 +216,22 @@ export function createGate(options: GateOptions): Gate {
       }
     },
     end(from, ends) {
-      const own = from === local ? shareOf.ends(ends) : ends
-      try {
-        return from.end(own)?.catch(failed)
-      } catch {
-        failed()
-        return undefined
-      }
+      if (from === local) return local.end(shareOf.ends(ends))
+      ended(ends)
+      return tell(() => from.end(ends))
     },
     learn(key, terms, news) {
-      if (askAgainAt !== 0) {
-        if (whenStoreFails === 'localShare') localStore().learn(key, shareOf.terms(terms), shareOf.news(news))
-        return
-      }
-      try {
-        store.learn(key, terms, news)?.catch(failed)
-      } catch {
-        failed()
-      }
+      if (askAgainAt === 0) void tell(() => store.learn(key, terms, news))
+      else if (whenStoreFails === 'localShare') localStore(key, terms).learn(key, shareOf.terms(terms), shareOf.news(news))
     },
     async state(key, terms) {
-      if (askAgainAt !== 0 && local !== undefined) return local.state(key, shareOf.terms(terms))
-      return store.state(key, terms)
+      if (askAgainAt === 0) {
+        const told = await known(key, terms)
+        if (told !== undefined) return told
+      }
+      if (whenStoreFails === 'localShare' && askAgainAt !== 0) return localStore(key, terms).state(key, shareOf.terms(terms))
+      const { requests: requestsLeft, tokens: tokensLeft, concurrency: ceiling } = terms
+      return { running: held.get(key) ?? 0, requestsLeft, tokensLeft, ceiling, pausedMs: 0 }
     },
     async close() {
       await local?.close()

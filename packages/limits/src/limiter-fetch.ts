@@ -2,6 +2,7 @@ import { checkOptions, isMillraceError, onAbort } from '@millrace/core'
 import { createEstimator } from './estimate.ts'
 import type { HeldPermit, LimiterParts } from './limiter.ts'
 import type { Cost } from './permit.ts'
+import { fetchBody } from './request-body.ts'
 import { WiredCall } from './wire-call.ts'
 import { costOf } from './wire-cost.ts'
 
@@ -16,9 +17,15 @@ export interface LimiterFetchOptions {
 }
 
 /**
- * A `fetch` whose calls wait for the limits, for any SDK. Requests and responses pass untouched; a call holds its place until its body has been
- * read to the end, cancelled or aborted, or has failed, and is settled with the usage that stands in the last 16 KiB of it. A body that nobody
- * reads gives its place back when the garbage collector takes the response: cancel what you do not read.
+ * A `fetch` whose calls wait for the limits, for any SDK. Requests and responses pass untouched; a call holds its place until its
+ * body has been read to the end, cancelled or aborted, or has failed, and is settled with the usage that stands in the last 16 KiB
+ * of it. A body that nobody reads gives its place back when the garbage collector takes the response: cancel what you do not read.
+ * What a call takes is told by its body: text, bytes, a blob, a form; a `Request` of text or JSON is read through a clone first. A
+ * stream counts by its `content-length`, else only its answer counts. What never reached the provider, or came back with a status
+ * from 400 up, takes nothing of a budget.
+ *
+ * The response is a view of the one that came: it is read by its own methods, `Response.prototype.text.call(response)` does not
+ * take it.
  *
  * A call that gets no permit fails as every fetch does, with a `TypeError` whose `cause` is our error; the caller's own abort is
  * rethrown as it is.
@@ -43,7 +50,9 @@ export function createLimiterFetch(parts: LimiterParts): (fetch: Fetch, options?
     return async (input, init) => {
       const url = typeof input === 'string' ? input : input instanceof URL ? input.href : input.url
       const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined)
-      const { call, cost } = costOf(parts, estimator, url, init?.body, tell?.(url, init))
+      const reading = fetchBody(input, init, signal ?? undefined)
+      const body = reading instanceof Promise ? await reading : reading
+      const { call, cost } = costOf(parts, estimator, url, body, tell?.(url, init))
       let held: HeldPermit
       try {
         held = await parts.acquire(cost, { signal })
@@ -134,7 +143,7 @@ function watchedStream(response: Response, guard: Guard): ReadableStream<Uint8Ar
             guard.wired.tail.push(value)
             // A stream of bytes takes the memory of what it is given, and with it what else lies there.
             const isAlone = value.byteLength === value.buffer.byteLength
-            controller.enqueue(isAlone ? (value as Uint8Array<ArrayBuffer>) : new Uint8Array(value))
+            controller.enqueue(isAlone ? value : new Uint8Array(value))
             return
           }
         } catch (error) {

@@ -1,7 +1,8 @@
 import { type HttpBody, type HttpRequest, type HttpResponse, type Layer, onAbort, type Send } from '@millrace/core'
-import { permitOf } from './call-permit.ts'
+import { type CallPermit, permitOf } from './call-permit.ts'
 import { createEstimator } from './estimate.ts'
 import type { LimiterParts } from './limiter.ts'
+import { bodySeen } from './request-body.ts'
 import { hear, WiredCall } from './wire-call.ts'
 import { costOf } from './wire-cost.ts'
 
@@ -15,14 +16,21 @@ export function createLimiterSend(parts: LimiterParts): Layer<Send> {
   const estimator = createEstimator()
   const abandoned = new FinalizationRegistry<WiredCall>((call) => call.left())
 
-  async function further(next: Send, request: HttpRequest, subject: object): Promise<HttpResponse> {
-    const { waitedMs } = await parts.acquireRequest(subject, request)
-    if (waitedMs > 0) request.tally?.waited(waitedMs)
+  async function further(next: Send, request: HttpRequest, permit: CallPermit): Promise<HttpResponse> {
+    try {
+      const { waitedMs } = await parts.acquireRequest(permit.held.subject, request)
+      if (waitedMs > 0) request.tally?.waited(waitedMs)
+    } catch (error) {
+      permit.ownRefusal = error
+      throw error
+    }
     return next(request)
   }
 
   async function unpermitted(next: Send, request: HttpRequest): Promise<HttpResponse> {
-    const { call, cost } = costOf(parts, estimator, request.url, request.body, undefined)
+    const reading = bodySeen(request.body, () => new Headers(request.headers))
+    const seen = reading instanceof Promise ? await reading : reading
+    const { call, cost } = costOf(parts, estimator, request.url, seen, undefined)
     const held = await parts.acquire(cost, { signal: request.signal, deadline: request.deadline })
     if (held.waitedMs > 0) request.tally?.waited(held.waitedMs)
     const wired = new WiredCall(parts, estimator, held, call)
@@ -43,7 +51,8 @@ export function createLimiterSend(parts: LimiterParts): Layer<Send> {
   return (next) => (request) => {
     const permit = permitOf(request.permit, parts)
     if (permit === undefined) return unpermitted(next, request)
-    const sent = permit.sent++ === 0 ? next(request) : further(next, request, permit.held.subject)
+    permit.held.answered = false
+    const sent = permit.sent++ === 0 ? next(request) : further(next, request, permit)
     return sent.then((response) => {
       hear(parts, permit.held, { status: response.refusal ?? response.status, headers: response.headers })
       return response
@@ -65,19 +74,8 @@ class WatchedBody implements HttpBody {
     return this.#body.complete === true
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<readonly Uint8Array[], void, undefined> {
-    try {
-      for await (const pieces of this.#body) {
-        for (const piece of pieces) this.#call.tail.push(piece)
-        yield pieces
-      }
-      this.#call.ended()
-    } catch (error) {
-      this.#call.failed(error)
-      throw error
-    } finally {
-      this.#call.left()
-    }
+  [Symbol.asyncIterator](): AsyncIterator<readonly Uint8Array[], undefined> {
+    return new WatchedPieces(this, this.#body[Symbol.asyncIterator](), this.#call)
   }
 
   async text(maxBytes?: number): Promise<string> {
@@ -94,5 +92,44 @@ class WatchedBody implements HttpBody {
   cancel(reason?: unknown): void {
     this.#call.left()
     this.#body.cancel(reason)
+  }
+}
+
+/** No generator: one that is left before its first read ends nothing. */
+class WatchedPieces implements AsyncIterator<readonly Uint8Array[], undefined> {
+  /** Held, for who keeps only the iterator has not forgotten the answer. */
+  readonly #body: WatchedBody
+  readonly #source: AsyncIterator<readonly Uint8Array[]>
+  readonly #call: WiredCall
+  #hasBegun = false
+
+  constructor(body: WatchedBody, source: AsyncIterator<readonly Uint8Array[]>, call: WiredCall) {
+    this.#body = body
+    this.#source = source
+    this.#call = call
+  }
+
+  async next(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
+    this.#hasBegun = true
+    try {
+      const { done, value } = await this.#source.next()
+      if (done === true) {
+        this.#call.ended()
+        return { done, value: undefined }
+      }
+      for (const piece of value) this.#call.tail.push(piece)
+      return { done: false, value }
+    } catch (error) {
+      this.#call.failed(error)
+      throw error
+    }
+  }
+
+  async return(): Promise<IteratorResult<readonly Uint8Array[], undefined>> {
+    this.#call.left()
+    // The body's own iterator, where it has not begun, may close nothing.
+    if (!this.#hasBegun) this.#body.cancel()
+    await this.#source.return?.()
+    return { done: true, value: undefined }
   }
 }

@@ -21,6 +21,10 @@ export interface LimiterCounts {
   headersRead: number
   /** And those that made no sense. */
   headersIgnored: number
+  /** Answers with usage that makes no sense: settled as reserved. */
+  usageIgnored: number
+  /** How often `price` threw or gave no amount for an answer: settled as reserved. */
+  priceFailures: number
   /** How often providers refused for rate or overload, or were silent. */
   refusals: number
   /** Permits given without the store. */
@@ -45,6 +49,8 @@ export function createCounts(): LimiterCounts {
     waitedMs: 0,
     headersRead: 0,
     headersIgnored: 0,
+    usageIgnored: 0,
+    priceFailures: 0,
     refusals: 0,
     degradedCalls: 0,
     storeErrors: 0

@@ -1,4 +1,5 @@
 import { isMillraceError, type Layer, type Send } from '@millrace/core'
+import type { CallPermit } from './call-permit.ts'
 import { createGate } from './degraded.ts'
 import { endsOf, refusalOf } from './ends.ts'
 import { createLimiterFetch, type Fetch, type LimiterFetchOptions } from './limiter-fetch.ts'
@@ -16,6 +17,10 @@ export interface HeldPermit extends Permit {
   readonly subject: Subject
   /** Set by who has read the provider's answer on the wire and learned from it: `fail` then does not learn its hint again. */
   heard: boolean
+  /** Set where it was handed down with a call by who asked for it. */
+  onWire: CallPermit | undefined
+  /** The head of the answer has come: what ends the call behind it is no silence. */
+  answered: boolean
   /** An attempt was refused (429, overload): lowers the ceiling. The call goes on, and ends the permit as ever. */
   refused(): void
 }
@@ -33,6 +38,8 @@ export interface LimiterParts {
   acquire(cost: Cost, options?: AcquireOptions): Promise<HeldPermit>
   /** A request only, no place and no tokens: for attempts of a call after its first. It need not be ended. */
   acquireRequest(subject: Subject, options?: AcquireOptions): Promise<HeldPermit>
+  /** The permit itself, where this limiter gave it and it has not been ended. */
+  own(permit: object | undefined): HeldPermit | undefined
   /** Never throws; failures of the store are counted. */
   learn(subject: Subject, news: News): void
 }
@@ -77,7 +84,10 @@ export interface Limiter extends AsyncDisposable {
   /** The same around any `fetch`, for SDKs. */
   fetch(fetch: Fetch, options?: LimiterFetchOptions): Fetch
   stats(): LimiterStats
-  /** How the limits stand: of the last 100 providers and models that were asked for. Those kept by tenant are left out. */
+  /**
+   * How the limits stand: of the last 100 providers and models that were asked for. Those kept by tenant are left out. While the
+   * store fails, what this process knows of them.
+   */
   limits(): Promise<Readonly<Record<string, LimitState>>>
   /**
    * Refuses new calls with `closed`, those that wait too. Calls that run go on. A store that was given stays open: close it
@@ -193,6 +203,7 @@ export function createLimiter(options: LimiterOptions = {}): Limiter {
     needsPrice: rules.needsPrice,
     acquire,
     acquireRequest,
+    own: (permit) => (permit instanceof LivePermit && permit.isOf(owner) ? permit : undefined),
     learn
   }
 

@@ -1,10 +1,12 @@
 import { isMillraceError } from '@millrace/core'
+import type { CallPermit } from './call-permit.ts'
 import { type Outcome, unsent } from './ends.ts'
 import type { HeldPermit } from './limiter.ts'
 import type { Spent, Subject } from './permit.ts'
+import { maxOverloadPauseMs, maxRatePauseMs } from './rate-limit-headers.ts'
 import type { Demand } from './rules.ts'
 import type { LimitStore, News } from './store.ts'
-import { verdictOn } from './verdict.ts'
+import { knownCause, verdictOn } from './verdict.ts'
 import type { Granted } from './waiting.ts'
 
 /** Told what becomes of permits. */
@@ -22,6 +24,8 @@ export class LivePermit implements HeldPermit {
   readonly waitedMs: number
   readonly degraded: 'allow' | 'localShare' | undefined
   heard = false
+  onWire: CallPermit | undefined
+  answered = false
   readonly #owner: PermitOwner
   readonly #demand: Demand
   readonly #from: LimitStore | undefined
@@ -47,6 +51,11 @@ export class LivePermit implements HeldPermit {
     this.#at = answer.at
   }
 
+  /** Whether this owner gave it and it has not been ended. */
+  isOf(owner: PermitOwner): boolean {
+    return this.#owner === owner && !this.#over
+  }
+
   settle(spent: Spent = nothing): void {
     if (this.#over) return
     checkSpent(spent)
@@ -56,7 +65,8 @@ export class LivePermit implements HeldPermit {
   fail(error: unknown, spent: Spent = nothing): void {
     if (this.#over) return
     checkSpent(spent)
-    const verdict = verdictOn(error)
+    const known = knownCause(error)
+    const verdict = verdictOn(known, this)
     const { tokens = verdict.tokens, usd = verdict.usd } = spent
     // What was used was sent.
     this.#end({
@@ -65,11 +75,12 @@ export class LivePermit implements HeldPermit {
       requests: spent.tokens === undefined ? verdict.requests : 1,
       outcome: this.#wasRefused ? 'none' : verdict.outcome
     })
-    if (this.heard || !(isMillraceError(error, 'rate-limited') || isMillraceError(error, 'overloaded'))) return
-    const { retryAfterMs } = error.details
+    if (this.heard || !(isMillraceError(known, 'rate-limited') || isMillraceError(known, 'overloaded'))) return
+    const { retryAfterMs } = known.details
     if (retryAfterMs === undefined) return
+    const pauseMs = Math.min(retryAfterMs, isMillraceError(known, 'overloaded') ? maxOverloadPauseMs : maxRatePauseMs)
     // Spread, so that not all come back at the same moment.
-    this.#owner.learn(this.subject, { even: true, pauseMs: retryAfterMs * (1 + 0.2 * this.#owner.random()) })
+    this.#owner.learn(this.subject, { even: true, pauseMs: pauseMs * (1 + 0.2 * this.#owner.random()) })
   }
 
   release(): void {

@@ -4,8 +4,8 @@ import type { Ask, BudgetAsk, BudgetEnd, Denial, End, LimitState, LimitStore, Ne
 
 export interface MemoryStoreOptions {
   /**
-   * In milliseconds since 1970, never going back; for tests. @default performance.now() for rates, and for the windows of
-   * budgets the latest that Date.now() has told
+   * In milliseconds since 1970, never going back; for tests. @default performance.now() for rates, and Date.now() for the
+   * windows of budgets
    */
   readonly now?: (() => number) | undefined
 }
@@ -20,12 +20,20 @@ export interface MemoryStore extends LimitStore {
 
 /** What a budget has given out in its window. */
 class Budget {
-  window = -1
-  endsAt = 0
-  /** By the clock of rates: what was reserved before belongs to an older window. */
-  beganAt = 0
+  window: number
+  /** By the clock of rates, as the next: what was reserved before belongs to an older window. */
+  beganAt: number
+  endsAt: number
   spent = 0
   reserved = 0
+  /** Calls that have something reserved. */
+  running = 0
+
+  constructor(window: number, at: number, endsAt: number) {
+    this.window = window
+    this.beganAt = at
+    this.endsAt = endsAt
+  }
 }
 
 const maxRates = 10_000
@@ -37,8 +45,9 @@ const sweepStep = 1000
  * Keeps limits and budgets in this process, each step synchronous.
  *
  * It holds 10,000 limits: of more, those unused for longest are forgotten, that is, full again; but none that has calls
- * running or a pause, so it may hold as many more as there are calls. A budget is kept for the whole of its window, 100,000
- * of them; beyond that a new one is denied until the window ends.
+ * running or a pause, so it may hold as many more as there are calls. Of a budget something is kept once a call was let in,
+ * and for the whole of its window once something was spent: 100,000 of them. Beyond that a budget nobody has spent from yet
+ * denies until a window ends, for to forget what another has spent would be to spend it again.
  *
  * @throws {TypeError} when an option is wrong
  *
@@ -53,19 +62,22 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): MemoryStore
   const wallClock = options.now ?? (() => Date.now())
   const rates = new Map<string, Rate>()
   const budgets = new Map<string, Budget>()
+  /** What the step at hand has looked at: it is the same when it is granted. */
+  const looked: (Rate | Budget | undefined)[] = []
   let sweepRatesAt = maxRates
   let noRoomUntil = 0
-  let wall = 0
   // The denial of the step at hand with the longest wait; -1 stands for a wait of which nobody knows the length.
   let deniedIndex = -1
   let deniedWhy: Denial = 'paused'
   let deniedMs = -1
+  let deniedLeft = 0
 
-  function deny(index: number, why: Denial, waitMs: number): void {
+  function deny(index: number, why: Denial, waitMs: number, left = 0): void {
     if (deniedIndex >= 0 && waitMs <= deniedMs) return
     deniedIndex = index
     deniedWhy = why
     deniedMs = waitMs
+    deniedLeft = left
   }
 
   function rateOf(key: string, at: number): Rate {
@@ -87,54 +99,76 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): MemoryStore
 
   function lookAtRate({ key, terms, tokens, place }: RateAsk, index: number, at: number): void {
     const rate = rateOf(key, at)
+    looked[index] = rate
     rate.usedAt = at
     refillBoth(rate, terms, at)
     if (rate.pausedUntil > at) deny(index, 'paused', rate.pausedUntil - at)
-    if (place && !hasPlace(rate, terms)) deny(index, 'concurrency', -1)
-    const requestsMs = waitOf(rate.requests, terms.requests, terms.windowMs, 1, at)
+    if (place && !hasPlace(rate, terms, at)) deny(index, 'concurrency', -1)
+    const requestsMs = waitOf(rate.requests, rate.toldRequests, terms.requests, terms.windowMs, 1, at)
     if (requestsMs > 0) deny(index, 'requests', requestsMs)
     if (!place && tokens === 0) return // debt in tokens is no reason to hold another attempt
-    const tokensMs = waitOf(rate.tokens, terms.tokens, terms.windowMs, tokens, at)
+    const tokensMs = waitOf(rate.tokens, rate.toldTokens, terms.tokens, terms.windowMs, tokens, at)
     if (tokensMs > 0) deny(index, 'tokens', tokensMs)
   }
 
   function lookAtBudget({ key, limit, windowMs, amount }: BudgetAsk, index: number, at: number): void {
-    wall = Math.max(wall, wallClock())
+    const wall = wallClock()
     const window = Math.floor(wall / windowMs)
     const nextMs = (window + 1) * windowMs - wall
-    let budget = budgets.get(key)
+    const budget = budgets.get(key)
+    looked[index] = budget
     if (budget === undefined) {
-      if (budgets.size >= maxBudgets && !sweepBudgets()) return deny(index, 'budget', nextMs)
-      budget = new Budget()
-      budgets.set(key, budget)
+      if (budgets.size >= maxBudgets && !sweepBudgets(at)) return deny(index, 'budget', nextMs)
+    } else if (window > budget.window || (window < budget.window && at >= budget.endsAt)) {
+      begin(budget, window, at, nextMs)
+    } else {
+      budget.window = window // the date was set back: what is spent stays so until this window ends
     }
-    if (window > budget.window) {
-      budget.window = window
-      budget.endsAt = (window + 1) * windowMs
-      budget.beganAt = at
-      budget.spent = budget.reserved = 0
-    }
+    const spent = budget?.spent ?? 0
+    const reserved = budget?.reserved ?? 0
     const most = limit * (1 + slack)
-    if (budget.spent + amount > most) deny(index, 'budget', nextMs)
-    else if (budget.spent + budget.reserved + amount > most) deny(index, 'budget', -1)
+    if (spent + amount > most) deny(index, 'budget', nextMs, limit - spent)
+    else if (spent + reserved + amount > most) deny(index, 'budget', -1, limit - spent - reserved)
+  }
+
+  function begin(budget: Budget, window: number, at: number, nextMs: number): void {
+    budget.window = window
+    budget.beganAt = at
+    budget.endsAt = at + nextMs
+    budget.spent = budget.reserved = budget.running = 0
   }
 
   /** Whether there is room again. */
-  function sweepBudgets(): boolean {
-    if (wall < noRoomUntil) return false
+  function sweepBudgets(at: number): boolean {
+    if (at < noRoomUntil) return false
     noRoomUntil = Number.POSITIVE_INFINITY
     for (const [key, { endsAt }] of budgets) {
-      if (endsAt <= wall) budgets.delete(key)
+      if (endsAt <= at) budgets.delete(key)
       else noRoomUntil = Math.min(noRoomUntil, endsAt)
     }
     return budgets.size < maxBudgets
   }
 
+  function grantBudget({ key, windowMs, amount }: BudgetAsk, known: Budget | undefined, at: number): void {
+    let budget = known
+    if (budget === undefined) {
+      const wall = wallClock()
+      const window = Math.floor(wall / windowMs)
+      budget = new Budget(window, at, at + (window + 1) * windowMs - wall)
+      budgets.set(key, budget)
+    }
+    budget.reserved += amount
+    budget.running += 1
+  }
+
   function endBudget({ key, at, amount, used }: BudgetEnd): void {
     const budget = budgets.get(key)
     if (budget === undefined || at < budget.beganAt) return
-    budget.reserved = Math.max(0, budget.reserved - amount)
     budget.spent += used
+    budget.running -= 1
+    // Sums of fractions leave a rest.
+    budget.reserved = budget.running > 0 ? Math.max(0, budget.reserved - amount) : 0
+    if (budget.running <= 0 && budget.spent === 0) budgets.delete(key)
   }
 
   return {
@@ -148,12 +182,14 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): MemoryStore
         else lookAtBudget(ask, index, at)
       }
       if (deniedIndex >= 0) {
-        return { granted: false, index: deniedIndex, why: deniedWhy, waitMs: deniedMs < 0 ? undefined : deniedMs }
+        const waitMs = deniedMs < 0 ? undefined : deniedMs
+        if (deniedWhy !== 'budget') return { granted: false, index: deniedIndex, why: deniedWhy, waitMs }
+        return { granted: false, index: deniedIndex, why: deniedWhy, waitMs, left: Math.max(0, deniedLeft) }
       }
       for (let index = 0; index < asks.length; index++) {
         const ask = asks[index] as Ask
-        if (ask.kind === 'rate') grantRate(rates.get(ask.key) as Rate, ask)
-        else (budgets.get(ask.key) as Budget).reserved += ask.amount
+        if (ask.kind === 'rate') grantRate(looked[index] as Rate, ask)
+        else grantBudget(ask, looked[index] as Budget | undefined, at)
       }
       return { granted: true, at }
     },

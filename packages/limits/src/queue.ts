@@ -1,13 +1,16 @@
-import { type Account, Entry, type Flow, type Group, isBefore, type Queued, top } from './flow.ts'
+import { type Account, Entry, type Flow, type Group, isBefore, type Lane, type Queued, turnOf } from './flow.ts'
 import { Heap } from './heap.ts'
-import { coded, type Demand } from './rules.ts'
+import { Hold } from './hold.ts'
+import { Line } from './line.ts'
+import { coded, type Demand, type Wanted } from './rules.ts'
 
 /**
  * Whose turn it is: by priority, then fair between tenants (start-time fair queueing, each call weighing what it takes),
- * then first come first served. It knows no time and asks no store: `next` names who is to be asked, and is told the answer.
+ * then first come first served. It knows no clock and asks no store: `next` names who is to be asked, and is told the answer,
+ * at once or after it has named others.
  *
- * A head that is denied a shared key holds it against all behind it for the rest of a pass, so that small calls do not
- * starve a large one. One that is denied a key of its tenant stands aside with its tenant's calls alone.
+ * A call that is denied a shared key holds it against all behind it, so that small calls do not starve a large one. One that is
+ * denied a key of its tenant stands aside with its tenant's calls alone.
  */
 export interface Queue<T extends Queued> {
   readonly size: number
@@ -16,16 +19,15 @@ export interface Queue<T extends Queued> {
   remove(call: T): boolean
   /** Whether the demand has to stand behind somebody. */
   contends(demand: Demand): boolean
-  /** Begins to go through all heads. */
-  startPass(now: number): void
-  /** The next to be asked, or `undefined` when the pass is over. The answer is told before it is called again. */
+  /** The next to be asked, if any. */
   next(now: number): T | undefined
   granted(call: T): void
-  /** Denied the `index`th of its asks, and not worth asking again before `until`. */
-  denied(call: T, index: number, until: number): void
-  /** The same of a call that was asked before it was added; forgotten where others stand before it. */
-  deniedFirst(call: T, index: number, until: number): void
-  /** When a pass is worth while again, by the last one. */
+  denied(call: T, denial: Refused): void
+  /** The same of a call that was asked before it was added; forgotten where calls of its own kind stand before it. */
+  deniedFirst(call: T, denial: Refused): void
+  /** Who may have what was granted to this call too late: the first that waits for just as much of the same keys. */
+  heirOf(call: T): T | undefined
+  /** When there may be somebody to ask who is held back now. */
   readonly wakeAt: number
   /** Something came back to this key: who was held by it may be asked. */
   free(key: string): void
@@ -34,24 +36,37 @@ export interface Queue<T extends Queued> {
   takeAll(): T[]
 }
 
+/** What a call was told. */
+export interface Refused {
+  /** Which of its asks was denied. */
+  readonly index: number
+  /** It is not worth asking again before. */
+  readonly until: number
+  /** Whether a smaller call might be let in. */
+  readonly isSized: boolean
+}
+
 export function createQueue<T extends Queued>(): Queue<T> {
   const entries = new Map<T, Entry<T>>()
   const groups = new Map<string, Group<T>>()
-  const ready = new Heap<Group<T>>((a, b) => isBefore(top(a), top(b)))
+  const lanes = new Map<string, Lane>()
+  const accounts = new Map<string, Account>()
+  /** Who can be asked, as far as is known. */
+  const ready = new Line<T>()
+  /** By the shared key that was denied. */
+  const holds = new Map<string, Hold<T>>()
+  const timed = new Heap<Hold<T>>((a, b) => a.until < b.until)
+  /** The first of their lines may be asked. */
+  const opened = new Set<Hold<T>>()
+  /** Flows by the key of their own that was denied. */
+  const parkedBy = new Map<string, Set<Flow<T>>>()
   const parked = new Heap<Flow<T>>((a, b) => a.until < b.until)
-  const holders = new Map<string, Set<Group<T> | Flow<T>>>()
   /** How many wait for a key: for a shared one without those held back by a limit of their own. */
   const waiting = new Map<string, number>()
-  const accounts = new Map<string, Account>()
   let sweepAt = sweepStep
   let served = 0 // start of the last turn: the virtual time of fair queueing
   let tenants = 0 // that have calls waiting
   let orders = 0
-  // One pass.
-  const held = new Set<string>()
-  let aside: Group<T>[] = []
-  let current: Group<T> | undefined
-  let wakeAt = Number.POSITIVE_INFINITY
 
   function count(keys: readonly string[], change: number): void {
     if (change === 0) return
@@ -60,48 +75,6 @@ export function createQueue<T extends Queued>(): Queue<T> {
       if (left === 0) waiting.delete(key)
       else waiting.set(key, left)
     }
-  }
-
-  function hold(holder: Group<T> | Flow<T>, key: string, until: number): void {
-    holder.until = until
-    holder.heldKey = key
-    const others = holders.get(key)
-    if (others === undefined) holders.set(key, new Set([holder]))
-    else others.add(holder)
-  }
-
-  function letGo(holder: Group<T> | Flow<T>): void {
-    const { heldKey } = holder
-    if (heldKey === undefined) return
-    const others = holders.get(heldKey)
-    others?.delete(holder)
-    if (others?.size === 0) holders.delete(heldKey)
-    holder.heldKey = undefined
-    holder.until = 0
-  }
-
-  /** Its head may have changed, and whether anything in it can be asked. */
-  function place(group: Group<T>): void {
-    if (group === current || group.isAside) return // put back by the pass
-    if (group.active.size === 0) ready.remove(group)
-    else if (group.slot === -1) ready.push(group)
-    else ready.moved(group)
-  }
-
-  function park(flow: Flow<T>, key: string, until: number): void {
-    hold(flow, key, until)
-    flow.group.active.remove(flow)
-    parked.push(flow)
-    count(flow.group.keys, -flow.length)
-  }
-
-  function unpark(flow: Flow<T>): void {
-    letGo(flow)
-    parked.remove(flow)
-    if (flow.head === undefined) return
-    count(flow.group.keys, flow.length)
-    flow.group.active.push(flow)
-    place(flow.group)
   }
 
   function accountOf(tenant: string): Account {
@@ -113,216 +86,347 @@ export function createQueue<T extends Queued>(): Queue<T> {
       }
       sweepAt = accounts.size * 2 + sweepStep
     }
-    const account: Account = { finish: 0, waiting: 0 }
+    const account: Account = { finish: 0, waiting: 0, isNew: true }
     accounts.set(tenant, account)
     return account
   }
 
+  function laneOf({ tenant, priority }: T): Lane {
+    const id = `${priority}|${coded(tenant)}`
+    const known = lanes.get(id)
+    if (known !== undefined) return known
+    const lane: Lane = { id, priority, account: accountOf(tenant), flows: 0, start: served }
+    lanes.set(id, lane)
+    return lane
+  }
+
   function flowOf(call: T): Flow<T> {
     const { asks, shared } = call.demand
-    let groupId = ''
-    let ownId = ''
-    for (const [index, { key }] of asks.entries()) {
-      if (index < shared) groupId += coded(key)
-      else ownId += coded(key)
-    }
+    const { groupId, flowId } = idsOf(call)
     let group = groups.get(groupId)
     if (group === undefined) {
-      const keys = asks.slice(0, shared).map(({ key }) => key)
-      const active = new Heap<Flow<T>>(isBefore)
-      group = {
-        id: groupId,
-        keys,
-        flows: new Map(),
-        active,
-        heldFor: undefined,
-        until: 0,
-        heldKey: undefined,
-        isAside: false,
-        slot: -1
-      }
+      group = { id: groupId, keys: asks.slice(0, shared).map(({ key }) => key), flows: new Map() }
       groups.set(groupId, group)
     }
-    const id = `${call.priority}|${coded(call.tenant)}${ownId}`
-    let flow = group.flows.get(id)
-    if (flow === undefined) {
-      flow = {
-        id,
-        group,
-        account: accountOf(call.tenant),
-        priority: call.priority,
-        ownKeys: asks.slice(shared).map(({ key }) => key),
-        head: undefined,
-        tail: undefined,
-        length: 0,
-        start: 0,
-        until: 0,
-        heldKey: undefined,
-        slot: -1
-      }
-      group.flows.set(id, flow)
+    const known = group.flows.get(flowId)
+    if (known !== undefined) return known
+    const flow: Flow<T> = {
+      id: flowId,
+      group,
+      lane: laneOf(call),
+      ownKeys: asks.slice(shared).map(({ key }) => key),
+      head: undefined,
+      tail: undefined,
+      length: 0,
+      line: undefined,
+      shownBy: undefined,
+      until: 0,
+      heldKey: undefined,
+      slot: -1
     }
+    flow.lane.flows++
+    group.flows.set(flowId, flow)
     return flow
   }
 
-  /** Takes it out, and leaves the flow without it: at its new place, or gone. */
+  /** Into its flow by its age: one that was asked in vain is older than most. */
+  function link(entry: Entry<T>): void {
+    const { flow } = entry
+    let next = flow.tail !== undefined && flow.tail.order < entry.order ? undefined : flow.head
+    while (next !== undefined && next.order < entry.order) next = next.next
+    const previous = next === undefined ? flow.tail : next.previous
+    entry.previous = previous
+    entry.next = next
+    if (previous === undefined) flow.head = entry
+    else previous.next = entry
+    if (next === undefined) flow.tail = entry
+    else next.previous = entry
+    if (flow.head === entry && flow.heldKey === undefined) judge(flow)
+  }
+
   function unlink(entry: Entry<T>): void {
     const { flow } = entry
-    const { group } = flow
     const wasHead = flow.head === entry
-    // A smaller call behind it may have what it had not.
-    if (wasHead && flow.heldKey !== undefined) unpark(flow)
     if (entry.previous === undefined) flow.head = entry.next
     else entry.previous.next = entry.next
     if (entry.next === undefined) flow.tail = entry.previous
     else entry.next.previous = entry.previous
+    entry.previous = entry.next = undefined
+    if (!wasHead || flow.line === undefined) return
+    hide(flow)
+    if (flow.head === undefined) flow.line.remove(flow)
+    else flow.line.moved(flow)
+  }
+
+  /** Has a new head: it stands with those that can be asked until it is known better. */
+  function judge(flow: Flow<T>): void {
+    if (flow.line === ready) return ready.moved(flow)
+    flow.line?.remove(flow)
+    ready.add(flow)
+  }
+
+  function leaveLine(flow: Flow<T>): void {
+    flow.line?.remove(flow)
+    hide(flow)
+  }
+
+  /** The next of the line it was taken from may be asked. */
+  function hide(flow: Flow<T>): void {
+    const { shownBy } = flow
+    if (shownBy === undefined) return
+    flow.shownBy = shownBy.shown = undefined
+    opened.add(shownBy)
+  }
+
+  function show(hold: Hold<T>, now: number): void {
+    opened.delete(hold)
+    if (hold.isIdle) {
+      timed.remove(hold)
+      holds.delete(hold.key)
+      return
+    }
+    if (hold.shown !== undefined) return
+    const flow = hold.line.first()
+    if (flow === undefined || hold.blocks(flow.head as Entry<T>, now)) return
+    hold.line.remove(flow)
+    hold.shown = flow
+    flow.shownBy = hold
+    ready.add(flow)
+  }
+
+  function open(hold: Hold<T>): void {
+    hold.until = 0
+    timed.remove(hold)
+    opened.add(hold)
+  }
+
+  /** The holder has what it wanted, or wants it no more. */
+  function release(entry: Entry<T>): void {
+    const { holding } = entry
+    if (holding === undefined) return
+    entry.holding = holding.holder = undefined
+    open(holding)
+  }
+
+  function withhold(entry: Entry<T>, key: string, { until, isSized }: Refused): void {
+    let held = holds.get(key)
+    if (held === undefined) {
+      held = new Hold(key)
+      holds.set(key, held)
+    }
+    if (entry.holding !== held) release(entry)
+    const { holder } = held
+    if (holder === undefined || holder === entry || isBefore(entry, holder)) {
+      if (holder !== undefined) holder.holding = undefined
+      held.holder = entry
+      held.isSized = isSized
+      held.until = until
+      entry.holding = held
+    } else if (held.until === 0) held.until = until
+    timed.remove(held)
+    if (held.until < Number.POSITIVE_INFINITY) timed.push(held)
+  }
+
+  function park(flow: Flow<T>, key: string, until: number): void {
+    if (flow.heldKey !== undefined) return
+    leaveLine(flow)
+    flow.until = until
+    flow.heldKey = key
+    parked.push(flow)
+    const others = parkedBy.get(key)
+    if (others === undefined) parkedBy.set(key, new Set([flow]))
+    else others.add(flow)
+    count(flow.group.keys, -flow.length)
+  }
+
+  function unpark(flow: Flow<T>): void {
+    const { heldKey } = flow
+    if (heldKey === undefined) return
+    const others = parkedBy.get(heldKey)
+    others?.delete(flow)
+    if (others?.size === 0) parkedBy.delete(heldKey)
+    flow.heldKey = undefined
+    parked.remove(flow)
+    count(flow.group.keys, flow.length)
+    if (flow.head !== undefined) ready.add(flow)
+  }
+
+  /** A tenant pays when it is asked for: else it would have all the asks that are under way at a time. */
+  function charge(entry: Entry<T>): void {
+    const { lane } = entry.flow
+    entry.start = turnOf(lane)
+    entry.isAsked = true
+    lane.account.finish = entry.start + entry.call.weight
+    lane.start = Math.max(served, lane.account.finish)
+  }
+
+  function refund(entry: Entry<T>): void {
+    const { lane } = entry.flow
+    entry.isAsked = false
+    lane.account.finish -= entry.call.weight
+    lane.start = Math.min(lane.start, entry.start)
+    ready.sooner(lane)
+  }
+
+  function deny(entry: Entry<T>, denial: Refused): void {
+    const key = entry.call.demand.asks[denial.index]?.key
+    if (key === undefined) return
+    if (denial.index < entry.call.demand.shared) withhold(entry, key, denial)
+    else park(entry.flow, key, denial.until)
+  }
+
+  /** Out of everything. */
+  function drop(entry: Entry<T>): void {
+    const { flow } = entry
+    const { group, lane } = flow
+    const { account } = lane
+    // A smaller call behind it may have what it had not.
+    if (flow.head === entry) unpark(flow)
+    if (!entry.isAsked) unlink(entry)
+    release(entry)
     entries.delete(entry.call)
     flow.length--
-    if (--flow.account.waiting === 0) tenants--
+    if (--account.waiting === 0) tenants--
     count(flow.ownKeys, -1)
     if (flow.heldKey === undefined) count(group.keys, -1)
-    if (flow.head === undefined) {
-      group.active.remove(flow)
+    if (flow.length === 0) {
+      unpark(flow)
       group.flows.delete(flow.id)
-    } else if (wasHead) {
-      flow.start = Math.max(served, flow.account.finish)
-      group.active.moved(flow)
+      if (group.flows.size === 0) groups.delete(group.id)
+      if (--lane.flows === 0) lanes.delete(lane.id)
     }
-    if (group.heldFor === entry) {
-      letGo(group)
-      group.heldFor = undefined
-    }
-    if (group.flows.size === 0) groups.delete(group.id)
-    place(group)
     if (entries.size > 0) return
     accounts.clear()
     served = 0
   }
 
-  function deny(call: T, index: number, until: number): void {
-    const entry = entries.get(call)
-    const key = call.demand.asks[index]?.key
-    if (entry === undefined || key === undefined) return
-    const { flow } = entry
-    const { group } = flow
-    if (index < call.demand.shared) {
-      letGo(group)
-      group.heldFor = entry
-      hold(group, key, until)
-    } else if (flow.head === entry && flow.heldKey === undefined) {
-      park(flow, key, until)
-      place(group)
-    }
-  }
-
-  function putAside(group: Group<T>): void {
-    group.isAside = true
-    aside.push(group)
-  }
-
-  function putBack(): void {
-    const group = current
-    current = undefined
-    if (group !== undefined) place(group)
-  }
-
-  return {
+  const queue: Queue<T> = {
     get size() {
       return entries.size
     },
     get wakeAt() {
-      return wakeAt
+      return Math.min(timed.peek()?.until ?? Number.POSITIVE_INFINITY, parked.peek()?.until ?? Number.POSITIVE_INFINITY)
     },
     add(call) {
       const flow = flowOf(call)
+      const { account } = flow.lane
       const entry = new Entry(call, flow, ++orders)
       entries.set(call, entry)
-      entry.previous = flow.tail
-      if (flow.tail !== undefined) flow.tail.next = entry
-      flow.tail = entry
       flow.length++
-      if (flow.account.waiting++ === 0) tenants++
+      if (account.waiting++ === 0) tenants++
       count(flow.ownKeys, 1)
       if (flow.heldKey === undefined) count(flow.group.keys, 1)
-      if (flow.head !== undefined) return
-      flow.head = entry
-      flow.start = Math.max(served, flow.account.finish)
-      flow.group.active.push(flow)
-      place(flow.group)
+      link(entry)
     },
     remove(call) {
       const entry = entries.get(call)
-      if (entry !== undefined) unlink(entry)
-      return entry !== undefined
+      if (entry === undefined) return false
+      if (entry.isAsked) {
+        refund(entry)
+        entry.isAsked = true // in no list
+      }
+      drop(entry)
+      return true
     },
     contends: ({ asks }) => entries.size > 0 && asks.some(({ key }) => waiting.has(key)),
-    startPass(now) {
-      wakeAt = Number.POSITIVE_INFINITY
-      for (let flow = parked.peek(); flow !== undefined && flow.until <= now; flow = parked.peek()) unpark(flow)
-    },
     next(now) {
-      for (let group = ready.pop(); group !== undefined; group = ready.pop()) {
-        const head = top(group).head as Entry<T>
-        if (group.keys.some((key) => held.has(key))) {
-          putAside(group)
-        } else if (group.heldFor === head && group.until > now) {
-          const key = group.heldKey as string
-          held.add(key)
-          putAside(group)
-          wakeAt = Math.min(wakeAt, group.until)
-          if (waiting.get(key) === entries.size) break // all others wait for it as well
-        } else {
-          current = group
-          return head.call
+      for (let first = timed.peek(); first !== undefined && first.until <= now; first = timed.peek()) open(first)
+      for (let flow = parked.peek(); flow !== undefined && flow.until <= now; flow = parked.peek()) unpark(flow)
+      for (;;) {
+        for (const one of opened) show(one, now)
+        const flow = ready.first()
+        if (flow === undefined) return undefined
+        const entry = flow.head as Entry<T>
+        const held = flow.group.keys.map((key) => holds.get(key)).find((one) => one?.blocks(entry, now))
+        if (held === undefined) {
+          unlink(entry)
+          charge(entry)
+          return entry.call
         }
+        leaveLine(flow)
+        held.line.add(flow)
       }
-      const blocked = aside
-      aside = []
-      held.clear()
-      for (const group of blocked) {
-        group.isAside = false
-        place(group)
-      }
-      wakeAt = Math.min(wakeAt, parked.peek()?.until ?? Number.POSITIVE_INFINITY)
-      return undefined
     },
     granted(call) {
       const entry = entries.get(call)
-      if (entry !== undefined) {
-        const { flow } = entry
-        const { account } = flow
-        served = Math.max(served, flow.start)
-        // Else ever new tenants would all come before the second call of an old one.
-        if (account.finish === 0) served += call.weight / tenants
-        account.finish = Math.max(account.finish, flow.start) + call.weight
+      if (entry === undefined) return
+      if (!entry.isAsked) {
         unlink(entry)
+        charge(entry)
       }
-      putBack()
+      const { account } = entry.flow.lane
+      served = Math.max(served, entry.start)
+      // Else ever new tenants would all come before the second call of an old one.
+      if (account.isNew) served += call.weight / tenants
+      account.isNew = false
+      drop(entry)
     },
-    denied(call, index, until) {
-      deny(call, index, until)
-      putBack()
+    denied(call, denial) {
+      const entry = entries.get(call)
+      if (entry === undefined) return
+      if (entry.isAsked) {
+        refund(entry)
+        link(entry)
+      }
+      deny(entry, denial)
     },
-    deniedFirst(call, index, until) {
-      const flow = entries.get(call)?.flow
-      if (flow !== undefined && top(flow.group) === flow && flow.head?.call === call) deny(call, index, until)
+    deniedFirst(call, denial) {
+      const entry = entries.get(call)
+      if (entry !== undefined && entry.flow.length === 1) deny(entry, denial)
+    },
+    heirOf(call) {
+      const { groupId, flowId } = idsOf(call)
+      const group = groups.get(groupId)
+      if (group === undefined) return undefined
+      const hasOwn = call.demand.asks.length > call.demand.shared
+      let first: Entry<T> | undefined
+      for (const flow of hasOwn ? [group.flows.get(flowId)] : group.flows.values()) {
+        const head = flow?.head
+        if (head === undefined || !isSame(head.call.demand.asks, call.demand.asks)) continue
+        if (first === undefined || isBefore(head, first)) first = head
+      }
+      return first?.call
     },
     free(key) {
-      for (const holder of holders.get(key) ?? []) {
-        if ('active' in holder) letGo(holder)
-        else unpark(holder)
-      }
+      const held = holds.get(key)
+      if (held !== undefined) open(held)
+      for (const flow of parkedBy.get(key) ?? []) unpark(flow)
     },
     freeAll() {
-      for (const key of holders.keys()) this.free(key)
+      for (const held of holds.values()) open(held)
+      for (const key of parkedBy.keys()) queue.free(key)
     },
     takeAll() {
       const calls = [...entries.keys()]
-      for (const call of calls) this.remove(call)
+      for (const call of calls) queue.remove(call)
       return calls
     }
   }
+  return queue
 }
 
 /** Accounts of tenants that were served enough are swept when so many more have come. */
 const sweepStep = 1000
+
+function idsOf({ demand, tenant, priority }: Queued): { groupId: string; flowId: string } {
+  let groupId = ''
+  let ownId = ''
+  for (const [index, { key }] of demand.asks.entries()) {
+    if (index < demand.shared) groupId += coded(key)
+    else ownId += coded(key)
+  }
+  return { groupId, flowId: `${priority}|${coded(tenant)}${ownId}` }
+}
+
+/** Whether they take the same of the same keys. */
+function isSame(some: readonly Wanted[], others: readonly Wanted[]): boolean {
+  return (
+    some.length === others.length &&
+    some.every((ask, index) => {
+      const other = others[index] as Wanted
+      if (ask.key !== other.key) return false
+      if (ask.kind === 'rate') return other.kind === 'rate' && ask.tokens === other.tokens && ask.place === other.place
+      return other.kind === 'budget' && ask.amount === other.amount
+    })
+  )
+}

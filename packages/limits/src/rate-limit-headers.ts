@@ -1,4 +1,5 @@
 import type { HttpResponse } from '@millrace/core'
+import { absurdMs, countOf, durationMs, httpDate, isoDate, itemsOf, limitOf, plainMs } from './header-values.ts'
 import type { Counter, News } from './store.ts'
 
 /** What the headers of one response told of the provider's limits. */
@@ -14,7 +15,9 @@ export interface Reading {
  * Reads the rate-limit headers of OpenAI and what speaks like it (Azure, Groq, xAI, Together), Anthropic, Mistral, and the
  * IETF's drafts. On a refusal (429, 503 or 529) also how long it asks to be left alone: `retry-after-ms`, `retry-after`, or
  * when the counters that are used up are full again. Times of day are judged by the response's own `date`, so that a clock
- * that is off, here or there, does no harm. It never throws, whatever the headers hold.
+ * that is off, here or there, does no harm. A counter that names neither requests nor tokens (`x-ratelimit-limit`) is taken for
+ * requests where it comes with its reset, and else ignored. A 429 stops for an hour at most, longer only where counters that are
+ * used up say so; a 503 or 529 for 5 minutes. It never throws, whatever the headers hold.
  *
  * @example
  * const { news } = newsOf(await send(request))
@@ -23,9 +26,7 @@ export function newsOf({ status, headers }: Pick<HttpResponse, 'status' | 'heade
   const reader = new Reader(headers, now)
   const requests = reader.counter(requestNames) ?? reader.structured()
   const tokens = reader.counter(tokenNames)
-  const pauseMs = isRefusal(status)
-    ? (reader.retryAfterMs() ?? (status === 429 ? spentMs(requests, tokens) : undefined))
-    : undefined
+  const pauseMs = isRefusal(status) ? pauseOf(status, reader.retryAfterMs(), spentMs(requests, tokens)) : undefined
   const { even, read, ignored } = reader
   if (requests === undefined && tokens === undefined && pauseMs === undefined) {
     return read === 0 && ignored === 0 ? silent : { news: undefined, read, ignored }
@@ -36,6 +37,16 @@ export function newsOf({ status, headers }: Pick<HttpResponse, 'status' | 'heade
 /** Whether a status means that the provider has too much to do, with us or with all. */
 export function isRefusal(status: number): boolean {
   return status === 429 || status === 503 || status === 529
+}
+
+/** Of a 429. Only counters that are used up, of a day for example, may stop it for longer. */
+export const maxRatePauseMs = 3_600_000
+/** Of a provider that has too much to do: it does not know for how long, and one wrong header is not to stop all for a day. */
+export const maxOverloadPauseMs = 300_000
+
+function pauseOf(status: number, hintMs: number | undefined, spentForMs: number | undefined): number | undefined {
+  if (status !== 429) return hintMs && Math.min(hintMs, maxOverloadPauseMs)
+  return hintMs === undefined ? spentForMs : Math.min(hintMs, Math.max(maxRatePauseMs, spentForMs ?? 0))
 }
 
 const silent: Reading = { news: undefined, read: 0, ignored: 0 }
@@ -57,6 +68,8 @@ interface Names {
   readonly as?: 'iso' | 'any'
   /** Full again all at once, not evenly. */
   readonly windowed?: true
+  /** It does not say what it counts: believed only with its reset. Without, it may be a second's, a day's or none of ours. */
+  readonly unnamed?: true
 }
 
 // Those of the first line that a response has are taken.
@@ -69,8 +82,22 @@ const requestNames: readonly Names[] = [
   },
   anthropic('requests'),
   { limit: 'x-ratelimit-limit-req-minute', remaining: 'x-ratelimit-remaining-req-minute', windowed: true },
-  { limit: 'x-ratelimit-limit', remaining: 'x-ratelimit-remaining', reset: 'x-ratelimit-reset', as: 'any', windowed: true },
-  { limit: 'ratelimit-limit', remaining: 'ratelimit-remaining', reset: 'ratelimit-reset', as: 'any', windowed: true }
+  {
+    limit: 'x-ratelimit-limit',
+    remaining: 'x-ratelimit-remaining',
+    reset: 'x-ratelimit-reset',
+    as: 'any',
+    windowed: true,
+    unnamed: true
+  },
+  {
+    limit: 'ratelimit-limit',
+    remaining: 'ratelimit-remaining',
+    reset: 'ratelimit-reset',
+    as: 'any',
+    windowed: true,
+    unnamed: true
+  }
 ]
 const tokenNames: readonly Names[] = [
   {
@@ -92,9 +119,6 @@ function anthropic(what: string): Names {
   return { limit: `${prefix}-limit`, remaining: `${prefix}-remaining`, reset: `${prefix}-reset`, as: 'iso' }
 }
 
-/** A day: nobody means a longer one, and year 9999 is a bug. */
-const absurdMs = 86_400_000
-const maxCount = 1e15
 /** Anthropic's resets are whole seconds: of a shorter time, no window can be told. */
 const leastIsoMs = 5000
 
@@ -136,6 +160,12 @@ class Reader {
     } else {
       resetMs = this.#take(resetText, names.as === 'any' ? (text) => this.#anyMs(text) : durationMs)
     }
+    if (names.unnamed === true && resetMs === undefined) {
+      const told = (limit === undefined ? 0 : 1) + (remaining === undefined ? 0 : 1)
+      this.read -= told
+      this.ignored += told
+      return undefined
+    }
     return this.#checked({ limit, remaining, resetMs }, names.windowed !== true)
   }
 
@@ -156,7 +186,10 @@ class Reader {
       const remaining = countOf(values.get('r') ?? '')
       if (remaining === undefined) this.ignored++
       if (remaining === undefined || remaining >= (least?.remaining ?? Number.POSITIVE_INFINITY)) continue
-      least = { limit: limitOf(policy?.values.get('q') ?? ''), remaining, resetMs: durationMs(values.get('t') ?? '') }
+      // Without a reset it is full again when its window ends, at the latest.
+      const resetMs = durationMs(values.get('t') ?? policy?.values.get('w') ?? '')
+      if (resetMs === undefined) this.ignored++
+      else least = { limit: limitOf(policy?.values.get('q') ?? ''), remaining, resetMs }
     }
     return least && this.#checked(least, false)
   }
@@ -205,85 +238,4 @@ class Reader {
     this.#clock ??= httpDate(this.#headers.date ?? '') ?? this.#now
     return Math.abs(time - this.#clock) <= absurdMs ? Math.max(0, time - this.#clock) : undefined
   }
-}
-
-function countOf(text: string): number | undefined {
-  if (!/^\d{1,16}$/.test(text)) return undefined
-  const count = Number(text)
-  return count <= maxCount ? count : undefined
-}
-
-/** A limit of 0 would allow nothing, ever: what it means is something else. */
-function limitOf(text: string): number | undefined {
-  return countOf(text) || undefined
-}
-
-function plainMs(text: string, unitMs: number): number | undefined {
-  if (!/^\d{1,12}(\.\d{1,9})?$/.test(text)) return undefined
-  const ms = Number(text) * unitMs
-  return ms <= absurdMs ? ms : undefined
-}
-
-const unitsMs: Readonly<Record<string, number>> = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
-
-/** `12ms`, `1m26.4s`, as Go prints them; a bare number is of seconds. OpenAI is seen to add the request's id: `0s, req_b17…`. */
-function durationMs(text: string, unitMs = 1000): number | undefined {
-  const duration = text.replace(/,\s*req_\w*$/, '')
-  if (duration === '' || duration.length > 64) return undefined
-  const plain = plainMs(duration, unitMs)
-  if (plain !== undefined) return plain
-  let sum = 0
-  let end = 0
-  for (const { 0: part, 1: amount, 2: unit = '', index } of duration.matchAll(/(\d{1,12}(?:\.\d{1,9})?)(ns|us|µs|ms|[smh])/gy)) {
-    sum += Number(amount) * (unitsMs[unit] ?? Number.NaN)
-    end = index + part.length
-  }
-  return end === duration.length && sum <= absurdMs ? sum : undefined
-}
-
-/** RFC 3339. */
-function isoDate(text: string): number | undefined {
-  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/.test(text)) return undefined
-  return Date.parse(text) || undefined
-}
-
-/** The form that RFC 9110 has servers write. `Date.parse` alone is no help: "banana 1" is a date to it. */
-function httpDate(text: string): number | undefined {
-  if (!/^[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT$/.test(text)) return undefined
-  return Date.parse(text) || undefined
-}
-
-interface Item {
-  readonly name: string
-  readonly values: ReadonlyMap<string, string>
-}
-
-/** A list of structured fields (RFC 9651), as much of it as these headers use: `"name";key=value, ...`. */
-function itemsOf(text: string): readonly Item[] | undefined {
-  const items: Item[] = []
-  for (let from = 0; from < text.length; ) {
-    const name = matchAt(/\s*("[^"\\]*"|[\w*.:/-]+)\s*/y, text, from)
-    if (name === undefined) return undefined
-    from += name[0].length
-    const values = new Map<string, string>()
-    for (;;) {
-      const value = matchAt(/;\s*([a-z*][\w.*-]*)(?:=("[^"\\]*"|:[\w+/=]*:|[\w*.+:/-]+))?\s*/y, text, from)
-      if (value === undefined) break
-      from += value[0].length
-      values.set(value[1] ?? '', unquoted(value[2] ?? ''))
-    }
-    items.push({ name: unquoted(name[1] ?? ''), values })
-    if (from === text.length) break
-    if (text[from++] !== ',' || from === text.length) return undefined
-  }
-  return items.length === 0 ? undefined : items
-}
-
-function matchAt(pattern: RegExp, text: string, from: number): RegExpExecArray | undefined {
-  pattern.lastIndex = from
-  return pattern.exec(text) ?? undefined
-}
-
-function unquoted(text: string): string {
-  return text.startsWith('"') ? text.slice(1, -1) : text
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { isMillraceError, MillraceError } from '@millrace/core'
-import { runScript } from './redis-command.ts'
-import { askWords, endWords, nameOf, newsWords, stateOf, stateWords, undoWords, verdictOf } from './redis-words.ts'
+import { createRunScript } from './redis-command.ts'
+import { createWords, nameOf, stateOf, verdictOf } from './redis-words.ts'
 import type { Ask, End, LimitState, LimitStore, News, Terms, Verdict } from './store.ts'
 
 /** A `LimitStore` for all processes with the same Redis and namespace. */
@@ -17,9 +17,9 @@ export interface RedisLimits extends LimitStore, AsyncDisposable {
 export interface RedisLimitsStats {
   /** Calls of this process that hold something. */
   readonly held: number
-  /** Items Redis has still to be told of: ends that failed, and what a failed take may have taken. */
+  /** Calls Redis has still to be told of: those whose end failed, and those whose take failed and may have been granted. */
   readonly owed: number
-  /** Such items given up, beyond 10,000: what they hold comes back when this process has ended. */
+  /** Such calls given up, beyond 10,000: what they hold comes back by itself, a lease after the calls taken with them have ended. */
   readonly dropped: number
   /** Steps that failed. */
   readonly errors: number
@@ -34,14 +34,29 @@ export interface RedisStoreSettings {
   readonly now?: (() => number) | undefined
 }
 
+/**
+ * What this process holds it holds under a name, which has a lease. Where something may be held that nobody will give back, the
+ * next calls get another name: the old one is renewed only while it has calls, and all it held comes back with its lease.
+ */
+interface Name {
+  readonly key: string
+  readonly since: number
+  calls: number
+  owed: number
+  isDoubtful: boolean
+}
+
 /** What a granted take has, until it is ended. */
 interface Held {
   readonly id: string
+  readonly name: Name
   left: number
 }
 
+/** What Redis has not heard of one call. */
 interface Owed {
-  readonly key: string
+  readonly name: Name
+  readonly keys: readonly string[]
   readonly words: readonly string[]
   /** Told again until then though it was heard: the take it undoes may have been held up on its way. */
   readonly until: number
@@ -49,15 +64,20 @@ interface Owed {
 }
 
 const maxOwed = 10_000
-const maxAtOnce = 500
+const maxAtOnce = 200
 /** So soon Redis is told again what it has not heard. */
 const againMs = 250
 
 export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
   const { command, namespace, leaseMs, commandTimeoutMs, now } = settings
-  const prefix = `{${namespace}}:`
-  const processId = randomBytes(9).toString('base64url')
-  const common = [`${prefix}leases`, `${prefix}held:${processId}`]
+  const runScript = createRunScript(command, commandTimeoutMs, () => errors++)
+  const words = createWords()
+  // With the version of what is kept, which no other version is to read.
+  const prefix = `{${namespace}}:v1:`
+  const leases = `${prefix}leases`
+  let name = newName()
+  /** Those that have something, and the latest. */
+  const names = new Set([name])
   // By the time of the verdict, which an end brings back; no two have the same.
   const held = new Map<number, Held>()
   let owed: Owed[] = []
@@ -72,14 +92,29 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
   const keyOf = (item: Ask | End): string => `${prefix}${item.kind}:${nameOf(item.key)}`
   const rateKey = (key: string): string => `${prefix}rate:${nameOf(key)}`
 
-  async function run(step: string, keys: readonly string[], words: readonly string[]): Promise<unknown> {
-    const head = [step, processId, `${leaseMs}`, now === undefined ? '' : `${now()}`, prefix]
-    try {
-      return await runScript(command, commandTimeoutMs, [...common, ...keys], [...head, ...words])
-    } catch (error) {
-      errors++
-      throw error
-    }
+  function newName(): Name {
+    const key = `${prefix}held:${randomBytes(9).toString('base64url')}`
+    return { key, since: performance.now(), calls: 0, owed: 0, isDoubtful: false }
+  }
+
+  /** For the next take. A name serves a lease at least, so that there are never many. */
+  function nameNow(): Name {
+    if (!name.isDoubtful || performance.now() - name.since < leaseMs) return name
+    const old = name
+    name = newName()
+    names.add(name)
+    forgetIfFree(old)
+    return name
+  }
+
+  function forgetIfFree(old: Name): void {
+    if (old !== name && old.calls === 0 && old.owed === 0) names.delete(old)
+  }
+
+  /** `rest` is of JSON, from the id of a take on. */
+  function run(step: string, of: string, keys: readonly string[], rest: string): Promise<unknown> {
+    const told = `[${now === undefined ? false : now()},${leaseMs}${rest === '' ? '' : `,${rest}`}]`
+    return runScript([`${keys.length + 2}`, leases, of, ...keys, step, told])
   }
 
   function checkOpen(): void {
@@ -87,31 +122,54 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
   }
 
   /** Remembers a granted take under a time of its own. */
-  function hold(id: string, at: number, asks: readonly Ask[]): number {
+  function hold(id: string, of: Name, at: number, asks: readonly Ask[]): number {
     const left = asks.filter(leavesTrace).length
     if (left === 0) return at
     let own = at
     while (held.has(own)) own += 0.001
-    held.set(own, { id, left })
+    held.set(own, { id, name: of, left })
+    of.calls++
     return own
   }
 
-  /** The id of the take that an end belongs to. */
-  function letGo(item: End): string {
+  /** The take that an end belongs to. */
+  function letGo(item: End): Held | undefined {
     const call = leavesTrace(item) ? held.get(item.at) : undefined
-    if (call === undefined) return ''
-    if (--call.left === 0) held.delete(item.at)
-    return call.id
+    if (call === undefined || --call.left > 0) return call
+    held.delete(item.at)
+    call.name.calls--
+    forgetIfFree(call.name)
+    return call
   }
 
-  function owe(items: readonly Owed[]): void {
-    owed.push(...items)
-    const over = owed.length - maxOwed
-    if (over > 0) {
-      owed.splice(0, over)
-      dropped += over
+  /** One for each take, which is nearly always one in all. */
+  function owedOf(ends: readonly End[]): Owed[] {
+    const all: Owed[] = []
+    for (const [of, items] of Map.groupBy(ends, (item) => letGo(item))) {
+      const id = of?.id ?? ''
+      const words_ = items.map((item) => words.end(item, id))
+      all.push({ name: of?.name ?? name, keys: items.map(keyOf), words: words_, until: 0, heard: false })
+    }
+    return all
+  }
+
+  function owe(calls: readonly Owed[]): void {
+    for (const call of calls) {
+      call.name.owed++
+      names.add(call.name)
+      owed.push(call)
+    }
+    for (const call of owed.splice(0, Math.max(0, owed.length - maxOwed))) {
+      dropped++
+      call.name.isDoubtful = true
+      paid(call)
     }
     arm(againMs)
+  }
+
+  function paid({ name: of }: Owed): void {
+    of.owed--
+    forgetIfFree(of)
   }
 
   /**
@@ -130,11 +188,11 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
   async function tellAgain(): Promise<void> {
     timer = undefined
     telling = true
-    const items = owed.slice(0, maxAtOnce)
+    const calls = owed.slice(0, maxAtOnce)
     try {
-      await run('renew', [], [])
-      if (items.length > 0) await tell(items)
-      settle(items)
+      await run('renew', name.key, [...names].filter((each) => each !== name).map(({ key }) => key), '')
+      await tell(calls)
+      settle(calls)
     } catch {
       // Counted in `errors`; the timer tries again.
     }
@@ -142,29 +200,36 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
     arm(owed.some(({ heard }) => !heard) ? againMs : undefined)
   }
 
-  async function tell(items: readonly Owed[]): Promise<void> {
-    await run(
-      'end',
-      items.map(({ key }) => key),
-      items.flatMap(({ words }) => words)
-    )
+  async function tell(calls: readonly Owed[]): Promise<void> {
+    const [first] = calls
+    if (calls.length === 1 && first !== undefined) return void (await run('end', first.name.key, first.keys, first.words.join()))
+    for (const [of, some] of Map.groupBy(calls, (call) => call.name)) {
+      const keys = some.flatMap((call) => call.keys)
+      await run('end', of.key, keys, some.flatMap((call) => call.words).join())
+    }
   }
 
-  function settle(items: readonly Owed[]): void {
-    const told = new Set(items)
-    for (const item of items) item.heard = true
+  function settle(calls: readonly Owed[]): void {
+    const told = new Set(calls)
     const time = performance.now()
-    owed = [...owed.filter((item) => !told.has(item)), ...items.filter(({ until }) => until > time)]
+    const again = calls.filter(({ until }) => until > time)
+    owed = owed.filter((call) => !told.has(call))
+    for (const call of calls) {
+      call.heard = true
+      if (call.until <= time) paid(call)
+    }
+    owed.push(...again)
   }
 
   async function end(): Promise<void> {
     clearTimeout(timer)
     try {
-      await run('close', [], [])
+      await Promise.all([...names].map(({ key }) => run('close', key, [], '')))
     } catch {
-      // Counted in `errors`. Nobody renews the lease any more: what is held comes back when it ends.
+      // Counted in `errors`. Nobody renews the leases any more: what is held comes back when they end.
     }
     held.clear()
+    names.clear()
     owed = []
   }
 
@@ -172,38 +237,43 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
     async take(asks) {
       checkOpen()
       const id = (takes++).toString(36)
+      const of = nameNow()
       let verdict: Verdict
       try {
-        verdict = verdictOf(await run('take', asks.map(keyOf), [id, ...asks.flatMap(askWords)]))
+        verdict = verdictOf(await run('take', of.key, asks.map(keyOf), [`"${id}"`, ...asks.map(words.ask)].join()))
       } catch (error) {
         // It may have been granted, or be yet.
         if (isMillraceError(error, 'network') && error.details.phase === 'connect') throw error // was never sent
+        const traced = asks.filter(leavesTrace)
+        const undo = traced.map((ask) => words.undo(ask, id))
         const until = performance.now() + leaseMs
-        owe(asks.filter(leavesTrace).map((ask) => ({ key: keyOf(ask), words: undoWords(ask, id), until, heard: false })))
+        // However late: under a name that is not renewed it comes back.
+        of.isDoubtful = true
+        if (undo.length > 0) owe([{ name: of, keys: traced.map(keyOf), words: undo, until, heard: false }])
         throw error
       }
       if (!verdict.granted) return verdict
-      const at = hold(id, verdict.at, asks)
+      const at = hold(id, of, verdict.at, asks)
       arm()
       return { granted: true, at }
     },
     async end(ends) {
       checkOpen()
-      const items = ends.map((item) => ({ key: keyOf(item), words: endWords(item, letGo(item)), until: 0, heard: false }))
+      const calls = owedOf(ends)
       try {
-        await tell(items)
+        await tell(calls)
       } catch (error) {
-        owe(items)
+        owe(calls)
         throw error
       }
     },
     async learn(key, terms, news) {
       checkOpen()
-      if (terms.adaptive) await run('learn', [rateKey(key)], newsWords(terms, news))
+      if (terms.adaptive) await run('learn', name.key, [rateKey(key)], words.news(terms, news))
     },
     async state(key, terms) {
       checkOpen()
-      return stateOf(await run('state', [rateKey(key)], stateWords(terms)))
+      return stateOf(await run('state', name.key, [rateKey(key)], words.state(terms)))
     },
     stats: () => ({ held: held.size, owed: owed.length, dropped, errors }),
     close() {

@@ -47,7 +47,7 @@ const maxMs = 2_147_483_647
  * - The places of a process that died come back after `leaseMs`; what it had reserved of a budget counts as spent, for it may
  *   be. So do those of one that stood still for so long, whose calls then run beside the limit.
  * - A Redis that comes back empty starts with full limits and unspent budgets, and knows nothing of the calls that run.
- * - A key nobody uses expires: a limit after an hour at rest, a budget an hour after its window.
+ * - A key nobody uses expires: a limit after an hour or so at rest, a budget an hour after its window.
  *
  * @throws {TypeError} when an option is wrong
  *

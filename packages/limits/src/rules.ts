@@ -114,14 +114,13 @@ export function createRules(rates: readonly RateRule[], budgets: readonly Budget
   }
 }
 
-/** A rule and the key it made last: most calls in a row are for the same model. */
+/** A rule and the keys it made: most calls are for a few models and tenants, and to make a key anew costs more than the ask. */
 class Keyed<R extends Rule> {
   readonly rule: R
   readonly own: boolean
-  #provider: string | undefined
-  #model: string | undefined
-  #tenant: string | undefined
-  #key: string | undefined
+  /** By the values of `by`, one level for each. */
+  #keys: Branch = new Map()
+  #made = 0
 
   constructor(rule: R, own: boolean) {
     this.rule = rule
@@ -138,14 +137,34 @@ class Keyed<R extends Rule> {
   }
 
   key(subject: Subject): string {
-    const { provider, model, tenant } = subject
-    const isLast = provider === this.#provider && model === this.#model && tenant === this.#tenant
-    if (this.#key !== undefined && isLast) return this.#key
-    this.#provider = provider
-    this.#model = model
-    this.#tenant = tenant
-    this.#key = this.rule.by.reduce((key, part) => key + coded(subject[part] ?? ''), this.rule.prefix)
-    return this.#key
+    const { by, prefix } = this.rule
+    if (by.length === 0) return prefix
+    let known: Branch | string | undefined = this.#keys
+    for (let index = 0; index < by.length && known !== undefined; index++) {
+      known = (known as Branch).get(subject[by[index] as By])
+    }
+    return (known as string | undefined) ?? this.#make(subject)
+  }
+
+  #make(subject: Subject): string {
+    const { by, prefix } = this.rule
+    const values = by.map((part) => subject[part])
+    const key = values.reduce((made: string, value = '') => made + coded(value), prefix)
+    if (values.some((value = '') => value.length > longest)) return key
+    if (this.#made === maxKeys) {
+      this.#keys = new Map()
+      this.#made = 0
+    }
+    this.#made++
+    const last = values.pop()
+    let branch = this.#keys
+    for (const value of values) {
+      const next = (branch.get(value) as Branch | undefined) ?? new Map()
+      branch.set(value, next)
+      branch = next
+    }
+    branch.set(last, key)
+    return key
   }
 
   label(subject: Subject): string {
@@ -154,12 +173,16 @@ class Keyed<R extends Rule> {
   }
 }
 
+type Branch = Map<string | undefined, Branch | string>
+
+const maxKeys = 1000
+/** Longer values are not kept. */
+const longest = 128
+
 /** So that no two lists of values make one key, whatever is in them; long ones by their digest, for keys are kept. */
 export function coded(value: string): string {
-  return value.length > 128 ? `#${hash('sha256', value)}` : `${value.length}:${value}`
+  return value.length > longest ? `#${hash('sha256', value)}` : `${value.length}:${value}`
 }
-
-const costFields: ReadonlySet<string> = new Set<keyof Cost>(['provider', 'model', 'tenant', 'tokens', 'maxTokens', 'maxUsd'])
 
 function checkCost(cost: Cost): void {
   if (typeof cost !== 'object' || cost === null) {
@@ -167,17 +190,30 @@ function checkCost(cost: Cost): void {
       `a cost is an object such as { provider, model, tokens: 500 }, not ${cost === null ? 'null' : typeof cost}`
     )
   }
-  for (const name in cost) {
-    if (!costFields.has(name)) {
-      throw new TypeError(`a cost has no field ${JSON.stringify(name)}; it has ${[...costFields].join(', ')}`)
-    }
-  }
+  for (const name in cost) checkName(name)
   checkPart('provider', cost.provider)
   checkPart('model', cost.model)
   checkPart('tenant', cost.tenant)
   checkAmount('tokens', cost.tokens)
   checkAmount('maxTokens', cost.maxTokens)
   checkAmount('maxUsd', cost.maxUsd)
+}
+
+/** A `switch`, for it is done in each call. */
+function checkName(name: string): void {
+  switch (name as keyof Cost) {
+    case 'provider':
+    case 'model':
+    case 'tenant':
+    case 'tokens':
+    case 'maxTokens':
+    case 'maxUsd':
+      return
+    default:
+      throw new TypeError(
+        `a cost has no field ${JSON.stringify(name)}; it has provider, model, tenant, tokens, maxTokens, maxUsd`
+      )
+  }
 }
 
 function checkPart(name: string, value: unknown): void {

@@ -47,6 +47,8 @@ export type Verdict =
        * begins; of one that is merely reserved, `undefined`.
        */
       readonly waitMs: number | undefined
+      /** Of a budget, in its unit: where there is a wait, what is not spent, else what is not reserved either. */
+      readonly left?: number | undefined
     }
 
 /** What became of what was taken from one limit. */

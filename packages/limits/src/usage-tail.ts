@@ -95,7 +95,7 @@ function usageOf(told: JsonObject): Usage | undefined {
   const number = (...names: readonly string[]): number | undefined => {
     for (const name of names) {
       const value = told[name]
-      if (typeof value === 'number' && value >= 0 && value <= 1e12) return value
+      if (typeof value === 'number' && value >= 0) return value
     }
     return undefined
   }

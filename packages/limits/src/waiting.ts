@@ -6,7 +6,7 @@ import { Heap, type HeapItem } from './heap.ts'
 import type { AcquireOptions, LimiterSettings } from './limiter-options.ts'
 import type { LimiterCounts } from './limiter-stats.ts'
 import type { Subject } from './permit.ts'
-import { createQueue } from './queue.ts'
+import { createQueue, type Refused } from './queue.ts'
 import { closedError, queueFull, queueTimeout, quotaExceeded, rateLimited, unavailable } from './refusals.ts'
 import type { Demand } from './rules.ts'
 
@@ -76,6 +76,8 @@ const pollMs = { least: 25, most: 100 } as const
 const budgetPollMs = 1000
 /** So many first asks may be under way at a store that takes its time; later ones stand in the queue. */
 const maxAsking = 1000
+/** So many of the queue: more while calls are let in, fewer when they are denied what others have. */
+const asksAtOnce = { least: 4, most: 64 } as const
 
 export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOptions<P>): Waiting<P> {
   const { now, random, maxQueue } = settings
@@ -83,8 +85,16 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
   const expiries = new Heap<Waiter<P>>((a, b) => a.expiresAt < b.expiresAt)
   /** Asked for the first time, ahead of any queue, at a store that takes its time. */
   const asking = new Set<Waiter<P>>()
-  let pumping = false
-  let pumpAgain = false
+  /** Too late to be asked: they wait for their end. */
+  const late = new Set<Waiter<P>>()
+  let stepping = false
+  let underWay = 0
+  let window: number = asksAtOnce.least
+  /** Asks are counted, so that those that were denied together make the window smaller once. */
+  let askCount = 0
+  let narrowedAt = 0
+  /** How long the store takes; after a slow answer it is believed to be fast again little by little. */
+  let storeMs = 0
   let closed = false
   let timer: NodeJS.Timeout | undefined
   let timerAt = Number.POSITIVE_INFINITY
@@ -99,7 +109,7 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
     const mustStand = queue.contends(demand) || asking.size >= maxAsking
     if (mustStand) return wait(demand, subject, options, undefined)
     const answer = gate.take(demand.asks)
-    if ('then' in answer) return ask(demand, subject, options, answer)
+    if ('then' in answer) return askAhead(demand, subject, options, answer)
     if (answer.granted) return Promise.resolve(permit(demand, subject, answer, 0))
     return wait(demand, subject, options, answer)
   }
@@ -126,19 +136,21 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
     }
     queue.add(waiter)
     if (waiter.slot === -1 && waiter.expiresAt < Number.POSITIVE_INFINITY) expiries.push(waiter)
-    if (denied !== undefined) queue.deniedFirst(waiter, indexOf(denied), askAgainAt(denied, freesBefore))
+    if (denied !== undefined) queue.deniedFirst(waiter, refused(denied, freesBefore))
     pump()
   }
 
   /** A first ask that the store takes its time for: the caller may leave meanwhile. */
-  function ask(demand: Demand, subject: Subject, options: AcquireOptions, asked: Promise<Answer>): Promise<P> {
+  function askAhead(demand: Demand, subject: Subject, options: AcquireOptions, asked: Promise<Answer>): Promise<P> {
     const waiter = begin(demand, subject, options)
     const freesBefore = frees
+    const askedAt = now()
     asking.add(waiter)
     if (waiter.expiresAt < Number.POSITIVE_INFINITY) expiries.push(waiter)
     arm()
     void asked.then((answer) => {
       asking.delete(waiter)
+      took(askedAt)
       if (answer.granted) letIn(waiter, answer)
       else if (!waiter.over) {
         const refusal = refusalOf(waiter, answer)
@@ -151,12 +163,20 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
   }
 
   function letIn(waiter: Waiter<P>, answer: Granted): void {
-    if (waiter.over) return giveBack(waiter.demand, answer)
+    if (waiter.over) return handOn(waiter, answer)
     const waitedMs = Math.max(0, now() - waiter.since)
     counts.waitedMs += waitedMs
     const granted = permit(waiter.demand, waiter.subject, answer, waitedMs)
     close(waiter)
     waiter.resolve(granted)
+  }
+
+  /** It came too late for its call: who waits for the same may have it, without another way to the store. */
+  function handOn(waiter: Waiter<P>, answer: Granted): void {
+    const heir = queue.heirOf(waiter)
+    if (heir === undefined) return giveBack(waiter.demand, answer)
+    queue.granted(heir)
+    letIn(heir, answer)
   }
 
   function giveBack(demand: Demand, answer: Granted): void {
@@ -177,6 +197,7 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
     waiter.over = true
     waiter.off?.()
     expiries.remove(waiter)
+    late.delete(waiter)
     if (waiter.deadline !== undefined) waiter.deadline.queued = false
   }
 
@@ -201,6 +222,11 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
     return rateLimited(waitMs, waiter.bound)
   }
 
+  function refused(denied: Denied, freesBefore: number): Refused {
+    const isSized = 'why' in denied && (denied.why === 'tokens' || denied.why === 'budget')
+    return { index: 'index' in denied ? denied.index : 0, until: askAgainAt(denied, freesBefore), isSized }
+  }
+
   function askAgainAt(denied: Denied, freesBefore: number): number {
     if (frees !== freesBefore) return 0 // the answer may be from before
     const { waitMs } = denied
@@ -209,40 +235,52 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
     return now() + pollMs.least + random() * (pollMs.most - pollMs.least)
   }
 
-  /** Asks for all whose turn it is. One at a time: the next one's turn depends on the answer. */
+  /** Asks for all whose turn it is, a window of them at a time where the store takes its time. */
   function pump(): void {
-    if (pumping) {
-      pumpAgain = true
-      return
-    }
-    if (closed) return
-    pumping = true
-    queue.startPass(now())
-    step()
-  }
-
-  function step(): void {
-    for (;;) {
-      const waiter = queue.next(now())
-      if (waiter === undefined) {
-        if (!pumpAgain) break
-        pumpAgain = false
-        queue.startPass(now())
+    if (stepping || closed) return
+    stepping = true
+    while (underWay < window) {
+      const at = now()
+      const waiter = queue.next(at)
+      if (waiter === undefined) break
+      if (isTooLate(waiter, at)) {
+        queue.remove(waiter)
+        late.add(waiter)
         continue
       }
       const freesBefore = frees
+      const ask = ++askCount
       const answer = gate.take(waiter.demand.asks)
       if ('then' in answer) {
-        void answer.then((late) => {
-          decide(waiter, late, freesBefore)
-          step()
+        underWay++
+        void answer.then((told) => {
+          underWay--
+          took(at)
+          resize(waiter, told, ask)
+          decide(waiter, told, freesBefore)
+          pump()
         })
-        return
-      }
-      decide(waiter, answer, freesBefore)
+      } else decide(waiter, answer, freesBefore)
     }
-    pumping = false
+    stepping = false
     arm()
+  }
+
+  function took(askedAt: number): void {
+    storeMs = Math.max(now() - askedAt, storeMs * 0.9)
+  }
+
+  /** Its answer would come after its end. Not in the first half of a wait: the store may be faster by now. */
+  function isTooLate({ since, expiresAt }: Waiter<P>, at: number): boolean {
+    return storeMs > 0 && expiresAt - at < Math.min(storeMs, (expiresAt - since) / 2)
+  }
+
+  function resize({ demand }: Waiter<P>, answer: Answer, ask: number): void {
+    if (answer.granted) window = Math.min(asksAtOnce.most, window + 1)
+    else if ('index' in answer && answer.index < demand.shared && ask > narrowedAt) {
+      window = Math.max(asksAtOnce.least, Math.floor(window / 2))
+      narrowedAt = askCount
+    }
   }
 
   function decide(waiter: Waiter<P>, answer: Answer, freesBefore: number): void {
@@ -251,17 +289,16 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
       letIn(waiter, answer)
       return
     }
-    const refusal = waiter.over ? undefined : refusalOf(waiter, answer)
-    queue.denied(waiter, indexOf(answer), askAgainAt(answer, freesBefore))
-    if (refusal === undefined) return
+    if (waiter.over) return
+    const refusal = refusalOf(waiter, answer)
+    if (refusal === undefined) return queue.denied(waiter, refused(answer, freesBefore))
     end(waiter, refusal)
     queue.remove(waiter)
-    pumpAgain = true
   }
 
   /** One timer for all. It keeps the process alive as long as somebody waits. */
   function arm(): void {
-    if (queue.size === 0 && asking.size === 0) {
+    if (queue.size === 0 && asking.size === 0 && late.size === 0) {
       clearTimeout(timer)
       timer = undefined
       return
@@ -304,11 +341,11 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
       if (queue.size > 0) pump()
     },
     get queued() {
-      return queue.size + asking.size
+      return queue.size + asking.size + late.size
     },
     close() {
       closed = true
-      for (const waiter of [...queue.takeAll(), ...asking]) end(waiter, closedError())
+      for (const waiter of [...queue.takeAll(), ...asking, ...late]) end(waiter, closedError())
       asking.clear()
       arm()
     }
@@ -322,10 +359,6 @@ const free: Granted = { granted: true, at: 0 }
 export function grantedBy(answer: Granted, gate: Gate): Gate['store'] | undefined {
   if (!('degraded' in answer)) return gate.store
   return answer.degraded === 'localShare' ? answer.from : undefined
-}
-
-function indexOf(denied: Denied): number {
-  return 'index' in denied ? denied.index : 0
 }
 
 /** What a call counts in fair turns: its tokens, or one where it has none. */

@@ -1,8 +1,9 @@
-import { type HttpResponse, inputTokens, isMillraceError, outputTokens, type Usage } from '@millrace/core'
+import { type HttpResponse, inputTokens, outputTokens, type Usage } from '@millrace/core'
 import type { Estimator } from './estimate.ts'
 import type { HeldPermit, LimiterParts } from './limiter.ts'
 import type { Spent } from './permit.ts'
 import { isRefusal, newsOf } from './rate-limit-headers.ts'
+import { nothingSpent, spentOf } from './spent.ts'
 import type { Counter } from './store.ts'
 import { UsageTail, usageIn } from './usage-tail.ts'
 import { groupOf, type WireCall } from './wire-cost.ts'
@@ -31,6 +32,7 @@ export function hear(
   held: HeldPermit,
   { status, headers }: Pick<HttpResponse, 'status' | 'headers'>
 ): boolean {
+  held.answered = true
   const { news, read, ignored } = newsOf({ status, headers })
   parts.counts.headersRead += read
   parts.counts.headersIgnored += ignored
@@ -89,9 +91,7 @@ export class WiredCall {
   failed(error: unknown): void {
     if (this.#over) return
     this.#close()
-    // A fetch tells its cause as a TypeError's.
-    const cause = error instanceof TypeError ? error.cause : undefined
-    this.#held.fail(isMillraceError(cause) ? cause : error, this.#isRefused ? nothingSpent : undefined)
+    this.#held.fail(error, this.#isRefused ? nothingSpent : undefined)
   }
 
   #end(spent: Spent | undefined): void {
@@ -108,13 +108,12 @@ export class WiredCall {
   #spent(usage: Usage | undefined): Spent | undefined {
     if (this.#isRefused) return nothingSpent
     if (usage === undefined) return undefined
-    const { inputGuess } = this.#call
-    const { provider = '', model = '' } = this.#held.subject
-    const input = inputTokens(usage)
-    const output = outputTokens(usage)
-    this.#estimator.learn(groupOf(this.#held.subject), inputGuess, { input, output })
-    return { tokens: input + output, usd: this.#parts.price?.(usage, model, provider) }
+    const { subject } = this.#held
+    const spent = spentOf(this.#parts, usage, subject)
+    if (spent.tokens !== undefined) {
+      const counted = { input: inputTokens(usage), output: outputTokens(usage) }
+      this.#estimator.learn(groupOf(subject), this.#call.inputGuess, counted)
+    }
+    return spent
   }
 }
-
-const nothingSpent: Spent = { tokens: 0, usd: 0 }

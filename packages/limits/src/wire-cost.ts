@@ -1,6 +1,7 @@
 import { type Estimator, estimateBodyTokens, usageOf } from './estimate.ts'
 import type { LimiterParts } from './limiter.ts'
 import type { Cost, Subject } from './permit.ts'
+import type { BodySeen } from './request-body.ts'
 
 /** What can be told of a call by its request on the wire. */
 export interface WireCall {
@@ -11,19 +12,19 @@ export interface WireCall {
 
 /**
  * Whom a request goes to and about how much it takes. The provider is the host's name; the model stands in the body, or in the
- * path (Google, Azure). What is no text gives no tokens: a list of models, an upload.
+ * path (Google, Azure). What has no body takes no tokens: a list of models.
  */
-export function wireCall(url: string, body: unknown): WireCall {
+export function wireCall(url: string, body: BodySeen): WireCall {
   const { host, pathname } = URL.parse(url) ?? { host: undefined, pathname: '' }
-  const text = typeof body === 'string' ? body : body instanceof Uint8Array ? new TextDecoder().decode(body) : undefined
+  const text = typeof body === 'string' ? body : body instanceof Uint8Array ? new TextDecoder().decode(body) : body?.text
   const ends = text === undefined ? '' : endsOf(text)
   const model =
     /"model"\s*:\s*"([^"\\]{1,200})"/.exec(ends)?.[1] ?? /\/(?:models|deployments)\/([^/:]{1,200})/.exec(pathname)?.[1]
   const bound = /"(?:max_(?:completion_|output_)?tokens|maxOutputTokens)"\s*:\s*(\d{1,9})/.exec(ends)?.[1]
   return {
     subject: { provider: host, model },
-    inputGuess: text === undefined ? 0 : estimateBodyTokens(text),
-    maxOutputTokens: text === undefined ? 0 : bound === undefined ? undefined : Number(bound)
+    inputGuess: typeof body === 'object' && 'tokens' in body ? body.tokens : estimateBodyTokens(text ?? ''),
+    maxOutputTokens: body === undefined ? 0 : bound === undefined ? undefined : Number(bound)
   }
 }
 
@@ -37,7 +38,7 @@ export function costOf(
   parts: LimiterParts,
   estimator: Estimator,
   url: string,
-  body: unknown,
+  body: BodySeen,
   told: Cost | undefined
 ): { readonly call: WireCall; readonly cost: Cost } {
   const wire = wireCall(url, body)

@@ -16,10 +16,11 @@ import {
   type Provider,
   type Usage
 } from '@millrace/core'
-import { CallPermit } from './call-permit.ts'
+import { CallPermit, permitOf } from './call-permit.ts'
 import { createEstimator, type Estimator, estimateTokens, usageOf } from './estimate.ts'
 import { type HeldPermit, type Limiter, type LimiterParts, limiterParts } from './limiter.ts'
 import type { Cost, Spent } from './permit.ts'
+import { nothingSpent, spentOf } from './spent.ts'
 
 declare module '@millrace/core' {
   interface CallOptions {
@@ -42,8 +43,13 @@ export interface WithLimitsOptions {
 /**
  * A layer whose calls wait for their limits before anything is sent. Tokens are reserved by estimate (the text's length, and what
  * this model's answers were like so far), budgets by `maxOutputTokens` or 4096; both are settled with the usage. A call that
- * fails or is left counts what it received. A call that waited a millisecond or more tells so in a note of `limits`: `waitedMs`,
+ * is left or breaks off counts what it received; of one that was sent and brought nothing, all that was reserved counts, for it may
+ * be billed; what never reached the provider or was turned away (any status from 400 up) counts nothing. Where `price` fails for an
+ * answer, or its usage makes no sense, what was reserved counts too, and the answer goes on. A call that waited a millisecond or more tells so in a note of `limits`: `waitedMs`,
  * and `degraded` when the store could not be asked.
+ *
+ * A call that is handed a permit of the same limiter (`CallOptions.permit`, inside `limiter.run`) goes by that: it is settled with
+ * the usage, and left to who asked for it where the call fails.
  *
  * Put `limiter.send` into the transport beside it: it hears the provider's headers and pays for retries.
  *
@@ -95,6 +101,8 @@ class LimitedChunks extends ChunkBatches {
   #waiting: LinkedAbort | undefined
   #source: AsyncIterator<Chunk, undefined> | undefined
   #permit: HeldPermit | undefined
+  #handed: HeldPermit | undefined
+  #onWire: CallPermit | undefined
   #left = false
   #inputGuess = 0
   #expectedInput = 0
@@ -126,11 +134,15 @@ class LimitedChunks extends ChunkBatches {
   async #start(): Promise<readonly Chunk[] | undefined> {
     const { parts } = this.#layer
     const { tally, permit: outer } = this.#options
+    const handed = permitOf(outer, parts)
+    if (handed !== undefined) return this.#startWith(handed)
     let permit: HeldPermit
+    const askedAt = parts.now()
     try {
       permit = await this.#acquire()
     } catch (error) {
       this.over = true
+      tally?.waited(parts.now() - askedAt)
       // Nobody reads any more: what ended the wait was the reader's leaving.
       if (this.#left) return undefined
       throw error
@@ -145,7 +157,8 @@ class LimitedChunks extends ChunkBatches {
       return undefined
     }
     try {
-      const options = { ...this.#options, permit: new CallPermit(parts, permit, outer) }
+      this.#onWire = new CallPermit(parts, permit, outer)
+      const options = { ...this.#options, permit: this.#onWire }
       this.#source = this.#next(this.#request, options)[Symbol.asyncIterator]()
     } catch (error) {
       this.over = true
@@ -153,14 +166,21 @@ class LimitedChunks extends ChunkBatches {
       throw error
     }
     this.#permit = permit
-    // A call without a deadline may be forgotten, and nobody would ever end it.
-    if ((this.#options.deadline?.remainingMs() ?? Number.POSITIVE_INFINITY) === Number.POSITIVE_INFINITY) {
-      this.#layer.abandoned.register(this, permit, permit)
-    }
+    // A stream may be forgotten, and nobody would ever end it: where nobody reads, no deadline is heard.
+    this.#layer.abandoned.register(this, permit, permit)
     const batch = await this.#read(this.#source)
     if (waitedMs < 1 && degraded === undefined) return batch
     const facts: Facts = { waitedMs, ...(degraded && { degraded }) }
     return batch?.toSpliced(1, 0, { type: 'note', from: 'limits', facts })
+  }
+
+  /** By the caller's own permit, which stays the caller's to end where the call fails: the next one may go by it too. */
+  #startWith(handed: CallPermit): Promise<readonly Chunk[] | undefined> {
+    this.#handed = handed.held
+    this.#inputGuess = this.#expectedInput = estimateTokens(this.#request)
+    this.#onWire = handed
+    this.#source = this.#next(this.#request, this.#options)[Symbol.asyncIterator]()
+    return this.#read(this.#source)
   }
 
   #acquire(): Promise<HeldPermit> {
@@ -193,10 +213,13 @@ class LimitedChunks extends ChunkBatches {
 
   // Made once a call, not once a batch.
   readonly #took = (batch: readonly Chunk[] | undefined): readonly Chunk[] | undefined => {
-    if (batch !== undefined) for (const chunk of batch) this.#see(chunk)
+    if (batch !== undefined) {
+      if (this.#permit !== undefined) this.#permit.answered = true
+      for (const chunk of batch) this.#see(chunk)
+    }
     if (batch === undefined || (this.#source !== undefined && hasEnded(this.#source))) {
       this.over = true
-      this.#take()?.settle(this.#spent())
+      ;(this.#take() ?? this.#handed)?.settle(this.#spent())
     }
     return batch
   }
@@ -207,8 +230,10 @@ class LimitedChunks extends ChunkBatches {
     if (permit !== undefined) {
       if (isMillraceError(error)) this.#usage ??= error.partial?.usage
       const isOwn = this.#options.signal?.aborted === true && !isMillraceError(error, 'timeout')
-      if (isOwn) permit.settle(this.#spent())
-      else permit.fail(error, this.#receivedChars > 0 || this.#usage !== undefined ? this.#spent() : undefined)
+      const received = this.#receivedChars > 0 || this.#usage !== undefined ? this.#spent() : undefined
+      if (isOwn) permit.settle(received ?? this.#spent())
+      else if (error !== undefined && error === this.#onWire?.ownRefusal) permit.settle(received ?? nothingSpent)
+      else permit.fail(error, received)
     }
     throw error
   }
@@ -243,12 +268,13 @@ class LimitedChunks extends ChunkBatches {
   #spent(): Spent {
     const { parts, provider, estimator } = this.#layer
     const told = this.#usage
-    if (told?.billed === false) return nothingSpent
     const usage = told ?? usageOf(this.#expectedInput, Math.ceil(this.#receivedChars / 4))
-    const input = inputTokens(usage)
-    const output = outputTokens(usage)
-    if (told?.estimated === false) estimator.learn(this.#request.model, this.#inputGuess, { input, output })
-    return { tokens: input + output, usd: parts.price?.(usage, this.#model, provider) }
+    const spent = spentOf(parts, usage, { model: this.#model, provider })
+    if (told?.estimated === false && told.billed && spent.tokens !== undefined) {
+      const counted = { input: inputTokens(told), output: outputTokens(told) }
+      estimator.learn(this.#request.model, this.#inputGuess, counted)
+    }
+    return spent
   }
 
   async return(): Promise<IteratorResult<Chunk, undefined>> {
@@ -257,11 +283,10 @@ class LimitedChunks extends ChunkBatches {
     this.#waiting?.abort(new DOMException('the reader has left the stream', 'AbortError'))
     this.over = true
     const returned = this.#source?.return?.()
-    this.#take()?.settle(this.#spent())
+    ;(this.#take() ?? this.#handed)?.settle(this.#spent())
     await returned
     return { done: true, value: undefined }
   }
 }
 
 const ended: Promise<undefined> = Promise.resolve(undefined)
-const nothingSpent: Spent = { tokens: 0, usd: 0 }

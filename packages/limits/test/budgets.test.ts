@@ -1,6 +1,7 @@
+import { collect, type ErrorCode, MillraceError } from '@millrace/core'
 import { seededRandom } from '@millrace/testkit'
 import { afterEach, describe, expect, it, vi } from 'vitest'
-import { createLimiter } from '../src/index.ts'
+import { createLimiter, withLimits } from '../src/index.ts'
 import { limiterParts } from '../src/limiter.ts'
 
 const tenant = 'acme'
@@ -102,6 +103,65 @@ describe('a budget', () => {
     ;(await limiter.acquire({ tenant, maxUsd: 0.6 })).fail(new Error('reset'))
     await expect(limiter.acquire({ tenant, maxUsd: 0.6 })).rejects.toMatchObject({ code: 'quota-exceeded' })
     await limiter.acquire({ tenant, maxUsd: 0.4 })
+  })
+
+  const ours = (code: ErrorCode, details: object): unknown => new MillraceError(code, code, { details: details as never })
+  it.each([
+    ['a refused connection', ours('network', { phase: 'connect', errno: 'ECONNREFUSED' })],
+    ['an unknown host', ours('network', { phase: 'dns' })],
+    ['a failed handshake', ours('network', { phase: 'tls' })],
+    ['an open breaker', ours('circuit-open', { origin: '', retryAfterMs: 1 })],
+    ['a full queue', ours('queue-full', { limit: 1 })],
+    ['no socket in time', ours('timeout', { clock: 'connect', limitMs: 1, elapsedMs: 1 })],
+    ['a status of 500', ours('unavailable', { status: 500 })],
+    ['a filtered prompt', ours('content-filtered', { status: 400 })],
+    ['a status of 500 that an SDK tells', Object.assign(new Error('500'), { status: 500 })],
+    ['a fetch', new TypeError('fetch failed', { cause: Object.assign(new Error(), { code: 'ECONNREFUSED' }) })],
+    [
+      'a fetch within an SDK',
+      new Error('Connection error.', {
+        cause: new TypeError('fetch failed', { cause: Object.assign(new AggregateError([]), { code: 'ECONNREFUSED' }) })
+      })
+    ],
+    ['a fetch over a transport', new TypeError('fetch failed', { cause: ours('network', { phase: 'connect' }) })]
+  ])('takes nothing for what was never answered: %s', async (_, error) => {
+    const limiter = createLimiter({ budgets: [{ usd: 1 }], limits: [{ concurrency: 5 }] })
+    ;(await limiter.acquire({ tenant, maxUsd: 1 })).fail(error)
+    const provider = withLimits(limiter, { provider: 'p' })(() => ({
+      [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(error) })
+    }))
+    const request = { model: 'm', messages: [] }
+    await expect(collect(provider(request, { tenant, limits: { maxUsd: 1 } }))).rejects.toBe(error)
+    ;(await limiter.acquire({ tenant, maxUsd: 1 }, { queueMs: 0 })).release()
+    expect(limiter.stats()).toMatchObject({ running: 0, refusals: 0 })
+  })
+
+  it.each([
+    ['behind the request', ours('network', { phase: 'headers' })],
+    ['of silence', ours('timeout', { clock: 'headers', limitMs: 1, elapsedMs: 1 })],
+    ['of a reset', new TypeError('fetch failed', { cause: Object.assign(new Error(), { code: 'ECONNRESET' }) })]
+  ])('takes all that was reserved for a failure %s: it may be billed', async (_, error) => {
+    const limiter = createLimiter({ budgets: [{ usd: 1 }] })
+    ;(await limiter.acquire({ tenant, maxUsd: 1 })).fail(error)
+    await expect(limiter.acquire({ tenant, maxUsd: 0.1 })).rejects.toMatchObject({ code: 'quota-exceeded' })
+  })
+
+  it('keeps the ceiling through 100 calls that an open breaker did not let out', async () => {
+    const limiter = createLimiter({ limits: [{ concurrency: 100 }] })
+    const permits = await Promise.all(Array.from({ length: 100 }, () => limiter.acquire({})))
+    for (const permit of permits) permit.fail(ours('circuit-open', { origin: '', retryAfterMs: 1 }))
+    expect(Object.values(await limiter.limits())).toMatchObject([{ running: 0, ceiling: 100 }])
+  })
+
+  it.each([
+    ['overloaded', 300_000],
+    ['rate-limited', 3_600_000]
+  ] as const)('%s with a hint of a day stops no longer than %i ms', async (code, maxMs) => {
+    const limiter = createLimiter({ limits: [{ concurrency: 1 }], random: () => 0 })
+    ;(await limiter.acquire({})).fail(ours(code, { retryAfterMs: 86_400_000 }))
+    const [state] = Object.values(await limiter.limits())
+    expect(state?.pausedMs).toBeGreaterThan(maxMs - 5000)
+    expect(state?.pausedMs).toBeLessThanOrEqual(maxMs)
   })
 
   it('names no tenant when it refuses', async () => {

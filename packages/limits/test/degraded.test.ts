@@ -4,11 +4,14 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import { createLimiter, type LimiterOptions, type LimitStore, type Permit } from '../src/index.ts'
 import { createMemoryStore } from '../src/memory-store.ts'
 import { createRedisLimits } from '../src/redis.ts'
+import type { End } from '../src/store.ts'
 import { connect } from './redis-connection.ts'
 
 /** A store over a memory store that works, rejects or hangs as it is told. */
 function fragile(): LimitStore & { mode: 'works' | 'rejects' | 'throws' | 'hangs'; asked: number; ended: number } {
   const inner = createMemoryStore()
+  /** Told when it is there again, as the Redis store does. */
+  const owed: (readonly End[])[] = []
   const through = <T>(step: () => T): Promise<T> => {
     if (self.mode === 'throws') throw new Error('thrown')
     if (self.mode === 'rejects') return Promise.reject(new Error('gone'))
@@ -21,10 +24,14 @@ function fragile(): LimitStore & { mode: 'works' | 'rejects' | 'throws' | 'hangs
     ended: 0,
     take: (asks: Parameters<LimitStore['take']>[0]) => {
       self.asked++
-      return through(() => inner.take(asks))
+      return through(() => {
+        for (const ends of owed.splice(0)) inner.end(ends)
+        return inner.take(asks)
+      })
     },
     end: (ends: Parameters<LimitStore['end']>[0]) => {
       self.ended++
+      if (self.mode !== 'works') owed.push(ends)
       return through(() => inner.end(ends))
     },
     learn: (...args: Parameters<LimitStore['learn']>) => through(() => inner.learn(...args)),
@@ -166,14 +173,80 @@ describe('while the store fails', () => {
     expect(order).toEqual([])
     store.mode = 'rejects'
     await vi.advanceTimersByTimeAsync(200)
+    expect(order).toEqual([]) // the one place is taken by a call of this process
+    first.settle()
+    await vi.advanceTimersByTimeAsync(200)
     expect(order).toEqual(['0 localShare'])
     store.mode = 'works'
-    first.settle()
     await vi.advanceTimersByTimeAsync(1500)
     expect(order).toEqual(['0 localShare', '1 store'])
     ;(await waiting[1])?.settle()
     await vi.advanceTimersByTimeAsync(200)
     expect(order).toEqual(['0 localShare', '1 store', '2 store'])
+  })
+
+  it('goes on asking the store when only an end or a lesson fails', async () => {
+    const { store, limiter } = failing({ limits: [{ concurrency: 4, requestsPerMinute: 600 }], processes: 1, queueMs: 0 })
+    const permits = await Promise.all(Array.from({ length: 4 }, () => limiter.acquire({})))
+    store.mode = 'rejects'
+    permits[0]?.settle()
+    limiter.learn({}, { even: true, requests: { remaining: 1 } })
+    await vi.advanceTimersByTimeAsync(0)
+    expect(limiter.stats()).toMatchObject({ degraded: false, storeErrors: 2 })
+    store.mode = 'works'
+    const next = await limiter.acquire({})
+    expect(next.degraded).toBeUndefined()
+    await expect(limiter.acquire({})).rejects.toMatchObject({ code: 'rate-limited' })
+    expect(limiter.stats()).toMatchObject({ running: 4, degradedCalls: 0 })
+  })
+
+  it('lets no second burst in by its part of a rate', async () => {
+    const { store, limiter } = failing({ limits: [{ requestsPerMinute: 600, adaptive: false }], processes: 1, queueMs: 0 })
+    const goesIn = async (): Promise<boolean> => {
+      const permit = await limiter.acquire({}).catch(() => undefined)
+      permit?.settle()
+      return permit !== undefined
+    }
+    for (let index = 0; index < 600; index++) expect(await goesIn()).toBe(true)
+    store.mode = 'rejects'
+    for (let index = 0; index < 100; index++) expect(await goesIn()).toBe(false)
+    expect(limiter.stats().degraded).toBe(true)
+    await vi.advanceTimersByTimeAsync(1000)
+    let count = 0
+    while (await goesIn()) count++
+    expect(count).toBeGreaterThanOrEqual(9)
+    expect(count).toBeLessThanOrEqual(10)
+  })
+
+  it('counts the places of calls that the store let in, until they end', async () => {
+    const { store, limiter } = failing({ limits: [{ concurrency: 4 }], processes: 1, queueMs: 100 })
+    const before = await Promise.all(Array.from({ length: 3 }, () => limiter.acquire({})))
+    store.mode = 'rejects'
+    const during = [await limiter.acquire({})]
+    expect(during[0]?.degraded).toBe('localShare')
+    const late = limiter.acquire({}).catch((error: unknown) => error)
+    await vi.advanceTimersByTimeAsync(200)
+    expect(await late).toMatchObject({ code: 'timeout' })
+    for (const permit of before) {
+      permit.settle()
+      during.push(await limiter.acquire({}))
+    }
+    expect(limiter.stats().running).toBe(4)
+    for (const permit of during) permit.settle()
+    expect(Object.values(await limiter.limits())).toMatchObject([{ running: 0 }])
+  })
+
+  it.each(['rejects', 'throws', 'hangs'] as const)('tells how the limits stand by what is known here: it %s', async (mode) => {
+    const { store, limiter } = failing({ limits: [{ concurrency: 4, requestsPerMinute: 60 }] })
+    await limiter.acquire({})
+    store.mode = mode
+    const asked = limiter.limits()
+    await vi.advanceTimersByTimeAsync(2001)
+    expect(Object.values(await asked)).toMatchObject([{ running: 1, ceiling: 4, requestsLeft: 60 }])
+    const another = limiter.acquire({}, { queueMs: 10_000 })
+    await vi.advanceTimersByTimeAsync(8001)
+    await another
+    expect(Object.values(await limiter.limits())).toMatchObject([{ running: 2, ceiling: 2 }])
   })
 
   it('denies those that wait as well', async () => {

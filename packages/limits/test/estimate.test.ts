@@ -130,6 +130,31 @@ describe('what is read off the wire', () => {
   })
 })
 
+describe('UsageTail', () => {
+  const usage = '{"usage":{"prompt_tokens":9,"completion_tokens":2}}'
+
+  it('keeps no view of what it is given: the memory may be used again', () => {
+    const pool = Buffer.alloc(64)
+    const tail = new UsageTail()
+    for (let from = 0; from < usage.length; from += 10) {
+      const written = pool.write(usage.slice(from, from + 10), 7)
+      tail.push(pool.subarray(7, 7 + written))
+      pool.fill(0)
+    }
+    expect(tail.usage()).toMatchObject({ input: { uncached: 9 }, output: { text: 2 } })
+  })
+
+  it.each([
+    ['[DONE]', `data: ${usage}\n\ndata: [DONE]\n\n`, 2],
+    ['message_stop', `data: ${usage}\n\ndata: {"type":"message_stop"}\n\n`, 2],
+    ['nothing of the kind', `data: ${usage}\n\n`, undefined]
+  ])('tells the last usage of a stream that was left behind %s', (_, text, output) => {
+    const tail = new UsageTail()
+    tail.push(Buffer.from(text))
+    expect(tail.lastUsage()?.output.text).toBe(output)
+  })
+})
+
 describe('createEstimator', () => {
   it('learns how long answers are and how far its guess of the input is off', () => {
     const estimator = createEstimator()

@@ -62,7 +62,13 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 3,
     arbitrary: fc.record({
       step: fc.constant('pass' as const),
-      ms: fc.oneof(fc.nat(300), fc.nat(30_000), fc.double({ min: 0, max: 50, noNaN: true }))
+      ms: fc.oneof(
+        { weight: 4, arbitrary: fc.nat(300) },
+        { weight: 4, arbitrary: fc.nat(30_000) },
+        { weight: 4, arbitrary: fc.double({ min: 0, max: 50, noNaN: true }) },
+        // Long enough for a ceiling to be lifted, and for what was told to lapse.
+        { weight: 1, arbitrary: someOf(90_000, 700_000) }
+      )
     })
   },
   {

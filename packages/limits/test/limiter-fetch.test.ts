@@ -230,6 +230,159 @@ describe('limiter.fetch', () => {
     expect(hidden.stats()).toMatchObject({ refusals: 1, running: 0 })
   })
 
+  const bytes = (text: string): ArrayBuffer => new TextEncoder().encode(text).buffer
+  it.each<readonly [string, (url: string) => Parameters<typeof fetch>]>([
+    ['a Request', (url) => [new Request(url, { method: 'POST', body: body() })]],
+    ['a Request of a JSON stream', (url) => [jsonStream(url)]],
+    ['a Request beside options', (url) => [new Request(url, { method: 'POST', body: body() }), { headers: { a: 'b' } }]],
+    ['a blob', (url) => [url, { method: 'POST', body: new Blob([body()]) }]],
+    ['an ArrayBuffer', (url) => [url, { method: 'POST', body: bytes(body()) }]],
+    ['a view', (url) => [url, { method: 'POST', body: new DataView(bytes(body())) }]],
+    ['bytes', (url) => [url, { method: 'POST', body: new Uint8Array(bytes(body())) }]]
+  ])('counts the text of %s, and sends it as it is', async (_, call) => {
+    let received = ''
+    const url = await serve(async (incoming, response) => {
+      for await (const piece of incoming.setEncoding('utf8')) received += piece
+      response.end('{}')
+    })
+    const limiter = open()
+    const asText = open()
+    const plain = await asText.fetch(globalThis.fetch)(url, { method: 'POST', body: body() })
+    received = ''
+    const response = await limiter.fetch(globalThis.fetch)(...call(url))
+    expect(received).toBe(body())
+    expect(await tokensUsed(limiter)).toBe(await tokensUsed(asText))
+    await Promise.all([plain.text(), response.text()])
+    expect(limiter.stats().running).toBe(0)
+  })
+
+  function jsonStream(url: string): Request {
+    const init = { method: 'POST', body: new Blob([body()]).stream(), duplex: 'half' as const }
+    return new Request(url, { ...init, headers: { 'content-type': 'application/json' } })
+  }
+
+  it('counts what cannot be read before it is sent by its kind, its length, or its answer; and nothing without a body', async () => {
+    const form = new FormData()
+    form.set('model', 'whisper-1')
+    form.set('file', new Blob([new Uint8Array(1e6)]))
+    const stream = (): ReadableStream => new Blob([body()]).stream()
+    const length = { 'content-length': String(body().length) }
+    const reservedFor = async (init: RequestInit): Promise<number> => {
+      const limiter = open({ budgets: [{ by: 'provider', tokens: 1e9 }], limits: [{ by: 'provider', tokensPerMinute: 60_000 }] })
+      let reserved = 0
+      const fetch = limiter.fetch(async () => {
+        reserved = await tokensUsed(limiter)
+        return new Response(null)
+      })
+      await fetch('http://a.example/v1', init)
+      return reserved
+    }
+    const answer = 256
+    expect(await reservedFor({ method: 'POST', body: form })).toBeGreaterThan(800 + answer)
+    expect(await reservedFor({ method: 'POST', body: form })).toBeLessThan(820 + answer)
+    expect(await reservedFor({ method: 'POST', body: new URLSearchParams({ model: 'm' }) })).toBe(2 + answer)
+    expect(await reservedFor({ method: 'POST', body: stream() })).toBe(answer)
+    expect(await reservedFor({ method: 'POST', body: stream(), headers: length })).toBe(Math.ceil(body().length / 4) + answer)
+    expect(await reservedFor({ method: 'GET' })).toBe(0)
+    expect(await reservedFor({ method: 'HEAD' })).toBe(0)
+  })
+
+  it('stops reading a request that stalls when its caller aborts', async () => {
+    const limiter = open()
+    const controller = new AbortController()
+    const stalled = new Request('http://a.example', {
+      method: 'POST',
+      body: new ReadableStream({ pull: () => new Promise(() => {}) }),
+      duplex: 'half',
+      headers: { 'content-type': 'application/json' },
+      signal: controller.signal
+    } as RequestInit)
+    const pending = limiter.fetch(globalThis.fetch)(stalled)
+    const reason = new Error('stopped by the test')
+    controller.abort(reason)
+    await expect(pending).rejects.toBe(reason)
+    expect(limiter.stats().running).toBe(0)
+  })
+
+  it.each([
+    ['throws', { throws: true, usd: 0 }],
+    ['is NaN', { throws: false, usd: Number.NaN }],
+    ['is negative', { throws: false, usd: -1 }]
+  ])('gives the answer and the place back where its price %s', async (_, { throws, usd }) => {
+    const price = (): number => {
+      if (throws) throw new Error('no price')
+      return usd
+    }
+    const limiter = open({ limits: [{ concurrency: 1 }], price })
+    const ask = () => limiter.fetch(globalThis.fetch)(`${provider.url}/chat/completions`, { method: 'POST', body: body() })
+    expect(await (await ask()).text()).toMatch(/usage/)
+    expect(await (await ask()).json()).toMatchObject({ object: 'chat.completion' })
+    for await (const piece of (await ask()).body as ReadableStream<Uint8Array>) {
+      expect(piece.byteLength).toBeGreaterThan(0)
+    }
+    expect(limiter.stats()).toMatchObject({ running: 0, priceFailures: 3 })
+  })
+
+  it('settles as reserved where an answer tells absurd usage', async () => {
+    const url = await serve((_, response) => void response.end('{"usage":{"prompt_tokens":3,"completion_tokens":999999999999}}'))
+    const limiter = open()
+    const response = await limiter.fetch(globalThis.fetch)(url, { method: 'POST', body: body() })
+    const reserved = await tokensUsed(limiter)
+    await response.text()
+    expect(await tokensUsed(limiter)).toBe(reserved)
+    expect(limiter.stats()).toMatchObject({ running: 0, usageIgnored: 1 })
+  })
+
+  it('takes nothing of a budget for calls that found no server', async () => {
+    const url = await serve(() => {})
+    await closing.pop()?.()
+    const limiter = open({ budgets: [{ by: 'provider', tokens: 5000 }] })
+    for (let call = 0; call < 5; call++) {
+      await expect(
+        limiter.fetch(globalThis.fetch)(url, { method: 'POST', body: '{"model":"m","max_tokens":4000}' })
+      ).rejects.toMatchObject({ cause: { code: 'ECONNREFUSED' } })
+    }
+    expect(limiter.stats()).toMatchObject({ running: 0, granted: 5, refusals: 0 })
+  })
+
+  it('leaves the memory of a chunk with those who share it, and copies what it hands on', async () => {
+    const pool = Buffer.from('data: onedata: two')
+    const source = new ReadableStream<Uint8Array>({
+      start(controller) {
+        controller.enqueue(pool.subarray(0, 9))
+        controller.enqueue(pool.subarray(9))
+        controller.close()
+      }
+    })
+    const response = await open().fetch(async () => new Response(source))('http://a.example')
+    let text = ''
+    for await (const piece of response.body as ReadableStream<Uint8Array>) {
+      expect(piece.buffer).not.toBe(pool.buffer)
+      text += Buffer.from(piece).toString()
+    }
+    expect(text).toBe('data: onedata: two')
+    expect(pool.toString()).toBe('data: onedata: two')
+  })
+
+  it('waits out a counter that the first answer says is used up, however late that answer came', async () => {
+    let at = 0
+    const limiter = createLimiter({ limits: [{ by: 'provider' }], now: () => at, queueMs: 0 })
+    closing.push(() => limiter.close())
+    const headers = {
+      'x-ratelimit-limit-requests': '1',
+      'x-ratelimit-remaining-requests': '0',
+      'x-ratelimit-reset-requests': '200ms'
+    }
+    const fetch = limiter.fetch(async () => {
+      at += 500
+      return new Response('{}', { headers })
+    })
+    await (await fetch('http://a.example')).text()
+    await expect(fetch('http://a.example')).rejects.toMatchObject({
+      cause: { code: 'rate-limited', details: { retryAfterMs: 200 } }
+    })
+  })
+
   it('takes what `cost` says, and fails as a fetch does where there is no room', async () => {
     const limiter = open({ limits: [{ by: 'tenant', requestsPerMinute: 1 }], queueMs: 10 })
     const told: string[] = []

@@ -34,12 +34,12 @@ function open(options: LimiterOptions): Limiter {
   return limiter
 }
 
-const body = JSON.stringify({ model: 'scripted-small', max_tokens: 40, messages: [{ role: 'user', content: 'hello there' }] })
+const chatBody = JSON.stringify({ model: 'scripted-small', max_tokens: 40, messages: [{ role: 'user', content: 'hello there' }] })
 const request = (url = provider.url): HttpRequest => ({
   method: 'POST',
   url: `${url}/chat/completions`,
   headers: { 'content-type': 'application/json' },
-  body
+  body: chatBody
 })
 
 /** A provider over a send, as those of the adapter are, with a retry in it. */
@@ -86,7 +86,7 @@ describe('limiter.send', () => {
     await using slow = await startScriptedProvider({ tokensPerSecond: 50 })
     const limiter = open({ limits: [{ concurrency: 10 }] })
     const send = limiter.send(plain)
-    const streamed = { ...request(slow.url), body: body.replace('{', '{"stream":true,') }
+    const streamed = { ...request(slow.url), body: chatBody.replace('{', '{"stream":true,') }
     const controller = new AbortController()
     const [cancelled, left, aborted] = await Promise.all([
       send(streamed),
@@ -118,6 +118,51 @@ describe('limiter.send', () => {
     await collect(layered(chat, {}))
     expect(limiter.stats()).toMatchObject({ running: 0, granted: 3 })
     await expect(collect(layered(chat, {}))).rejects.toThrow(/rate|wait/i)
+  })
+
+  it('takes a refusal of its own limits for none of the provider', async () => {
+    const limiter = open({ limits: [{ requestsPerMinute: 2 }], queueMs: 10 })
+    const layered = withLimits(limiter, { provider: 'p' })(over(limiter.send(plain), provider.url, 3))
+    await expect(collect(layered(chat, {}))).rejects.toMatchObject({ code: 'rate-limited' })
+    expect(limiter.stats()).toMatchObject({ running: 0, refusals: 0 })
+    expect(Object.values(await limiter.limits())).toMatchObject([{ pausedMs: 0 }])
+  })
+
+  it('frees the place when an iterator is left before its first read, and closes the body', async () => {
+    const limiter = open({ limits: [{ concurrency: 1 }] })
+    let isClosed = false
+    const body: HttpBody = {
+      [Symbol.asyncIterator]: () => ({
+        next: () => new Promise(() => {}),
+        return: () => {
+          isClosed = true
+          return Promise.resolve({ done: true as const, value: undefined })
+        }
+      }),
+      text: () => Promise.resolve(''),
+      cancel() {}
+    }
+    const response = await limiter.send(() => Promise.resolve({ status: 200, headers: {}, body, attempts: 1 }))(request())
+    await response.body[Symbol.asyncIterator]().return?.()
+    expect(limiter.stats().running).toBe(0)
+    expect(isClosed).toBe(true)
+  })
+
+  it('counts a body that is a stream by its length, and where that is not told by its answer', async () => {
+    const limiter = open({ budgets: [{ by: 'provider', tokens: 5000 }], queueMs: 0 })
+    const never: Send = () => new Promise(() => {})
+    const send = limiter.send(never)
+    async function* stream(): AsyncGenerator<Uint8Array> {
+      yield Buffer.from(chatBody)
+    }
+    const sized = (length: number) => ({ ...request(), headers: { 'content-length': String(length) }, body: stream() })
+    await expect(send(sized(8000))).rejects.toMatchObject({ code: 'quota-exceeded' })
+    void send({ ...request(), body: stream() })
+    expect(limiter.stats().running).toBe(1)
+    await expect(send({ ...request(), body: stream() })).rejects.toMatchObject({ details: expect.anything() })
+    expect(limiter.stats().running).toBe(1)
+    void send({ ...request(), method: 'GET', body: undefined })
+    expect(limiter.stats().running).toBe(2)
   })
 
   it('knows its permit among those of limiters around it', async () => {

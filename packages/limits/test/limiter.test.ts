@@ -42,7 +42,6 @@ describe('a permit', () => {
   it.each([
     ['429', rateLimited()],
     ['an overload', new MillraceError('overloaded', '', { details: {} })],
-    ['an open breaker', new MillraceError('circuit-open', '', { details: { origin: '', retryAfterMs: 1 } })],
     ['no head', timeout('headers')],
     ['no first content', timeout('first-chunk')],
     ['silence', timeout('idle')],
@@ -59,6 +58,7 @@ describe('a permit', () => {
 
   it.each([
     ['a bug', new TypeError('no')],
+    ['an open breaker', new MillraceError('circuit-open', '', { details: { origin: '', retryAfterMs: 1 } })],
     ['no socket', timeout('connect')],
     ['the wait for a place', timeout('queue')],
     ['a wrong request', new MillraceError('invalid-request', '', { details: {} })],

@@ -1,5 +1,5 @@
 import { heapAfterGc } from '@millrace/testkit'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { createMemoryStore } from '../src/memory-store.ts'
 import { budgetAsk, budgetEnd, dayMs, grantedAt, rateAsk, rateEnd } from './asks.ts'
 import { storeBehaviour } from './store-behaviour.ts'
@@ -61,6 +61,40 @@ describe('createMemoryStore', () => {
     const asks = Array.from({ length: 15_000 }, (_, count) => rateAsk({ concurrency: 1 }, { key: `tenant ${count}` }))
     for (const ask of asks) grantedAt(store.take([ask]))
     for (const ask of asks) expect(store.take([ask]).granted).toBe(false)
+  })
+
+  it('is not held by a date that was ahead for a moment', () => {
+    const real = Date.now
+    let [ahead, time] = [0, 0]
+    const start = real()
+    Date.now = () => start + time + ahead
+    const mono = vi.spyOn(performance, 'now').mockImplementation(() => time)
+    try {
+      const store = createMemoryStore()
+      const [short, long] = [budgetAsk(1, 1, { windowMs: 1000 }), budgetAsk(1, 1, { key: 'long' })]
+      ahead = 365 * dayMs
+      for (const ask of [short, long]) store.end([budgetEnd(ask, grantedAt(store.take([ask])), 1)])
+      ahead = 0
+      expect(store.take([short])).toMatchObject({ granted: false })
+      time += 2500
+      grantedAt(store.take([short]))
+      expect(store.take([long])).toMatchObject({ granted: false })
+      time += dayMs
+      grantedAt(store.take([long]))
+    } finally {
+      Date.now = real
+      mono.mockRestore()
+    }
+  })
+
+  it('keeps nothing of a budget that was only asked for, or given back', () => {
+    const { store } = rig()
+    for (let count = 0; count < 150_000; count++) {
+      expect(store.take([budgetAsk(1, 2, { key: `asked ${count}` })])).toMatchObject({ granted: false })
+      const ask = budgetAsk(1, 0.7, { key: `given back ${count}` })
+      store.end([budgetEnd(ask, grantedAt(store.take([ask])), 0)])
+    }
+    grantedAt(store.take([budgetAsk(1, 1, { key: 'new' })]))
   })
 
   it('keeps 100,000 budgets for their window and denies a new one beyond', () => {

@@ -1,8 +1,10 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { seededRandom } from '@millrace/testkit'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { Queued } from '../src/flow.ts'
-import { createLimiter, type LimitOptions, type Permit } from '../src/index.ts'
-import { createQueue, type Queue } from '../src/queue.ts'
+import { createLimiter, type LimitOptions, type LimitStore, type Permit } from '../src/index.ts'
+import { createMemoryStore } from '../src/memory-store.ts'
+import { createQueue, type Queue, type Refused } from '../src/queue.ts'
 
 const terms = { concurrency: 1, requests: Infinity, tokens: Infinity, windowMs: 60_000, adaptive: false }
 
@@ -23,15 +25,14 @@ function call(name: string, tenant: string, { shared = ['all'], own = [], priori
 }
 
 /** Lets in what is asked, until `allowed` says no; gives the names. */
-function passOf(queue: Queue<Call>, now: number, allowed: (call: Call) => true | { index: number; until: number }): string[] {
+function passOf(queue: Queue<Call>, now: number, allowed: (call: Call) => true | Refused): string[] {
   const names: string[] = []
-  queue.startPass(now)
   for (let next = queue.next(now); next !== undefined; next = queue.next(now)) {
     const answer = allowed(next)
     if (answer === true) {
       names.push(next.name)
       queue.granted(next)
-    } else queue.denied(next, answer.index, answer.until)
+    } else queue.denied(next, answer)
   }
   return names
 }
@@ -61,6 +62,63 @@ describe('the order of the queue', () => {
     expect(passOf(queue, 0, () => true).indexOf('few 9')).toBeLessThanOrEqual(21)
   })
 
+  it.each([false, true])(
+    'is fair to one of ten calls where another has a thousand of as many models, held by all: %s',
+    (heldFirst) => {
+      const queue = createQueue<Call>()
+      for (let index = 0; index < 1000; index++)
+        queue.add(call(`many ${index}`, 'many', { shared: ['provider', `model ${index}`] }))
+      for (let index = 0; index < 10; index++) queue.add(call(`few ${index}`, 'few', { shared: ['provider', 'model'] }))
+      if (heldFirst) passOf(queue, 0, () => ({ index: 0, until: 1, isSized: false }))
+      expect(passOf(queue, 1, () => true).indexOf('few 9')).toBeLessThanOrEqual(21)
+    }
+  )
+
+  it('names several before the first answer, in fair turns, and puts back who was denied', () => {
+    const queue = createQueue<Call>()
+    for (let index = 0; index < 5; index++) queue.add(call(`a${index}`, 'a'))
+    for (let index = 0; index < 5; index++) queue.add(call(`b${index}`, 'b'))
+    const asked = Array.from({ length: 6 }, () => queue.next(0) as Call)
+    expect(asked.map(({ name }) => name)).toEqual(['a0', 'b0', 'a1', 'b1', 'a2', 'b2'])
+    for (const one of asked.slice(0, 2)) queue.granted(one)
+    for (const one of asked.slice(2)) queue.denied(one, { index: 0, until: 10, isSized: false })
+    expect(queue.size).toBe(8)
+    expect(queue.next(9)).toBeUndefined()
+    expect(passOf(queue, 10, () => true)).toEqual(['a1', 'b1', 'a2', 'b2', 'a3', 'b3', 'a4', 'b4'])
+  })
+
+  it('asks nobody beside a large call that was denied for its size', () => {
+    const queue = createQueue<Call>()
+    const large = call('large', 'a', { tokens: 5000 })
+    queue.add(large)
+    for (let index = 0; index < 5; index++) queue.add(call(`small ${index}`, 'b'))
+    for (let now = 0; now < 50; now += 10) {
+      expect(queue.next(now)).toBe(large)
+      const beside = queue.next(now)
+      if (now > 0) expect(beside).toBeUndefined()
+      queue.denied(large, { index: 0, until: now + 10, isSized: true })
+      if (beside !== undefined) queue.granted(beside)
+    }
+    expect(queue.next(50)).toBe(large)
+    queue.granted(large)
+    expect(passOf(queue, 50, () => true)).toHaveLength(4)
+  })
+
+  it('finds who may have what came too late: as much of the same keys, of whatever tenant where none has keys of its own', () => {
+    const queue = createQueue<Call>()
+    const gone = call('gone', 'a', { tokens: 5 })
+    queue.add(call('other size', 'a', { tokens: 6 }))
+    queue.add(call('other key', 'a', { tokens: 5, shared: ['another'] }))
+    queue.add(call('own key', 'a', { tokens: 5, own: ['own'] }))
+    expect(queue.heirOf(gone)).toBeUndefined()
+    queue.add(call('heir', 'b', { tokens: 5 }))
+    const heir = queue.heirOf(gone) as Call
+    expect(heir.name).toBe('heir')
+    queue.granted(heir)
+    expect(queue.size).toBe(3)
+    expect(queue.heirOf(gone)).toBeUndefined()
+  })
+
   it('gives tenants shares of tokens within 10 % of each other, whatever the size of their calls', () => {
     const seed = 7
     const random = seededRandom(seed)
@@ -76,7 +134,6 @@ describe('the order of the queue', () => {
     }
     for (const tenant of served.keys()) for (let index = 0; index < 3; index++) add(tenant)
     let total = 0
-    queue.startPass(0)
     while (total < 5_000_000) {
       const next = queue.next(0)
       if (next === undefined) throw new Error(`the queue stood still, seed ${seed}`)
@@ -94,7 +151,6 @@ describe('the order of the queue', () => {
     const served: Record<string, number> = { large: 0, small: 0, other: 0 }
     queue.add(call('large', 'large', { tokens: 1000 }))
     queue.add(call('small', 'small', { tokens: 10 }))
-    queue.startPass(0)
     for (let turn = 0; turn < 10_000; turn++) {
       const next = queue.next(0) as Call
       // It comes again once it is served, as a caller that makes one call after the other.
@@ -113,7 +169,6 @@ describe('the order of the queue', () => {
     let served = 0
     for (let turn = 0; turn < 200; turn++) {
       queue.add(call('another', `another ${turn}`))
-      queue.startPass(0)
       const next = queue.next(0) as Call
       if (next.tenant === 'old') served++
       queue.granted(next)
@@ -126,9 +181,9 @@ describe('the order of the queue', () => {
     queue.add(call('large', 'a', { tokens: 5000 }))
     for (let index = 0; index < 5; index++) queue.add(call(`small ${index}`, 'b', { tokens: 1 }))
     const asked: string[] = []
-    const onlySmall = (next: Call): true | { index: number; until: number } => {
+    const onlySmall = (next: Call): true | Refused => {
       asked.push(next.name)
-      return next.weight < 100 ? true : { index: 0, until: 1000 }
+      return next.weight < 100 ? true : { index: 0, until: 1000, isSized: true }
     }
     expect(passOf(queue, 0, onlySmall)).toEqual([])
     queue.add(call('urgent', 'c', { tokens: 1, priority: 5 }))
@@ -142,7 +197,7 @@ describe('the order of the queue', () => {
     const queue = createQueue<Call>()
     queue.add(call('held', 'a'))
     let asked = 0
-    const never = (): { index: number; until: number } => ({ index: (asked++, 0), until: Infinity })
+    const never = (): Refused => ({ index: (asked++, 0), until: Infinity, isSized: true })
     for (let now = 0; now < 100; now++) passOf(queue, now, never)
     expect(asked).toBe(1)
     queue.free('another')
@@ -160,7 +215,7 @@ describe('the order of the queue', () => {
     const asked: string[] = []
     const order = passOf(queue, 0, (next) => {
       asked.push(next.name)
-      return next.tenant === 'held' ? { index: 1, until: 50 } : true
+      return next.tenant === 'held' ? { index: 1, until: 50, isSized: true } : true
     })
     expect(order).toEqual(['free 0', 'free 1', 'free 2'])
     expect(asked.filter((name) => name.startsWith('held'))).toEqual(['held 0'])
@@ -175,8 +230,7 @@ describe('the order of the queue', () => {
     const large = call('large', 'a', { tokens: 5000, own: ['own'] })
     queue.add(large)
     queue.add(call('small', 'a', { own: ['own'] }))
-    const isSmall = (next: Call): true | { index: number; until: number } =>
-      next.weight === 1 ? true : { index: 1, until: Infinity }
+    const isSmall = (next: Call): true | Refused => (next.weight === 1 ? true : { index: 1, until: Infinity, isSized: true })
     expect(passOf(queue, 0, isSmall)).toEqual([])
     expect(queue.remove(large)).toBe(true)
     expect(queue.remove(large)).toBe(false)
@@ -218,7 +272,7 @@ describe('the order of the queue', () => {
         let left = pick(5)
         passOf(queue, now, (next) => {
           expect(inside.has(next), `seed ${seed}: asked for one that is not queued`).toBe(true)
-          if (left-- <= 0) return { index: pick(next.demand.asks.length), until: now + 1 + pick(10) }
+          if (left-- <= 0) return { index: pick(next.demand.asks.length), until: now + 1 + pick(10), isSized: true }
           inside.delete(next)
           out.push(next)
           return true
@@ -254,9 +308,9 @@ describe('the order of the queue', () => {
       for (let index = 0; index < calls; index++) queue.add(call('', `t${index % 7}`, { shared: ['p', model(index)] }))
       let asked = 0
       let place = true
-      const one = (): true | { index: number; until: number } => {
+      const one = (): true | Refused => {
         asked++
-        if (!place) return { index: 0, until: Infinity }
+        if (!place) return { index: 0, until: Infinity, isSized: true }
         place = false
         return true
       }
@@ -275,6 +329,143 @@ describe('the order of the queue', () => {
     timed(1000)
     const few = Math.min(timed(1000), timed(1000), timed(1000))
     expect(timed(30_000) / few).toBeLessThan(300) // quadratic is 900
+  })
+})
+
+describe('two full providers', () => {
+  it('cost a call of a new model no more when many wait', async () => {
+    const timed = async (calls: number): Promise<number> => {
+      const limits: LimitOptions[] = [{ by: 'provider', concurrency: 10 }, { concurrency: 10 }]
+      const limiter = createLimiter({ limits, queueMs: Infinity })
+      const held = await Promise.all(
+        Array.from({ length: 20 }, (_, index) => limiter.acquire({ provider: index < 10 ? 'p' : 'q', model: 'full' }))
+      )
+      const from = process.cpuUsage()
+      const all = Array.from({ length: calls }, (_, index) =>
+        limiter.acquire({ provider: index % 2 === 0 ? 'p' : 'q', model: `m${index}` }).then((permit) => permit.settle())
+      )
+      for (const permit of held) permit.settle()
+      await Promise.all(all)
+      return process.cpuUsage(from).user
+    }
+    await timed(1000)
+    const few = Math.min(await timed(1000), await timed(1000), await timed(1000))
+    const many = Math.min(await timed(4000), await timed(4000))
+    expect(many / few).toBeLessThan(10) // quadratic is 16
+  })
+})
+
+describe('a queue before a store that takes its time', () => {
+  it.each([5, 20])('lets in all that its places carry after a burst: %s ms', { timeout: 30_000 }, async (storeMs) => {
+    const inner = createMemoryStore()
+    const slow = async <T>(step: () => T): Promise<T> => {
+      await delay(storeMs)
+      return step()
+    }
+    const store: LimitStore = {
+      ...inner,
+      take: (asks) => slow(() => inner.take(asks)),
+      end: (ends) => slow(() => inner.end(ends))
+    }
+    const limiter = createLimiter({ limits: [{ concurrency: 100 }], store, whenStoreFails: 'deny', queueMs: 3000 })
+    const ended: Promise<boolean>[] = []
+    const offer = (count: number): void => {
+      for (let index = ended.length; index < count; index++) {
+        const done = limiter.run({ tenant: `t${index % 3}` }, () => delay(50))
+        ended.push(
+          done.then(
+            () => true,
+            () => false
+          )
+        )
+      }
+    }
+    const from = performance.now()
+    for (let elapsedMs = 0; elapsedMs < 5000; elapsedMs = performance.now() - from) {
+      offer(300 + elapsedMs * 0.4)
+      await delay(5)
+    }
+    const done = (await Promise.all(ended)).filter(Boolean).length
+    expect(done / ended.length).toBeGreaterThan(0.9)
+    expect(limiter.stats()).toMatchObject({ queued: 0, running: 0 })
+    await limiter.close()
+  })
+
+  it('keeps the places of a limit in use while three times as much is offered as it carries, and calls expire', async () => {
+    const inner = createMemoryStore()
+    let asked = 0
+    const store: LimitStore = {
+      ...inner,
+      take: (asks) => (asked++, delay(20).then(() => inner.take(asks))),
+      end: (ends) => delay(20).then(() => inner.end(ends))
+    }
+    const limiter = createLimiter({ limits: [{ concurrency: 20 }], store, whenStoreFails: 'deny', queueMs: 200 })
+    const ended: Promise<boolean>[] = []
+    const from = performance.now()
+    for (let elapsedMs = 0; elapsedMs < 3000; elapsedMs = performance.now() - from) {
+      while (ended.length < elapsedMs * 0.6) {
+        const done = limiter.run({}, () => delay(60))
+        ended.push(
+          done.then(
+            () => true,
+            () => false
+          )
+        )
+      }
+      await delay(5)
+    }
+    const done = (await Promise.all(ended)).filter(Boolean).length
+    expect(done).toBeGreaterThan((3000 * 20) / 100 / 2) // half of what 20 places carry at 100 ms a call
+    expect(asked).toBeLessThan(ended.length * 3)
+    expect(limiter.stats()).toMatchObject({ queued: 0, running: 0 })
+    await limiter.close()
+  })
+
+  it('does not let small calls starve a large one', async () => {
+    const inner = createMemoryStore()
+    const store: LimitStore = { ...inner, take: (asks) => delay(5).then(() => inner.take(asks)) }
+    const limits: LimitOptions[] = [{ by: 'provider', tokensPerMinute: 120_000, windowMs: 1000, adaptive: false }]
+    const limiter = createLimiter({ limits, store, whenStoreFails: 'deny', queueMs: 20_000 })
+    ;(await limiter.acquire({ tokens: 2000 })).settle()
+    const order: string[] = []
+    const calls = Array.from({ length: 200 }, (_, index) => {
+      const name = index === 50 ? 'large' : 'small'
+      return limiter.run({ tokens: index === 50 ? 1500 : 20, tenant: index === 50 ? 'large' : `t${index % 5}` }, () =>
+        order.push(name)
+      )
+    })
+    await Promise.all(calls)
+    expect(order.indexOf('large')).toBeLessThan(190)
+    await limiter.close()
+  })
+
+  it('gives what comes too late for one call to the next, without asking again', async () => {
+    const inner = createMemoryStore()
+    const answers: (() => void)[] = []
+    const store: LimitStore = {
+      ...inner,
+      take: (asks) => new Promise((resolve) => answers.push(() => resolve(inner.take(asks))))
+    }
+    const limiter = createLimiter({ limits: [{ concurrency: 1 }], store, whenStoreFails: 'deny' })
+    const answer = async (): Promise<void> => {
+      answers.shift()?.()
+      await delay(0)
+    }
+    const first = limiter.acquire({})
+    const others = Array.from({ length: 10 }, () => limiter.acquire({}).catch(() => {}))
+    while (answers.length > 0) await answer()
+    const controller = new AbortController()
+    const gone = limiter.acquire({}, { signal: controller.signal, priority: 1 })
+    while (answers.length > 0) await answer()
+    expect(limiter.stats()).toMatchObject({ queued: 11, granted: 1 })
+    ;(await first).settle()
+    controller.abort(new Error('gone'))
+    await expect(gone).rejects.toThrow('gone')
+    expect(answers.length).toBeGreaterThan(0)
+    await answer()
+    expect(limiter.stats()).toMatchObject({ queued: 9, running: 1, granted: 2 })
+    await limiter.close()
+    await Promise.all(others)
   })
 })
 

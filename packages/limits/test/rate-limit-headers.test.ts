@@ -123,7 +123,9 @@ describe('what makes no sense', () => {
     ['a limit of nothing', { 'x-ratelimit-limit-tokens': '0' }],
     ['empty', { 'x-ratelimit-limit-tokens': '' }],
     ['a broken structure', { ratelimit: '"default;r=50' }],
-    ['a structure without a count', { ratelimit: '"default";t=5' }]
+    ['a structure without a count', { ratelimit: '"default";t=5' }],
+    ['a limit of nobody knows what, nor for how long', { 'x-ratelimit-limit': '1' }],
+    ['what is left of it', { 'ratelimit-remaining': '0' }]
   ])('is ignored and counted: %s', (_, headers) => {
     expect(read(headers as unknown as Record<string, string>)).toEqual({ news: undefined, read: expect.any(Number), ignored: 1 })
   })
@@ -157,6 +159,19 @@ describe('how long a refusal asks to be left alone', () => {
     [429, { 'retry-after': 'soon' }, undefined],
     [429, { 'retry-after': '90000' }, undefined],
     [429, {}, undefined],
+    [503, { 'retry-after': '86400' }, 300_000],
+    [529, { 'retry-after-ms': '900000' }, 300_000],
+    [429, { 'retry-after': '86400' }, 3_600_000],
+    [
+      429,
+      {
+        'retry-after': '86000',
+        'x-ratelimit-limit-requests': '50',
+        'x-ratelimit-remaining-requests': '0',
+        'x-ratelimit-reset-requests': '24h'
+      },
+      86_000_000
+    ],
     [200, { 'retry-after': '7' }, undefined],
     [500, { 'retry-after': '7' }, undefined],
     [429, { 'x-ratelimit-limit-tokens': '9', 'x-ratelimit-remaining-tokens': '0', 'x-ratelimit-reset-tokens': '3s' }, 3000],

@@ -78,6 +78,30 @@ describe('createRedisLimits', () => {
     }
   })
 
+  it('gives each of its steps the same time, whenever it began', async () => {
+    const store = createRedisLimits({ command: () => new Promise(() => {}), commandTimeoutMs: 300 })
+    const times: number[] = []
+    const step = async (): Promise<void> => {
+      const startedAt = performance.now()
+      expect(await failure(store.state('k', one.terms))).toMatchObject({ code: 'timeout', details: { limitMs: 300 } })
+      times.push(performance.now() - startedAt)
+    }
+    const steps = [step()]
+    for (const ms of [100, 100, 150]) {
+      await delay(ms)
+      steps.push(step())
+    }
+    await Promise.all(steps)
+    const bare = performance.now()
+    await delay(300)
+    const slack = performance.now() - bare - 300 + 150
+    for (const ms of times) {
+      expect(ms).toBeGreaterThan(295)
+      expect(ms).toBeLessThan(300 + slack)
+    }
+    await store.close()
+  })
+
   it('tells of a command that has lost its client, and of an answer that is none', async () => {
     const lost = createRedisLimits({ command: () => Promise.reject(new TypeError('no this')) })
     expect(await failure(lost.take([one]))).toMatchObject({ code: 'network', message: expect.stringMatching(/sendCommand/) })
@@ -132,7 +156,53 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
       expect(ttl, key).toBeGreaterThan(3_500_000)
       expect(ttl, key).toBeLessThan(2.1 * dayMs)
     }
-    expect(Number(await connection.command(['PTTL', `{${namespace}}:rate:=a`]))).toBeGreaterThan(5 * 3_600_000)
+    expect(Number(await connection.command(['PTTL', `{${namespace}}:v1:rate:=a`]))).toBeGreaterThan(5 * 3_600_000)
+  })
+
+  it('keeps a limit for a day while calls run, and for about an hour at rest', async () => {
+    const namespace = newSpace()
+    const store = limits({ namespace })
+    const ttl = async (): Promise<number> => Number(await connection.command(['PTTL', `{${namespace}}:v1:rate:=k`]))
+    for (let count = 0; count < 3; count++) {
+      const at = grantedAt(await store.take([one]))
+      expect(await ttl()).toBeGreaterThan(dayMs)
+      await store.end([rateEnd(one, at)])
+      expect(await ttl()).toBeGreaterThan(3_600_000)
+      expect(await ttl()).toBeLessThan(2 * 3_600_000)
+    }
+    // A slow refill outlasts both.
+    const slow = rateAsk({ requests: 2, windowMs: 20 * dayMs })
+    await store.end([rateEnd(slow, grantedAt(await store.take([slow])))])
+    expect(await ttl()).toBeGreaterThan(9 * dayMs)
+  })
+
+  it('has a lease for whatever it holds, even with a Redis that has lost all', async () => {
+    const { own } = await ownServer()
+    const namespace = newSpace()
+    const store = limits({ command: own.command, namespace, leaseMs: 60_000 })
+    const leases = async (): Promise<number> => Number(await own.command(['ZCARD', `{${namespace}}:v1:leases`]))
+    const free = rateAsk({}, { place: false })
+    grantedAt(await store.take([free]))
+    expect(await leases()).toBe(0) // holds nothing
+    grantedAt(await store.take([one]))
+    expect(await leases()).toBe(1)
+    await own.command(['FLUSHALL'])
+    grantedAt(await store.take([one]))
+    expect(await leases()).toBe(1)
+    await store.close()
+    expect(await own.command(['KEYS', '*'])).toEqual([`{${namespace}}:v1:rate:=k`])
+  })
+
+  it('counts an end once that is told twice in one step', async () => {
+    const store = limits()
+    const many = rateAsk({ concurrency: 9 }, { tokens: 5 })
+    const budget = budgetAsk(10, 4)
+    const at = grantedAt(await store.take([many, budget]))
+    grantedAt(await store.take([many]))
+    const ends = [rateEnd(many, at), budgetEnd(budget, at, 4)]
+    await store.end([...ends, ...ends])
+    expect(await store.state('k', many.terms)).toMatchObject({ running: 1 })
+    expect(await store.take([budgetAsk(10, 6)])).toMatchObject({ granted: true })
   })
 
   it('works on a node of a cluster, which refuses scripts that touch two slots', async () => {
@@ -159,8 +229,12 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
     const budget = budgetAsk(1, 1, { windowMs: 3_600_000 })
     for (let count = 0; count < 6; count++) grantedAt(await store.take([ask]))
     await store.end([budgetEnd(budget, grantedAt(await store.take([budget])), 1)])
-    time -= 1_800_000
+    await store.learn('paused', ask.terms, { even: true, pauseMs: 1000 })
+    await store.learn('told', ask.terms, { even: false, requests: { limit: 6, remaining: 0, resetMs: 1000 } })
+    time -= dayMs
     expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: 10_000 })
+    expect(await store.state('paused', ask.terms)).toMatchObject({ pausedMs: 1000 })
+    expect(await store.take([rateAsk(ask.terms, { key: 'told' })])).toMatchObject({ granted: false, waitMs: 1000 })
     expect(await store.take([budget])).toMatchObject({ granted: false })
     time += 10_000
     grantedAt(await store.take([ask]))
@@ -244,7 +318,7 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
     ])
     expect(performance.now() - startedAt).toBeLessThan(1500)
     for (const error of failures) expect(error).toMatchObject({ code: 'timeout', details: { clock: 'total', limitMs: 100 } })
-    expect(store.stats()).toMatchObject({ owed: 22, held: 0 })
+    expect(store.stats()).toMatchObject({ owed: 11, held: 0 })
     server.resume()
     await until(() => store.stats().owed === 0)
     expect(await store.state('k', ask.terms)).toMatchObject({ running: 0, tokensLeft: expect.closeTo(990, 0) })
@@ -327,6 +401,59 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
     expect(store.stats()).toMatchObject({ owed: 10_000, dropped: 1000, errors: 11_000 })
   })
 
+  it('gives back a take that arrives when nobody undoes it any more, though the process goes on', async () => {
+    let heldUpMs = 0
+    const store = limits({
+      leaseMs: 300,
+      commandTimeoutMs: 50,
+      command: async (args) => {
+        const ms = heldUpMs
+        heldUpMs = 0
+        await delay(ms)
+        return connection.command(args)
+      }
+    })
+    const busy = rateAsk({}, { key: 'other' })
+    heldUpMs = 700
+    const late = store.take([one])
+    expect(await failure(late)).toMatchObject({ code: 'timeout' })
+    const kept: number[] = []
+    for (let count = 0; count < 60; count++) {
+      kept.push(grantedAt(await store.take([busy])))
+      await delay(25)
+      // The calls overlap: the process always has one.
+      if (kept.length > 1) await store.end([rateEnd(busy, kept.shift() ?? 0)])
+      if (count === 32) expect(await running(store)).toBe(1)
+    }
+    expect(await running(store)).toBe(0)
+    expect(await store.state('other', busy.terms)).toMatchObject({ running: 1 })
+    grantedAt(await store.take([one]))
+  })
+
+  it('gets back by its lease what it could not tell of, though the process goes on', async () => {
+    let away = false
+    const store = limits({
+      leaseMs: 1000,
+      command: (args) => (away ? Promise.reject(new Error('away')) : connection.command(args))
+    })
+    const taken: number[] = []
+    for (let count = 0; count < 11; count++) {
+      taken.push(...(await Promise.all(Array.from({ length: 1000 }, () => store.take([rateAsk()])))).map(grantedAt))
+    }
+    away = true
+    await Promise.all(taken.map((at) => failure(store.end([rateEnd(rateAsk(), at)]))))
+    expect(store.stats()).toMatchObject({ owed: 10_000, dropped: 1000, held: 0 })
+    away = false
+    const busy = rateAsk({}, { key: 'other' })
+    await until(async () => {
+      const at = grantedAt(await store.take([busy]))
+      await delay(20)
+      await store.end([rateEnd(busy, at)])
+      return (await running(store)) === 0
+    }, 30_000)
+    expect(store.stats()).toMatchObject({ owed: 0 })
+  }, 60_000)
+
   it('leaves nothing behind, closed with calls running or without', async () => {
     const probe = probeLeaks()
     for (let count = 0; count < 20; count++) {
@@ -336,6 +463,6 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
       await store.close()
     }
     await probe.check()
-    expect(await connection.command(['KEYS', '{leaks}:*'])).toEqual(['{leaks}:rate:=k'])
+    expect(await connection.command(['KEYS', '{leaks}:*'])).toEqual(['{leaks}:v1:rate:=k'])
   })
 })

@@ -74,6 +74,21 @@ describe('rules', () => {
     }
   })
 
+  it('make the same keys again for more subjects than they remember, long and short, and without a part', () => {
+    const rules = rulesOf({ limits: [{ by: [] }, { by: 'model' }, { by: ['provider', 'model', 'tenant'], concurrency: 1 }] })
+    const subjects = Array.from({ length: 2500 }, (_, index) => ({
+      provider: `p${index % 3}`,
+      model: index % 7 === 0 ? undefined : `m${index % 50}`,
+      tenant: `${index % 11 === 0 ? 'x'.repeat(200) : ''}${index}`
+    }))
+    const first = subjects.map((subject) => keysOf(rules, subject))
+    expect(new Set(first.map(([all]) => all)).size).toBe(1)
+    expect(new Set(first.map(([, model]) => model)).size).toBe(51)
+    expect(new Set(first.map(([, , each]) => each)).size).toBe(2500)
+    expect(subjects.map((subject) => keysOf(rules, subject))).toEqual(first)
+    expect(subjects.toReversed().map((subject) => keysOf(rules, subject))).toEqual(first.toReversed())
+  })
+
   it('count a part that is left out as one of its own', () => {
     const rules = rulesOf({ limits: [{ by: 'model' }] })
     expect(keysOf(rules, {})).toEqual(keysOf(rules, { model: '', provider: 'any' }))

@@ -69,7 +69,7 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     expect(await store.take([ask])).toMatchObject({ granted: false, waitMs: 30_000 })
   })
 
-  it('lowers its ceiling once for the calls of one refusal and raises it by one a round of successes', async () => {
+  it('lowers its ceiling once for the calls of one refusal, and raises it by calls that began after', async () => {
     const { store, pass } = await start()
     const ask = rateAsk({ concurrency: 100 })
     const taken: number[] = []
@@ -78,9 +78,54 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     for (const at of taken.slice(0, 10)) await store.end([rateEnd(ask, at, { outcome: 'refused' })])
     expect(await store.state('k', ask.terms)).toMatchObject({ ceiling: 18, running: 10 })
     for (const at of taken.slice(10)) await store.end([rateEnd(ask, at)])
-    const { ceiling } = await store.state('k', ask.terms)
-    expect(ceiling).toBeGreaterThan(18)
-    expect(ceiling).toBeLessThan(18.2)
+    expect(await store.state('k', ask.terms)).toMatchObject({ ceiling: 18, running: 0 })
+  })
+
+  it('raises its ceiling by one a call up to nine tenths of the last, and then by one a round', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ concurrency: 100 })
+    async function round(calls: number, refused = 0): Promise<number> {
+      const taken: number[] = []
+      for (let count = 0; count < calls; count++) taken.push(grantedAt(await store.take([ask])))
+      pass(10)
+      for (const [index, at] of taken.entries()) {
+        await store.end([rateEnd(ask, at, { outcome: index < refused ? 'refused' : 'ok' })])
+      }
+      pass(10)
+      return (await store.state('k', ask.terms)).ceiling
+    }
+    expect(await round(20, 20)).toBe(18) // was 100
+    expect(await round(18)).toBe(25) // by those alone that leave half of it behind
+    expect(await round(25)).toBe(34)
+    expect(await round(34, 1)).toBeCloseTo(0.9 * 34, 9)
+    const raised = await round(30)
+    expect(raised).toBeGreaterThan(31)
+    expect(raised).toBeLessThan(32)
+  })
+
+  it('begins at the limit of its own where a call is refused that was alone', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ concurrency: 200 })
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])), { outcome: 'refused' })])
+    expect((await store.state('k', ask.terms)).ceiling).toBe(180)
+    pass(1)
+    for (let count = 0; count < 180; count++) grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'concurrency' })
+  })
+
+  it('lifts a ceiling by time that was not refused for a minute', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk()
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])), { outcome: 'refused' })])
+    expect((await store.state('k', ask.terms)).ceiling).toBe(1)
+    pass(60_000)
+    expect((await store.state('k', ask.terms)).ceiling).toBe(1)
+    pass(60_000)
+    expect((await store.state('k', ask.terms)).ceiling).toBe(4)
+    for (let count = 0; count < 4; count++) grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'concurrency' })
+    pass(480_000)
+    expect((await store.state('k', ask.terms)).ceiling).toBe(100)
   })
 
   it('keeps its ceiling at one at least, and knows what was asked before the last refusal even there', async () => {
@@ -97,6 +142,7 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     expect(await store.take([ask])).toMatchObject({ granted: false, why: 'concurrency' })
     await store.end([rateEnd(ask, at)])
     await store.end([rateEnd(attempt, early, { outcome: 'refused' })])
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])))])
     grantedAt(await store.take([ask]))
     grantedAt(await store.take([ask]))
     expect(await store.take([ask])).toMatchObject({ granted: false, why: 'concurrency' })
@@ -125,6 +171,93 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     await store.learn('k', ask.terms, { even: true, requests: { remaining: 14 } })
     expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 12 })
     await store.end([rateEnd(ask, at)])
+  })
+
+  it('never allows more than its own limit, whatever a provider tells', async () => {
+    for (const even of [true, false]) {
+      for (const told of [10_000, 61, 60, 59]) {
+        const { store, pass } = await start()
+        const ask = rateAsk({ requests: 60, tokens: 60_000 }, { tokens: 10 })
+        let granted = 0
+        for (let time = 0; time < 30_000; time += 10) {
+          const verdict = await store.take([ask])
+          if (verdict.granted) {
+            granted++
+            const counter = { limit: told, remaining: told - 1, resetMs: even ? 60_000 / told : 500 }
+            await store.learn('k', ask.terms, { even, requests: counter, tokens: { limit: 1e9, remaining: 9e8, resetMs: 6000 } })
+            await store.end([rateEnd(ask, verdict.at, { usedTokens: 10 })])
+          }
+          pass(10)
+          if (granted > 95) break
+        }
+        expect(granted, `told ${told}, even ${even}`).toBeLessThanOrEqual(90)
+        expect(granted, `told ${told}, even ${even}`).toBeGreaterThan(80)
+      }
+    }
+  })
+
+  it('holds to what a provider tells where that is less than its own limit', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 600 })
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 60, remaining: 30, resetMs: 30_000 } })
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 30 })
+    pass(10_000)
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: expect.closeTo(40, 6) })
+    await store.learn('k', ask.terms, { even: true, requests: { remaining: 55 } })
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 55 })
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 1000, remaining: 0 } })
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'requests' })
+  })
+
+  it('takes what remains of a limit it was not told for what remains of its own', async () => {
+    const { store } = await start()
+    const ask = rateAsk({ requests: 600 })
+    await store.learn('k', ask.terms, { even: false, requests: { remaining: 0, resetMs: 30_000 } })
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'requests', waitMs: 30_000 })
+  })
+
+  it('forgets what it was told when answers have not said so again for ten minutes', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 600 })
+    const answer = async (): Promise<void> => store.end([rateEnd(ask, grantedAt(await store.take([ask])))])
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 1 } })
+    for (let minute = 0; minute < 9; minute++) {
+      await answer()
+      expect(await store.take([ask])).toMatchObject({ granted: false })
+      pass(60_000)
+    }
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 1, remaining: 1 } })
+    for (let minute = 0; minute < 9; minute++) {
+      await answer()
+      pass(60_000)
+    }
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 1 })
+    pass(3_000_000) // no answers, no doubt
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: 1 })
+    await answer()
+    expect((await store.state('k', ask.terms)).requestsLeft).toBeGreaterThan(598)
+  })
+
+  it('goes by a window that little use tells only when it is told twice', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 600 })
+    const odd: News = { even: true, requests: { limit: 500, remaining: 499, resetMs: 170_000 } }
+    await store.learn('k', ask.terms, odd)
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 500, remaining: 0 } })
+    pass(60_000)
+    expect(await store.state('k', ask.terms)).toMatchObject({ requestsLeft: expect.closeTo(500, 6) })
+    await store.learn('k', ask.terms, odd)
+    await store.learn('k', ask.terms, odd)
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 500, remaining: 0 } })
+    pass(60_000)
+    expect((await store.state('k', ask.terms)).requestsLeft).toBeLessThan(1)
+  })
+
+  it('goes into debt by no more than a window, however much is said to be used', async () => {
+    const { store } = await start()
+    const ask = rateAsk({ tokens: 1000, windowMs: 10_000 }, { tokens: 400 })
+    await store.end([rateEnd(ask, grantedAt(await store.take([ask])), { usedTokens: 1e15 })])
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'tokens', waitMs: 14_000 })
   })
 
   it('fills a counter that is not even at once when its window ends, and not before', async () => {
@@ -170,12 +303,13 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     const verdicts = await Promise.all(Array.from({ length: 100 }, async () => store.take([ask])))
     const granted = verdicts.filter((verdict) => verdict.granted)
     expect(granted.length).toBe(10)
-    expect(verdicts.find((verdict) => !verdict.granted)).toEqual({ granted: false, index: 0, why: 'budget', waitMs: undefined })
+    const denied = { granted: false, index: 0, why: 'budget', waitMs: undefined, left: expect.closeTo(0, 9) }
+    expect(verdicts.find((verdict) => !verdict.granted)).toEqual(denied)
     for (const { at } of granted) await store.end([budgetEnd(ask, at, 0.09)])
     const last = grantedAt(await store.take([ask]))
     expect(await store.take([ask])).toMatchObject({ granted: false, why: 'budget', waitMs: undefined })
     await store.end([budgetEnd(ask, last, 0.1)])
-    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'budget', waitMs: dayMs })
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'budget', waitMs: dayMs, left: expect.closeTo(0, 9) })
   })
 
   it('begins a budget anew with its window, and leaves the calls of the old one to the old one', async () => {

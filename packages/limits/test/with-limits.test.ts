@@ -9,6 +9,7 @@ import {
   MillraceError,
   nextBatch,
   type Provider,
+  startDeadline,
   type Usage
 } from '@millrace/core'
 import { createLimiter, type Limiter, type LimiterOptions, withLimits } from '@millrace/limits'
@@ -204,10 +205,14 @@ describe('withLimits', () => {
     expect(await left(limiter)).toBe(60_000)
   })
 
-  it('gives the place of a forgotten stream back when it is collected', async () => {
+  it.each([
+    ['no deadline', Number.POSITIVE_INFINITY],
+    ['a deadline', 60_000]
+  ])('gives the place of a forgotten stream with %s back when it is collected', async (_, totalMs) => {
     const { limiter, provider } = limited(answering)
+    using deadline = startDeadline('total', totalMs, () => {})
     await (async () => {
-      await provider(request, {})[Symbol.asyncIterator]().next()
+      await provider(request, { deadline })[Symbol.asyncIterator]().next()
     })()
     expect(limiter.stats().running).toBe(1)
     for (let round = 0; round < 100 && limiter.stats().running > 0; round++) {
@@ -271,6 +276,75 @@ describe('withLimits', () => {
     await expect(collect(provider({ ...request, maxOutputTokens: 90 }, options))).rejects.toSatisfy((error) =>
       isMillraceError(error, 'quota-exceeded')
     )
+  })
+
+  const badPrices: readonly (readonly [string, () => number])[] = [
+    [
+      'throws',
+      () => {
+        throw new Error('no price of this model')
+      }
+    ],
+    ['is NaN', () => Number.NaN],
+    ['is negative', () => -1],
+    ['is Infinity', () => Number.POSITIVE_INFINITY]
+  ]
+  it.each(badPrices)('settles as reserved, counts it, and goes on, where the price of an answer %s', async (_, bad) => {
+    let asked = 0
+    // The first price is that of the reservation, of the model that was asked for.
+    const price = (): number => (asked++ % 2 === 0 ? 0.4 : bad())
+    const { limiter, provider } = limited(answering, { limits: [{ concurrency: 1 }], budgets: [{ usd: 1 }], price, queueMs: 0 })
+    for (let call = 1; call <= 2; call++) {
+      expect((await collect(provider(request, {}))).text).toBe('Long.')
+      expect(limiter.stats()).toMatchObject({ running: 0, priceFailures: call })
+    }
+    await expect(collect(provider(request, {}))).rejects.toSatisfy((error) => isMillraceError(error, 'quota-exceeded'))
+  })
+
+  it.each(badPrices)("does not hide the provider's own error, nor keep the place, where the price %s", async (_, price) => {
+    const broken = new MillraceError('network', 'gone', { details: { phase: 'body' } })
+    const { limiter, provider } = limited(
+      async function* () {
+        yield start
+        yield { type: 'text', text: 'some' }
+        throw broken
+      },
+      { limits: [{ concurrency: 1 }], price }
+    )
+    await expect(collect(provider(request, {}))).rejects.toBe(broken)
+    for await (const chunk of provider(request, {})) if (chunk.type === 'text') break
+    expect(limiter.stats()).toMatchObject({ running: 0, priceFailures: 2 })
+  })
+
+  it.each([Number.NaN, -5, Number.POSITIVE_INFINITY, 999_999_999_999])(
+    'settles as reserved where the usage tells %f tokens',
+    async (text) => {
+      const { limiter, provider } = limited(async function* () {
+        yield start
+        yield { type: 'usage', usage: { ...usage, output: { text, reasoning: 0 } } }
+        yield { type: 'finish', reason: 'stop' }
+      })
+      await collect(provider(request, {}))
+      expect(limiter.stats()).toMatchObject({ running: 0, usageIgnored: 1 })
+      const spent = 60_000 - (await left(limiter))
+      expect(spent).toBeGreaterThan(50)
+      expect(spent).toBeLessThan(80)
+      // Nor is it learned.
+      await provider(request, {})[Symbol.asyncIterator]().next()
+      expect(60_000 - (await left(limiter))).toBe(2 * spent)
+    }
+  )
+
+  it.each([
+    ['before a head has come is a silence', [], 1],
+    ['behind the head is the caller\u2019s own', [start], 0]
+  ] as const)('a total timeout %s', async (_, chunks, refusals) => {
+    const { limiter, provider } = limited(async function* () {
+      yield* chunks
+      throw new MillraceError('timeout', 'late', { details: { clock: 'total', limitMs: 1, elapsedMs: 1 } })
+    })
+    await expect(collect(provider(request, {}))).rejects.toThrow('late')
+    expect(limiter.stats()).toMatchObject({ running: 0, refusals })
   })
 
   it('refuses wrong options with what to write instead', () => {
