@@ -31,11 +31,10 @@ export interface Batch<O> extends AsyncIterableIterator<Outcome<O>, undefined, u
  */
 export function batch<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I, O>, options: BatchOptions<I> = {}): Batch<O> {
   if (typeof items !== 'object' || items === null || !(Symbol.asyncIterator in items || Symbol.iterator in items)) {
-    throw new TypeError(
-      `batch takes an array of items, or anything else that can be iterated, not ${items === null ? 'null' : `a ${typeof items}`}`
-    )
+    const given = (items as unknown) instanceof Promise ? 'a Promise: await it first' : shown(items)
+    throw new TypeError(`batch takes an array of items, or anything else that can be iterated, not ${given}`)
   }
-  if (typeof work !== 'function') throw new TypeError(`batch takes a function that does the work, not a ${typeof work}`)
+  if (typeof work !== 'function') throw new TypeError(`batch takes a function that does the work, not ${shown(work)}`)
   checkOptions<BatchOptions<I>>('batch', options, {
     concurrency: 1,
     order: 1,
@@ -49,6 +48,14 @@ export function batch<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I,
     lookahead: 1,
     journal: 1
   })
+  for (const name of ['onProgress', 'pause', 'length'] as const) {
+    const given = options[name]
+    if (given !== undefined && typeof given !== 'function') throw new TypeError(`${name} must be a function, not ${shown(given)}`)
+  }
+  const { journal } = options
+  if (journal !== undefined && typeof journal?.begin !== 'function') {
+    throw new TypeError(`journal must come from await openJournal(path); it is ${shown(journal)}`)
+  }
   const { concurrency = 16, order = 'completion', itemTimeoutMs = Number.POSITIVE_INFINITY, length, lookahead = 1000 } = options
   wholeNumber('concurrency', concurrency, 1)
   const { maxBuffered = defaultBuffer(order, concurrency), maxPauses = 5 } = options
@@ -57,9 +64,10 @@ export function batch<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I,
     throw new TypeError(`maxBuffered must be at least concurrency (${concurrency}), not ${maxBuffered}`)
   wholeNumber('maxPauses', maxPauses, 0)
   wholeNumber('lookahead', lookahead, 1)
-  if (!(itemTimeoutMs > 0)) throw new TypeError(`itemTimeoutMs must be more than 0 ms, or Infinity, not ${itemTimeoutMs}`)
+  if (typeof itemTimeoutMs !== 'number' || !(itemTimeoutMs > 0))
+    throw new TypeError(`itemTimeoutMs must be more than 0 ms, or Infinity, not ${shown(itemTimeoutMs)}`)
   if (order !== 'completion' && order !== 'input') {
-    throw new TypeError(`order must be 'completion' or 'input', not ${JSON.stringify(order)}`)
+    throw new TypeError(`order must be 'completion' or 'input', not ${shown(order)}`)
   }
   if (length !== undefined && order === 'input') {
     throw new TypeError("length starts items out of order, which order: 'input' takes back: leave out one of the two")
@@ -77,10 +85,18 @@ export function batch<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I,
 
 /** In input order one item that takes very long holds back all behind it: the places are to go on with them meanwhile. */
 function defaultBuffer(order: 'completion' | 'input', concurrency: number): number {
-  return order === 'input' ? Math.max(1000, concurrency * 10) : concurrency * 10
+  return Math.min(Number.MAX_SAFE_INTEGER, Math.max(order === 'input' ? 1000 : 0, concurrency * 10))
 }
 
 function wholeNumber(name: string, value: number, least: number): void {
   if (Number.isSafeInteger(value) && value >= least) return
-  throw new TypeError(`${name} must be a whole number of at least ${least}, not ${String(value)}`)
+  throw new TypeError(`${name} must be a whole number of at least ${least}, not ${shown(value)}`)
+}
+
+/** A wrong argument as an error tells it. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return `the string ${JSON.stringify(value)}`
+  if (value instanceof Promise) return 'a Promise'
+  if (Array.isArray(value)) return 'an array'
+  return typeof value === 'object' && value !== null ? 'an object' : typeof value === 'function' ? 'a function' : String(value)
 }

@@ -1,27 +1,39 @@
-import type { BatchOptions } from './batch-options.ts'
+import { isMillraceError } from '@millrace/core'
+import type { RunOptions } from './batch-options.ts'
+import type { Item } from './item.ts'
 import { retryAfter } from './pause.ts'
+
+// A full queue of ours empties by itself, and says nothing of when.
+const firstFullMs = 100
+const longestFullMs = 5000
 
 /** The caller's functions that decide something. One that throws stops nothing: `onFault` counts it. */
 export interface Hooks<I> {
-  /** Milliseconds; `undefined` where the error asks for no pause. */
-  pauseOf(error: unknown): number | undefined
+  /** Milliseconds; `undefined` where the error asks for no pause, or the item has had all its pauses. */
+  pauseOf(error: unknown, item: Item<I>): number | undefined
   lengthOf(item: I): number
 }
 
-export function createHooks<I>({ pause = retryAfter, length }: BatchOptions<I>, onFault: () => void): Hooks<I> {
-  function guarded(hook: () => number | undefined): number | undefined {
+export function createHooks<I>({ pause = retryAfter, maxPauses, length }: RunOptions<I>, onFault: () => void): Hooks<I> {
+  /** What a hook says, in a form that can be reckoned with; else `undefined`. */
+  function asked(hook: () => unknown): number | undefined {
     try {
-      return hook()
+      const said = hook()
+      return typeof said === 'number' && !Number.isNaN(said) ? said : undefined
     } catch {
       onFault()
       return undefined
     }
   }
   return {
-    pauseOf(error) {
-      const ms = guarded(() => pause(error))
-      return ms !== undefined && ms >= 0 && Number.isFinite(ms) ? ms : undefined
+    pauseOf(error, item) {
+      if (item.attempt - item.full <= maxPauses) {
+        const ms = asked(() => pause(error))
+        if (ms !== undefined && ms >= 0 && ms !== Number.POSITIVE_INFINITY) return ms
+      }
+      if (maxPauses === 0 || !isMillraceError(error, 'queue-full')) return undefined
+      return Math.min(longestFullMs, firstFullMs * 2 ** item.full++)
     },
-    lengthOf: (item) => guarded(() => length?.(item)) || 0
+    lengthOf: (item) => asked(() => length?.(item)) ?? 0
   }
 }

@@ -8,6 +8,8 @@ export class Item<I> {
   readonly value: I
   length = 0
   attempt = 0
+  /** Attempts that found a full queue of ours: they do not count as pauses. */
+  full = 0
   entry: JournalEntry | undefined
   context: Context | undefined
   startedAt = 0
@@ -73,5 +75,13 @@ export class RunningItems<I> {
     item.before = undefined
     item.after = undefined
     this.size--
+  }
+  takeAll(): Item<I>[] {
+    const items: Item<I>[] = []
+    for (let item = this.first; item !== undefined; item = this.first) {
+      this.remove(item)
+      items.push(item)
+    }
+    return items
   }
 }

@@ -1,15 +1,15 @@
 import type { FileHandle } from 'node:fs/promises'
 import { MillraceError } from '@millrace/core'
-
-/** What is read at once: the lines of neighbours, which are replayed next. */
-const blockBytes = 262_144
+import { createLineReader } from './line-reader.ts'
 
 /** Lines that are appended and made safe together. */
 export interface JournalFile {
   /** Where the line will stand (its break not counted), and what resolves once it is on disk. After a failure it rejects, always. */
   append(line: string): { readonly offset: number; readonly length: number; readonly safe: Promise<void> }
-  /** Bytes that were appended before; at once where they were read with others. */
-  read(offset: number, length: number): Buffer | Promise<Buffer>
+  /** What `use` makes of bytes that are safe; at once where they were read with others. They are its own while it runs. */
+  read<T>(offset: number, length: number, use: (line: Buffer) => T): T | Promise<T>
+  /** Why nothing can be written any more. */
+  readonly failure: MillraceError | undefined
   readonly bytes: number
   readonly syncs: number
   /** Writes what was appended and closes. */
@@ -31,7 +31,8 @@ export function createJournalFile(path: string, file: FileHandle, size: number, 
   let writing: Promise<void> | undefined
   let syncing: Promise<void> | undefined
   let failure: MillraceError | undefined
-  let block: { readonly offset: number; readonly data: Buffer } | undefined
+  let unsynced = false
+  const reader = createLineReader(file, () => writtenBytes)
 
   // Written without waiting for the disk, so that a killed process loses next to nothing.
   async function write(): Promise<void> {
@@ -64,28 +65,18 @@ export function createJournalFile(path: string, file: FileHandle, size: number, 
       const groups = written
       written = []
       try {
+        // After a failure the system may forget what it could not write, and say that all is well.
+        if (unsynced) throw failure
         await file.datasync()
         syncs++
         for (const { safe } of groups) safe.resolve()
       } catch (error) {
+        unsynced = true
         failure ??= writeFailure(path, error)
         for (const { safe } of groups) safe.reject(failure)
       }
     }
     syncing = undefined
-  }
-
-  async function load(offset: number, length: number): Promise<Buffer> {
-    const data = Buffer.allocUnsafe(Math.max(length, blockBytes))
-    let filled = 0
-    while (filled < length) {
-      const { bytesRead } = await file.read(data, filled, data.length - filled, offset + filled)
-      if (bytesRead === 0) break
-      filled += bytesRead
-    }
-    // Not what is being written at this moment.
-    block = { offset, data: data.subarray(0, Math.min(filled, writtenBytes - offset)) }
-    return data.subarray(0, length)
   }
 
   return {
@@ -100,11 +91,9 @@ export function createJournalFile(path: string, file: FileHandle, size: number, 
       writing ??= Promise.resolve().then(write)
       return { offset, length: data.length - 1, safe: safe.promise }
     },
-    read(offset, length) {
-      if (block !== undefined && offset >= block.offset && offset + length <= block.offset + block.data.length) {
-        return block.data.subarray(offset - block.offset, offset - block.offset + length)
-      }
-      return load(offset, length)
+    read: reader.read,
+    get failure() {
+      return failure
     },
     get bytes() {
       return writtenBytes
@@ -115,6 +104,7 @@ export function createJournalFile(path: string, file: FileHandle, size: number, 
     async close() {
       await writing
       await syncing
+      await reader.idle()
       // A line that a failed write has torn: the next run would cut it off anyway.
       if (failure !== undefined) await file.truncate(writtenBytes).catch(() => {})
       await file.close()

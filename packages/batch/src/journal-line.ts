@@ -5,6 +5,7 @@ import { isJsonObject, type Json, parseJson } from '@millrace/core'
  * One outcome is one line: a checksum over the rest of the line, whose it is, and what it was.
  *   {"sum":"1c291ca3","item":"<22 of base64url>","nth":0,"value":…}
  *   {"sum":"…","item":"…","nth":0,"error":{"message":…}}
+ *   {"sum":"…","item":"…","nth":0}, where work had no value
  * The first line is the header: {"sum":"…","millrace":"journal","version":1,"id":"…","options":{…}}
  * What stands before the outcome has a fixed form, so that a file is read without parsing the values in it.
  */
@@ -27,9 +28,9 @@ export function sealLine(rest: string): string {
   return `{"sum":"${checksum(rest)}",${rest}\n`
 }
 
-/** The line of one outcome. `body` is `"value":…` or `"error":…`. */
+/** The line of one outcome. `body` is `,"value":…` or `,"error":…`, or empty. */
 export function outcomeLine(digest: string, nth: number, body: string): string {
-  return sealLine(`"item":"${digest}","nth":${nth},${body}}`)
+  return sealLine(`"item":"${digest}","nth":${nth}${body}}`)
 }
 
 /** Whether a line, without its break, is as it was written. */
@@ -46,7 +47,7 @@ export function headOf(line: Buffer): LineHead | undefined {
   for (let digit = line[at]; digit !== undefined && digit >= 0x30 && digit <= 0x39; digit = line[++at])
     nth = nth * 10 + digit - 0x30
   const rest = line.toString('latin1', at, at + 9)
-  if (rest.startsWith(',"value":')) return { digestAt: itemStart, nth, status: 'fulfilled' }
+  if (rest === '}' || rest.startsWith(',"value":')) return { digestAt: itemStart, nth, status: 'fulfilled' }
   if (rest.startsWith(',"error":')) return { digestAt: itemStart, nth, status: 'rejected' }
   return undefined
 }

@@ -1,5 +1,5 @@
-import { type FileHandle, open } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { type FileHandle, open, readlink, realpath, rename } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { isJsonObject, type Json, MillraceError } from '@millrace/core'
 import type { JournalIndex } from './journal-index.ts'
 import { fieldsOf, headOf, isSound, sealLine } from './journal-line.ts'
@@ -24,23 +24,28 @@ export interface LoadOptions {
   /** The id of the journal, if it is made now. */
   readonly id: string
   readonly retryRejected: boolean
+  /** Whether what is in the file is thrown away. */
+  readonly fresh: boolean
 }
 
 /** Locks the file, makes it where there is none, and puts the place of every outcome into `index`. */
 export async function loadJournal(path: string, index: JournalIndex, options: LoadOptions): Promise<LoadedJournal> {
-  const unlock = await lockFile(`${path}.lock`)
+  // Under one name whatever links lead to it: the lock stands beside that.
+  const real = await realPath(path)
+  const unlock = await lockFile(`${real}.lock`)
   let file: FileHandle | undefined
   try {
-    file = await openFile(path)
-    const { size } = await file.stat()
-    const { id, end } = await readLines(path, file, index, options)
-    if (id !== undefined) {
-      if (end < size) await file.truncate(end)
-      return { file, id, bytes: end, tornBytes: size - end, unlock }
+    file = await openFile(path, real)
+    const size = file === undefined ? 0 : (await file.stat()).size
+    if (file === undefined || size === 0 || options.fresh) {
+      await file?.close()
+      file = undefined
+      const made = await makeFile(real, options)
+      return { ...made, id: options.id, tornBytes: 0, unlock }
     }
-    await file.truncate(0)
-    const bytes = await writeHeader(path, file, options)
-    return { file, id: options.id, bytes, tornBytes: size, unlock }
+    const { id, end } = await readLines(path, file, index, options)
+    if (end < size) await file.truncate(end)
+    return { file, id, bytes: end, tornBytes: size - end, unlock }
   } catch (error) {
     await file?.close()
     await unlock()
@@ -48,38 +53,92 @@ export async function loadJournal(path: string, index: JournalIndex, options: Lo
   }
 }
 
-async function openFile(path: string): Promise<FileHandle> {
+/** The file's own name; that of one which is yet to be made, where its folder is. */
+async function realPath(path: string): Promise<string> {
   try {
-    return await open(path, 'r+')
+    return await realpath(path)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    return open(path, 'wx+', 0o600)
+    if (!isMissing(error)) throw error
+  }
+  let target: string | undefined
+  try {
+    target = await readlink(path) // of a link to a file that is not there yet
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (!isMissing(error) && code !== 'EINVAL' && code !== 'UNKNOWN') throw error
+  }
+  const folder = dirname(resolve(path))
+  if (target !== undefined) return realPath(resolve(folder, target))
+  try {
+    return join(await realpath(folder), basename(path))
+  } catch (error) {
+    if (!isMissing(error)) throw error
+    throw new MillraceError('invalid-request', `the folder ${folder} of the journal does not exist: make it first`, {
+      details: { path: 'path' },
+      cause: error
+    })
   }
 }
 
-async function writeHeader(path: string, file: FileHandle, { id, same }: LoadOptions): Promise<number> {
-  const header = { millrace: 'journal', version, id, options: digestOptions(same, id) }
-  const data = Buffer.from(sealLine(JSON.stringify(header).slice(1)))
-  await file.write(data, 0, data.length, 0)
-  await file.sync()
-  if (process.platform === 'win32') return data.length // has no handles of folders
-  // A new file is there after a power cut only when its folder was written too.
-  const folder = await open(dirname(path), 'r')
+async function openFile(path: string, real: string): Promise<FileHandle | undefined> {
+  let file: FileHandle
+  try {
+    file = await open(real, 'r+')
+  } catch (error) {
+    if (isMissing(error)) return undefined
+    if ((error as NodeJS.ErrnoException).code === 'EISDIR') throw wrongPath(path, 'is a folder')
+    throw error
+  }
+  const stat = await file.stat()
+  if (!stat.isFile() || stat.nlink > 1) {
+    await file.close()
+    const problem = stat.isFile() ? 'has another name (a hard link), under which it would not be locked' : 'is not a file'
+    throw wrongPath(path, problem)
+  }
+  if ((stat.mode & 0o077) !== 0 && stat.uid === process.getuid?.()) await file.chmod(0o600)
+  return file
+}
+
+/** Makes the file beside its place and moves it there whole: there is never one with half a header. */
+async function makeFile(real: string, { id, same }: LoadOptions): Promise<{ file: FileHandle; bytes: number }> {
+  const draft = `${real}.lock.new`
+  const file = await open(draft, 'w+', 0o600)
+  try {
+    const header = { millrace: 'journal', version, id, options: digestOptions(same, id) }
+    const { bytesWritten } = await file.write(sealLine(JSON.stringify(header).slice(1)))
+    await file.sync()
+    await rename(draft, real)
+    await syncFolder(dirname(real))
+    return { file, bytes: bytesWritten }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/** A new file is there after a power cut only when its folder was written too. */
+async function syncFolder(path: string): Promise<void> {
+  if (process.platform === 'win32') return // has no handles of folders
+  const folder = await open(path, 'r')
   try {
     await folder.sync()
   } finally {
     await folder.close()
   }
-  return data.length
 }
 
-/** Returns where the last whole line ends, and the journal's id; none where not even the header is whole. */
+function isMissing(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException
+  return code === 'ENOENT' || code === 'ENOTDIR'
+}
+
+/** Returns where the last whole line ends, and the journal's id. */
 async function readLines(
   path: string,
   file: FileHandle,
   index: JournalIndex,
   options: LoadOptions
-): Promise<{ id: string | undefined; end: number }> {
+): Promise<{ id: string; end: number }> {
   let id: string | undefined
   let number = 0
   let end = 0
@@ -97,22 +156,22 @@ async function readLines(
 
   const chunk = Buffer.allocUnsafe(chunkBytes)
   let position = 0
-  let rest: Buffer = Buffer.alloc(0)
+  let begun: Buffer[] = [] // parts of a line that goes on
   for (;;) {
     const { bytesRead } = await file.read(chunk, 0, chunk.length, position)
     if (bytesRead === 0) break
     position += bytesRead
-    const data = rest.length === 0 ? chunk.subarray(0, bytesRead) : Buffer.concat([rest, chunk.subarray(0, bytesRead)])
+    const data = chunk.subarray(0, bytesRead)
     let from = 0
     for (let at = data.indexOf(lineBreak); at >= 0; at = data.indexOf(lineBreak, from)) {
-      readLine(data.subarray(from, at))
+      const part = data.subarray(from, at)
+      readLine(begun.length === 0 ? part : Buffer.concat([...begun, part]))
+      begun = []
       from = at + 1
     }
-    rest = Buffer.from(data.subarray(from))
+    if (from < data.length) begun.push(Buffer.from(data.subarray(from)))
   }
-  // A crash while it was made leaves a part of the header; anything else without one is somebody's file.
-  const start = '{"sum":"'
-  if (number === 0 && !rest.toString('latin1', 0, start.length).startsWith(start.slice(0, rest.length))) throw noJournal(path)
+  if (id === undefined) throw noJournal(path)
   return { id, end }
 }
 
@@ -149,6 +208,10 @@ function putOutcome(index: JournalIndex, line: Buffer, offset: number, retryReje
   const use = head.status === 'rejected' && retryRejected ? 'run again' : 'replay'
   index.put(entry, offset, line.length, head.status, use)
   return true
+}
+
+function wrongPath(path: string, problem: string): MillraceError {
+  return new MillraceError('invalid-request', `${path} ${problem}: give another path`, { details: { path: 'path' } })
 }
 
 function noJournal(path: string): MillraceError {

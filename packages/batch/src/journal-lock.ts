@@ -1,7 +1,8 @@
-import { randomUUID } from 'node:crypto'
-import { link, open, readFile, rename, unlink } from 'node:fs/promises'
+import { hash, randomUUID } from 'node:crypto'
+import { link, open, readFile, unlink } from 'node:fs/promises'
 import { hostname } from 'node:os'
-import { isJsonObject, MillraceError, parseJson } from '@millrace/core'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isJsonObject, isMillraceError, MillraceError, parseJson } from '@millrace/core'
 
 /**
  * Takes `path` as a lock, or that of a process that is gone. Returns what gives it back.
@@ -18,22 +19,28 @@ export async function lockFile(path: string): Promise<() => Promise<void>> {
     if (holder !== undefined) {
       throw new MillraceError('unavailable', `${holder} has this journal open; if that is gone, remove ${path}`, { details: {} })
     }
-    await setAside(path, other)
+    await removeDead(path, other)
   }
 }
 
-/** Moves the lock of a dead process out of the way; whoever then creates the file has it. */
-async function setAside(path: string, dead: string): Promise<void> {
-  const aside = `${path}.${randomUUID()}`
+/**
+ * Removes the lock of a dead process; whoever then creates the file has it. Only the holder of the claim on just that lock
+ * may remove it, and looks once more: a lock that was taken meanwhile is never touched.
+ */
+async function removeDead(path: string, dead: string): Promise<void> {
+  let release: () => Promise<void>
   try {
-    await rename(path, aside)
+    release = await lockFile(`${path}.${hash('sha256', dead).slice(0, 16)}`)
   } catch (error) {
-    if (isAbsent(error)) return // somebody else was faster
-    throw error
+    if (!isMillraceError(error, 'unavailable')) throw error
+    await sleep(5) // another one is at it
+    return
   }
-  // Between our look and our move another one may have taken it over: then it is put back.
-  if ((await readText(aside)) !== dead) await link(aside, path).catch(ignoreExisting)
-  await unlink(aside)
+  try {
+    if ((await readText(path)) === dead) await unlink(path)
+  } finally {
+    await release()
+  }
 }
 
 async function create(path: string, text: string): Promise<boolean> {

@@ -2,7 +2,7 @@ import { hash, randomBytes } from 'node:crypto'
 import { checkJson, checkOptions, type Json, MillraceError } from '@millrace/core'
 import { createJournalFile, type JournalFile } from './journal-file.ts'
 import { JournalIndex } from './journal-index.ts'
-import { fieldsOf, outcomeLine } from './journal-line.ts'
+import { fieldsOf, isSound, outcomeLine } from './journal-line.ts'
 import { loadJournal } from './journal-load.ts'
 import { errorOf, plainError } from './recorded-error.ts'
 
@@ -11,15 +11,18 @@ export interface Journal<I = unknown> extends AsyncDisposable {
   readonly path: string
   /** Part of every idempotency key; written when the file is made. */
   readonly id: string
-  /** A batch begins: items are counted anew. What it gives back ends that; there is one batch at a time. */
+  /**
+   * A batch begins: items are counted anew. What it gives back ends that; there is one batch at a time. Throws what writing
+   * failed with, once it has.
+   */
   begin(): () => void
   /** What the file knows about the next item. Throws where the item is no JSON and there is no `digest`. */
   enter(item: I): JournalEntry
   /** The recorded outcome of an entry that has one. */
   replay(entry: JournalEntry): Recorded | Promise<Recorded>
   /**
-   * Resolves once the outcome is on disk. Throws a `TypeError` at once where JSON cannot carry the value; rejects when
-   * writing failed, and then always.
+   * Resolves once the outcome is on disk. Throws `invalid-request` at once where JSON cannot carry the value, and `closed`
+   * where it came too late; rejects when writing failed, and then always.
    */
   record(entry: JournalEntry, outcome: Recorded): Promise<void>
   stats(): JournalStats
@@ -67,6 +70,8 @@ export interface JournalOptions<I = unknown> {
   readonly retryRejected?: boolean | undefined
   /** Waits for the disk. `false` survives a killed process, but not a power cut. @default true */
   readonly fsync?: boolean | undefined
+  /** Begins the journal anew, whatever is in the file: that is gone once the lock is held. @default false */
+  readonly fresh?: boolean | undefined
 }
 
 /**
@@ -86,13 +91,14 @@ export interface JournalOptions<I = unknown> {
  */
 export async function openJournal<I = unknown>(path: string, options: JournalOptions<I> = {}): Promise<Journal<I>> {
   if (typeof path !== 'string' || path === '') throw new TypeError('openJournal takes the path of a file')
-  checkOptions<JournalOptions<I>>('openJournal', options, { options: 1, digest: 1, retryRejected: 1, fsync: 1 })
-  const { options: same = {}, digest, retryRejected = false, fsync = true } = options
+  checkOptions<JournalOptions<I>>('openJournal', options, { options: 1, digest: 1, retryRejected: 1, fsync: 1, fresh: 1 })
+  const { options: same = {}, digest, retryRejected = false, fsync = true, fresh = false } = options
   if (digest !== undefined && typeof digest !== 'function')
     throw new TypeError('digest must be a function from an item to a string')
   checkJson(same, 'options')
   const index = new JournalIndex()
-  const loaded = await loadJournal(path, index, { same: same as Json, id: randomBytes(12).toString('base64url'), retryRejected })
+  const id = randomBytes(12).toString('base64url')
+  const loaded = await loadJournal(path, index, { same: same as Json, id, retryRejected, fresh })
   const file = createJournalFile(path, loaded.file, loaded.bytes, fsync ? 'synced' : 'written')
   return new FileJournal<I>(path, loaded.id, { index, file, digest, unlock: loaded.unlock, tornBytes: loaded.tornBytes })
 }
@@ -114,6 +120,8 @@ class FileJournal<I> implements Journal<I> {
   readonly path: string
   readonly id: string
   readonly #parts: Parts<I>
+  /** By slot, what is on its way to the disk. */
+  readonly #pending = new Map<number, Promise<void>>()
   #inUse = false
   #written = 0
   #refused = 0
@@ -126,7 +134,8 @@ class FileJournal<I> implements Journal<I> {
   }
 
   begin(): () => void {
-    if (this.#closed !== undefined) throw new MillraceError('closed', 'the journal was closed', { details: {} })
+    if (this.#closed !== undefined) throw closedError()
+    if (this.#parts.file.failure !== undefined) throw this.#parts.file.failure
     if (this.#inUse) throw new TypeError('a journal serves one batch at a time: open another file for this one')
     this.#inUse = true
     this.#parts.index.restart()
@@ -158,21 +167,32 @@ class FileJournal<I> implements Journal<I> {
   }
 
   replay(entry: JournalEntry): Recorded | Promise<Recorded> {
-    const { offset, length } = this.#parts.index.locate(entry.slot)
-    const line = this.#parts.file.read(offset, length)
-    return line instanceof Promise ? line.then(recordedOf) : recordedOf(line)
+    // A batch that was left may still be writing it.
+    const pending = this.#pending.get(entry.slot)
+    return pending === undefined ? this.#read(entry.slot) : pending.then(() => this.#read(entry.slot))
+  }
+
+  #read(slot: number): Recorded | Promise<Recorded> {
+    if (this.#closed !== undefined) throw closedError()
+    const { offset, length } = this.#parts.index.locate(slot)
+    return this.#parts.file.read(offset, length, recordedOf)
   }
 
   record(entry: JournalEntry, outcome: Recorded): Promise<void> {
     if (this.#closed !== undefined) {
       this.#refused++
-      throw new MillraceError('closed', 'the journal was closed before this outcome came', { details: {} })
+      throw closedError()
     }
-    const { digest, nth } = entry as Entry
+    const { digest, nth, slot } = entry as Entry
     const { file, index } = this.#parts
     const line = outcomeLine(digest, nth, bodyOf(outcome))
     const { offset, length, safe } = file.append(line)
-    index.put(entry.slot, offset, length, outcome.status, 'replay')
+    index.put(slot, offset, length, outcome.status, 'replay')
+    this.#pending.set(slot, safe)
+    const forget = (): void => {
+      if (this.#pending.get(slot) === safe) this.#pending.delete(slot)
+    }
+    safe.then(forget, forget)
     this.#written++
     return safe
   }
@@ -216,14 +236,19 @@ function checkedDigest(digest: unknown): string {
   throw new TypeError(`digest must give a string, such as the item's id, not ${digest === null ? 'null' : `a ${typeof digest}`}`)
 }
 
+function closedError(): MillraceError {
+  return new MillraceError('closed', 'the journal was closed', { details: {} })
+}
+
 function bodyOf(outcome: Recorded): string {
-  if (outcome.status === 'rejected') return `"error":${JSON.stringify(plainError(outcome.reason))}`
+  if (outcome.status === 'rejected') return `,"error":${JSON.stringify(plainError(outcome.reason))}`
+  if (outcome.value === undefined) return '' // of work for its effect
   checkJson(outcome.value, 'value (a journal keeps JSON only)')
-  return `"value":${JSON.stringify(outcome.value)}`
+  return `,"value":${JSON.stringify(outcome.value)}`
 }
 
 function recordedOf(line: Buffer): Recorded {
-  const fields = fieldsOf(line)
+  const fields = isSound(line) ? fieldsOf(line) : undefined
   if (fields === undefined)
     throw new MillraceError('protocol', 'a line of the journal has changed since it was opened', {
       details: { reason: 'malformed' }

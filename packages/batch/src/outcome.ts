@@ -28,5 +28,6 @@ export function outcomeOf<O>(index: number, status: Outcome<O>['status'], value:
 
 /** Whether the outcome comes later. */
 export function isThenable<T>(value: unknown): value is PromiseLike<T> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+  if ((typeof value !== 'object' || value === null) && typeof value !== 'function') return false
+  return 'then' in value && typeof value.then === 'function'
 }

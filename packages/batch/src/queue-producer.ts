@@ -2,10 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { checkOptions } from '@millrace/core'
 import { Queue } from 'bullmq'
 import type { Outcome } from './outcome.ts'
+import { createLanes } from './queue-lanes.ts'
 import { blockSeconds, createLink, type RedisClient } from './queue-link.ts'
 import { type BatchQueueOptions, queueSettings, wholeNumber } from './queue-options.ts'
 import { createRun, type Pending, type QueueRun, type QueueRunOptions } from './queue-run.ts'
-import { abandoned, checkItem, closedError, jobIdOf, type QueuedItem, resultKeys, unpack } from './queue-wire.ts'
+import type { BatchQueueStats } from './queue-stats.ts'
+import { abandoned, closedError, jobIdOf, packItem, type QueuedItem, resultKeys, unpack } from './queue-wire.ts'
 
 /** Sends items to workers on any machine and gives back what became of them. */
 export interface BatchQueue<I, O> extends AsyncDisposable {
@@ -24,27 +26,13 @@ export interface BatchQueue<I, O> extends AsyncDisposable {
   close(options?: { /** @default 2000 */ readonly graceMs?: number }): Promise<void>
 }
 
-export interface BatchQueueStats {
-  readonly runs: number
-  /** Items that wait for a worker or are with one. */
-  readonly waiting: number
-  /** Items put into the queue again, because Redis had lost them. */
-  readonly resubmitted: number
-  /** Results of items that had one already. */
-  readonly dropped: number
-  /** Items that could not be taken out of the queue; no result of theirs is heard. */
-  readonly failedCancels: number
-  /** Hooks of yours that threw: `onProgress` and `return` of the input. */
-  readonly failedHooks: number
-  /** Errors of connections to Redis. */
-  readonly redisErrors: number
-}
-
-type Run = QueueRun<unknown, unknown>
+type Run = QueueRun<unknown>
 
 /** Results that one answer of Redis may hold. */
 const readCount = 32
 const maxFailures = 3
+/** Items that Redis is asked about at a time: a command behind too many others is answered too late, and sent once more. */
+const abreast = 500
 
 /**
  * The producer's side of a queue on BullMQ. It connects at once and keeps the connection up.
@@ -76,6 +64,7 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
   bull.on('error', () => {
     // Counted at the client; what a command of ours meets, its caller is told.
   })
+  const lanes = createLanes(abreast)
   const runs = new Map<string, Run>()
   const working = new Set<Promise<unknown>>()
   let reader: RedisClient | undefined
@@ -98,17 +87,20 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
     for (const one of runs.values()) one.fail(error)
   }
 
-  async function submit(id: string, of: Run, index: number, pending: Pending<unknown>): Promise<void> {
+  async function submit(id: string, of: Run, index: number, pending: Pending): Promise<void> {
     const jobId = jobIdOf(id, index)
-    const item: QueuedItem<unknown> = { from, run: id, index, resultTtlMs, item: pending.item }
-    await link.ask((client) => client.multi().hSet(keys.open, jobId, '1').pExpire(keys.open, resultTtlMs).exec())
-    // Not addBulk: its transaction fails for ever against a Redis that restarted without its scripts.
-    await link.ask(() =>
-      bull.add('item', item, { jobId, removeOnComplete: true, removeOnFail: { age: Math.ceil(resultTtlMs / 1000), count: 1000 } })
-    )
+    const item: QueuedItem = { from, run: id, index, resultTtlMs, item: pending.text }
+    const jobOptions = { jobId, removeOnComplete: true, removeOnFail: { age: Math.ceil(resultTtlMs / 1000), count: 1000 } }
+    const isWanted = (): boolean => of.pending.get(index) === pending
+    await lanes(async () => {
+      if (!isWanted()) return
+      await link.ask((client) => client.multi().hSet(keys.open, jobId, '1').pExpire(keys.open, resultTtlMs).exec())
+      // Not addBulk: its transaction fails for ever against a Redis that restarted without its scripts.
+      await link.ask(() => bull.add('item', item, jobOptions))
+    })
     pending.submitted = true
     // It may have been given up meanwhile.
-    if (of.pending.get(index) !== pending) await cancel(id, [index])
+    if (!isWanted()) await cancel(id, [index])
   }
 
   async function cancel(id: string, indexes: readonly number[]): Promise<void> {
@@ -116,7 +108,7 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
     try {
       await link.ask((client) => client.hDel(keys.open, ids))
       // One that runs is locked and stays: its worker sees that it is not open any more.
-      await Promise.all(ids.map((jobId) => link.ask(() => bull.remove(jobId))))
+      await Promise.all(ids.map((jobId) => lanes(() => link.ask(() => bull.remove(jobId)))))
     } catch {
       // Their results are not heard all the same, and the keys expire.
       failedCancels += indexes.length
@@ -169,39 +161,43 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
           pending.submitted ? [{ id, of, index, pending, jobId: jobIdOf(id, index) }] : []
         )
       )
-      // Jobs first, then open items and results in one step: a job that ends in between has closed its item before it went.
-      const found = await Promise.all(asked.map(({ jobId }) => link.ask((client) => client.exists(`${prefix}:${name}:${jobId}`))))
-      const reasons = await Promise.all(
-        asked.map(({ jobId }) => link.ask((client) => client.hGet(`${prefix}:${name}:${jobId}`, 'failedReason')))
-      )
-      const [open, entries] = (await link.ask((client) =>
-        client
-          .multi()
-          .hmGet(keys.open, ['', ...asked.map(({ jobId }) => jobId)])
-          .xRange(keys.results, '-', '+')
-          .pExpire(keys.open, resultTtlMs)
-          .pExpire(keys.results, resultTtlMs)
-          .exec()
-      )) as unknown as [(string | null)[], Entry[]]
-      await take(entries)
-      for (const [at, { id, of, index, pending, jobId }] of asked.entries()) {
-        if (of.pending.get(index) !== pending) continue
-        const reason = reasons[at]
-        if (typeof reason === 'string') {
-          await link.ask(() => bull.remove(jobId))
-          if (/stalled/.test(reason) || ++pending.failures > maxFailures) {
-            await cancel(id, [index])
-            of.settle({ index, status: 'rejected', reason: abandoned() })
-            continue
-          }
-        } else if (found[at] === 1 && open[at + 1] !== null) continue
-        resubmitted++
-        pending.submitted = false
-        inBackground(submit(id, of, index, pending))
-      }
+      // Also when there are none: the keys are to live on.
+      for (let at = 0; at === 0 || at < asked.length; at += abreast) await lookUp(asked.slice(at, at + abreast))
     } finally {
       checking = false
       schedule()
+    }
+  }
+
+  async function lookUp(asked: readonly Asked[]): Promise<void> {
+    // Jobs first, then open items and results in one step: a job that ends in between has closed its item before it went.
+    const jobs = await Promise.all(
+      asked.map(({ jobId }) => link.ask((client) => client.hmGet(`${prefix}:${name}:${jobId}`, ['name', 'failedReason'])))
+    )
+    const [open, entries] = (await link.ask((client) =>
+      client
+        .multi()
+        .hmGet(keys.open, ['', ...asked.map(({ jobId }) => jobId)])
+        .xRange(keys.results, '-', '+')
+        .pExpire(keys.open, resultTtlMs)
+        .pExpire(keys.results, resultTtlMs)
+        .exec()
+    )) as unknown as [(string | null)[], Entry[]]
+    await take(entries)
+    for (const [at, { id, of, index, pending, jobId }] of asked.entries()) {
+      if (of.pending.get(index) !== pending) continue
+      const [found, reason] = jobs[at] ?? []
+      if (typeof reason === 'string') {
+        await link.ask(() => bull.remove(jobId))
+        if (/stalled/.test(reason) || ++pending.failures > maxFailures) {
+          await cancel(id, [index])
+          of.settle({ index, status: 'rejected', reason: abandoned() })
+          continue
+        }
+      } else if (typeof found === 'string' && open[at + 1] !== null) continue
+      resubmitted++
+      pending.submitted = false
+      inBackground(submit(id, of, index, pending))
     }
   }
 
@@ -217,7 +213,7 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
   function start(items: Iterable<I> | AsyncIterable<I>, runOptions: QueueRunOptions = {}): AsyncIterableIterator<Outcome<O>> {
     checkOptions<QueueRunOptions>('run', runOptions, { window: 1, order: 1, signal: 1, onProgress: 1 })
     const id = randomUUID()
-    const made: QueueRun<I, O> = createRun<I, O>(items, runOptions, {
+    const made: QueueRun<O> = createRun<I, O>(items, runOptions, {
       begin() {
         if (closing !== undefined) {
           made.fail(closedError())
@@ -227,7 +223,7 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
         read().catch(failAll)
         schedule()
       },
-      check: (item, index) => checkItem(item, index, settings.maxItemBytes),
+      pack: (item, index) => packItem(item, index, settings.maxItemBytes),
       submit: (index, pending) => inBackground(submit(id, made, index, pending)),
       cancel: (indexes) => inBackground(cancel(id, indexes)),
       end() {
@@ -285,6 +281,15 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
       return this.close()
     }
   }
+}
+
+/** An item that is looked up. */
+interface Asked {
+  readonly id: string
+  readonly of: Run
+  readonly index: number
+  readonly pending: Pending
+  readonly jobId: string
 }
 
 interface Entry {

@@ -34,8 +34,9 @@ export interface QueueRunOptions {
 }
 
 /** An item that has been read and whose result is not known. */
-export interface Pending<I> {
-  readonly item: I
+export interface Pending {
+  /** As it is sent: the item itself may change once it was read. */
+  readonly text: string
   /** It is in the queue, as far as we know. */
   submitted: boolean
   /** How often it failed for no fault of its own. */
@@ -47,9 +48,9 @@ export interface RunDoor<I> {
   /** The first outcome was asked for. */
   begin(): void
   /** @throws {MillraceError} `invalid-request` for an item that cannot be sent: its outcome */
-  check(item: I, index: number): void
-  submit(index: number, pending: Pending<I>): void
-  /** Nobody waits for these any more. */
+  pack(item: I, index: number): string
+  submit(index: number, pending: Pending): void
+  /** Nobody waits for these any more. What is being submitted is not among them. */
   cancel(indexes: readonly number[]): void
   /** No further outcome will be asked for. */
   end(): void
@@ -57,9 +58,9 @@ export interface RunDoor<I> {
   count(): void
 }
 
-export interface QueueRun<I, O> {
+export interface QueueRun<O> {
   readonly outcomes: AsyncIterableIterator<Outcome<O>>
-  readonly pending: ReadonlyMap<number, Pending<I>>
+  readonly pending: ReadonlyMap<number, Pending>
   /** What comes for an item that is not pending any more is dropped, and false. */
   settle(outcome: Outcome<O>): boolean
   /** Ends the run: what is known is yielded, then this is thrown. */
@@ -72,10 +73,11 @@ export function createRun<I, O>(
   items: Iterable<I> | AsyncIterable<I>,
   { window = 100, order = 'completion', signal, onProgress }: QueueRunOptions,
   door: RunDoor<I>
-): QueueRun<I, O> {
+): QueueRun<O> {
+  checkItems(items)
   wholeNumber('window', window, 1)
   if (order !== 'completion' && order !== 'input') throw new TypeError("order must be 'completion' or 'input'")
-  const pending = new Map<number, Pending<I>>()
+  const pending = new Map<number, Pending>()
   const ready: Outcome<O>[] = []
   /** Of order `input`: known, but one before it is not. */
   const held = new Map<number, Outcome<O>>()
@@ -95,8 +97,12 @@ export function createRun<I, O>(
 
   function begin(): void {
     startedAt = performance.now()
-    source = Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]()
     door.begin()
+    try {
+      source = Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]()
+    } catch (error) {
+      fail(error)
+    }
     off = onAbort(signal, abort)
   }
 
@@ -104,21 +110,22 @@ export function createRun<I, O>(
     if (filling) return
     filling = true
     while (!exhausted && pending.size + ready.length + held.size < window) {
-      let step: IteratorResult<I>
+      let item: I
       try {
-        step = await (source as AsyncIterator<I>).next()
+        const step = await (source as AsyncIterator<I>).next()
+        // It may have ended while the input was asked.
+        if (exhausted) break
+        if (step.done === true) {
+          exhausted = true
+          break
+        }
+        item = step.value
       } catch (error) {
         if (!exhausted) failure ??= { error }
         exhausted = true
         break
       }
-      // It may have ended while the input was asked.
-      if (exhausted) break
-      if (step.done === true) {
-        exhausted = true
-        break
-      }
-      take(step.value)
+      take(item)
     }
     filling = false
     if (exhausted) serve()
@@ -126,10 +133,10 @@ export function createRun<I, O>(
 
   function take(item: I): void {
     const index = pulled++
-    const one: Pending<I> = { item, submitted: false, failures: 0 }
+    const one = { text: '', submitted: false, failures: 0 }
     pending.set(index, one)
     try {
-      door.check(item, index)
+      one.text = door.pack(item, index)
     } catch (reason) {
       settle({ index, status: 'rejected', reason })
       return
@@ -181,8 +188,9 @@ export function createRun<I, O>(
 
   /** Reads no more, and lets nobody work on what is pending. */
   function stop(): number[] {
+    const submitted = [...pending].flatMap(([index, one]) => (one.submitted ? [index] : []))
     const indexes = [...pending.keys()]
-    if (indexes.length > 0) door.cancel(indexes)
+    if (submitted.length > 0) door.cancel(submitted)
     if (!exhausted && source !== undefined) void release(source)
     exhausted = true
     filling = false
@@ -265,4 +273,11 @@ export function createRun<I, O>(
       }
     }
   }
+}
+
+function checkItems(items: unknown): void {
+  if (typeof items === 'object' && items !== null && (Symbol.asyncIterator in items || Symbol.iterator in items)) return
+  const told =
+    items === null || items === undefined ? String(items) : typeof items === 'object' ? 'an object' : `a ${typeof items}`
+  throw new TypeError(`run takes an array of items, or anything else that can be iterated, not ${told}`)
 }

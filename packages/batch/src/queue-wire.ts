@@ -1,15 +1,16 @@
-import { type Json, MillraceError } from '@millrace/core'
+import { checkJson, isJsonObject, isMillraceError, MillraceError, parseJson } from '@millrace/core'
 import type { Outcome } from './outcome.ts'
 import { errorOf, plainError } from './recorded-error.ts'
 
 /** What BullMQ carries for one item. */
-export interface QueuedItem<I> {
+export interface QueuedItem {
   /** Of the producer: where its results go. */
   readonly from: string
   readonly run: string
   readonly index: number
   readonly resultTtlMs: number
-  readonly item: I
+  /** As JSON text, so that it is written once. */
+  readonly item: string
 }
 
 /** Where one producer's items are open, and where their results wait for it. */
@@ -53,14 +54,13 @@ export interface PackedOutcome {
   readonly text: string
 }
 
-/** A value that has more than `maxBytes` as JSON, or is none of JSON, becomes an error that says so. */
+/** A value that has more than `maxBytes` as JSON, or that JSON would bend, becomes an error that says so. */
 export function packValue(value: unknown, maxBytes: number): PackedOutcome {
   let text: string
   try {
-    text = JSON.stringify({ value })
-  } catch (cause) {
-    const message = 'the result cannot be written as JSON: return plain data'
-    return packError(new MillraceError('invalid-request', message, { details: {}, cause }), maxBytes)
+    text = value === undefined ? '{}' : `{"value":${jsonText(value, 'result')}}`
+  } catch (error) {
+    return packError(error, maxBytes)
   }
   return fits(text, maxBytes) ? { fulfilled: true, text } : packError(tooLarge('result', text, maxBytes), maxBytes)
 }
@@ -88,37 +88,38 @@ function tooLarge(what: 'result' | 'error', text: string, maxBytes: number): Mil
 }
 
 export function unpack<O>(index: number, text: string): Outcome<O> {
-  let packed: { readonly value?: O; readonly error?: Json }
-  try {
-    packed = JSON.parse(text) as typeof packed
-  } catch {
-    // Without the cause, which quotes the text.
-    const reason = new MillraceError('protocol', 'the result in Redis is no JSON', { details: { reason: 'malformed' } })
-    return { index, status: 'rejected', reason }
+  const packed = parseJson(text)
+  if (!isJsonObject(packed)) {
+    const message = 'the result in Redis is not one of ours'
+    return { index, status: 'rejected', reason: new MillraceError('protocol', message, { details: { reason: 'malformed' } }) }
   }
-  if (packed.error !== undefined) return { index, status: 'rejected', reason: errorOf(packed.error) }
-  return { index, status: 'fulfilled', value: packed.value as O }
+  if (packed['error'] !== undefined) return { index, status: 'rejected', reason: errorOf(packed['error']) }
+  return { index, status: 'fulfilled', value: packed['value'] as O }
 }
 
-/** @throws {MillraceError} `invalid-request` for an item that cannot be sent; `details.path` names it */
-export function checkItem(item: unknown, index: number, maxBytes: number): void {
-  const details = { path: `items[${index}]` }
-  let text: string | undefined
-  try {
-    text = JSON.stringify(item)
-  } catch (error) {
-    throw new MillraceError('invalid-request', `items[${index}] cannot be written as JSON: give plain data`, {
-      details,
-      cause: error
-    })
-  }
-  if (text === undefined) {
-    throw new MillraceError('invalid-request', `items[${index}] is ${typeof item}: give plain data`, { details })
-  }
+/**
+ * An item as it is sent.
+ *
+ * @throws {MillraceError} `invalid-request` for an item that cannot be sent; `details.path` names it
+ */
+export function packItem(item: unknown, index: number, maxBytes: number): string {
+  const path = `items[${index}]`
+  const text = jsonText(item, path)
   const bytes = Buffer.byteLength(text)
-  if (bytes <= maxBytes) return
-  const message = `items[${index}] has ${bytes} bytes, more than maxItemBytes, ${maxBytes}: store it elsewhere and send its address`
-  throw new MillraceError('invalid-request', message, { details })
+  if (bytes <= maxBytes) return text
+  const message = `${path} has ${bytes} bytes, more than maxItemBytes, ${maxBytes}: store it elsewhere and send its address`
+  throw new MillraceError('invalid-request', message, { details: { path } })
+}
+
+/** @throws {MillraceError} `invalid-request` for what would come out of JSON as something else */
+function jsonText(value: unknown, path: string): string {
+  try {
+    checkJson(value, path)
+    return JSON.stringify(value)
+  } catch (cause) {
+    if (isMillraceError(cause)) throw cause
+    throw new MillraceError('invalid-request', `${path} cannot be written as JSON: give plain data`, { details: { path }, cause })
+  }
 }
 
 /** What a run ends with when its queue is closed. */

@@ -80,6 +80,11 @@ export function workerSettings<I, O>(options: BatchWorkerOptions<I, O>): WorkerS
   const { work, concurrency = 16, limiter, cost = () => ({}), pause = retryAfter, maxPauses = 20 } = options
   const { lockMs = 30_000, maxStalls = 3, maxResultBytes = 1_048_576 } = options
   if (typeof work !== 'function') throw new TypeError('work must be a function of an item')
+  if (typeof pause !== 'function') throw new TypeError('pause must be a function from an error to milliseconds, or undefined')
+  if (typeof cost !== 'function') throw new TypeError('cost must be a function from an item to what it costs')
+  if (limiter !== undefined && typeof limiter?.run !== 'function') {
+    throw new TypeError('limiter must be one that createLimiter() of @millrace/limits made')
+  }
   return {
     ...whereOf(options),
     work,

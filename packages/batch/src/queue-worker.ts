@@ -1,7 +1,9 @@
 import { type LinkedAbort, linkAbort, MillraceError } from '@millrace/core'
 import { type Job, RateLimitError, Worker } from 'bullmq'
+import { createClaims } from './queue-claims.ts'
 import { createLink } from './queue-link.ts'
 import { wholeNumber } from './queue-options.ts'
+import type { BatchWorkerStats } from './queue-stats.ts'
 import {
   jobIdOf,
   type PackedOutcome,
@@ -24,29 +26,11 @@ export interface BatchWorker extends AsyncDisposable {
   close(options?: { /** @default 10_000 */ readonly graceMs?: number }): Promise<void>
 }
 
-export interface BatchWorkerStats {
-  /** Items that work runs for, or that wait for the limiter. */
-  readonly running: number
-  readonly fulfilled: number
-  readonly rejected: number
-  /** Items that nobody waited for: cancelled, or done by another worker. */
-  readonly skipped: number
-  /** Results that came too late: the item was cancelled, or done by another worker. */
-  readonly late: number
-  /** Items put back behind a pause. */
-  readonly paused: number
-  /** Items of dead workers that this one put back into the queue. */
-  readonly recovered: number
-  /** Claims that could not be renewed in time. */
-  readonly lostLocks: number
-  /** Calls of `pause` and `cost` that threw. */
-  readonly failedHooks: number
-  /** Errors of connections to Redis. */
-  readonly redisErrors: number
-}
-
-interface Running extends Pick<QueuedItem<unknown>, 'from' | 'run' | 'index'> {
+interface Running extends Pick<QueuedItem, 'from' | 'run' | 'index'> {
   readonly linked: LinkedAbort
+  unwanted: boolean
+  /** Waits for work no longer, even if it ignores its signal. */
+  readonly giveUp: (reason: unknown) => void
 }
 
 const lookMs = 500
@@ -72,15 +56,20 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
   const running = new Set<Running>()
   const stored = new WeakSet<object>()
   const counts = { fulfilled: 0, rejected: 0, skipped: 0, late: 0, paused: 0, recovered: 0, lostLocks: 0, failedHooks: 0 }
+  const claims = createClaims(lockMs, {
+    lost: () => counts.lostLocks++,
+    failed: () => link.count()
+  })
   let handingBack = false
   let looking: NodeJS.Timeout | undefined
   let closing: Promise<void> | undefined
 
-  const bull = new Worker<QueuedItem<I>>(name, perform, {
+  const bull = new Worker<QueuedItem>(name, perform, {
     connection: link.forBull,
     prefix,
     concurrency,
     lockDuration: lockMs,
+    skipLockRenewal: true,
     stalledInterval: Math.ceil(lockMs / 2),
     maxStalledCount: maxStalls,
     // The waits of BullMQ are as short as a connection may be silent.
@@ -99,30 +88,29 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     if (job !== undefined && stored.has(job)) link.ask(() => job.remove()).catch(() => link.count())
   })
   bull.on('stalled', () => counts.recovered++)
-  bull.on('lockRenewalFailed', (ids) => {
-    counts.lostLocks += ids.length
-  })
 
-  async function isOpen({ from, run, index }: Pick<QueuedItem<I>, 'from' | 'run' | 'index'>): Promise<boolean> {
+  async function isOpen({ from, run, index }: Pick<QueuedItem, 'from' | 'run' | 'index'>): Promise<boolean> {
     return (await link.ask((client) => client.hExists(resultKeys(prefix, name, from).open, jobIdOf(run, index)))) === 1
   }
 
   /** Its value is BullMQ's: nothing. Results go to the one who asked, in one step with the end of the item's being open. */
-  async function perform(job: Job<QueuedItem<I>>): Promise<null> {
+  async function perform(job: Job<QueuedItem>): Promise<null> {
     const { from, run, index, resultTtlMs } = job.data
-    if (!(await isOpen(job.data))) {
-      counts.skipped++
-      return null
-    }
+    using _ = claims.hold(job)
+    if (!(await isOpen(job.data))) return skip()
+    if (handingBack) return await putBack(0)
     using linked = linkAbort()
-    const entry: Running = { from, run, index, linked }
+    const { promise: givenUp, reject: giveUp } = Promise.withResolvers<never>()
+    const entry: Running = { from, run, index, linked, unwanted: false, giveUp }
     running.add(entry)
     look()
     let outcome: PackedOutcome
     try {
-      outcome = packValue(await worked(job, linked.signal), maxResultBytes)
+      outcome = packValue(await Promise.race([worked(job, linked.signal), givenUp]), maxResultBytes)
     } catch (error) {
-      const pauseMs = handingBack ? 0 : pauseOf(job, error)
+      // Its error is that of the abort. Who lost sight of the item may have sent it again meanwhile.
+      if (entry.unwanted && !(await isOpen(job.data))) return skip()
+      const pauseMs = handingBack || entry.unwanted ? 0 : pauseOf(job, error)
       if (pauseMs !== undefined) return await putBack(pauseMs)
       outcome = packError(error, maxResultBytes)
     } finally {
@@ -138,8 +126,14 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     return null
   }
 
-  async function worked(job: Job<QueuedItem<I>>, signal: AbortSignal): Promise<O> {
-    const { run, index, item } = job.data
+  function skip(): null {
+    counts.skipped++
+    return null
+  }
+
+  async function worked(job: Job<QueuedItem>, signal: AbortSignal): Promise<O> {
+    const { run, index } = job.data
+    const item = JSON.parse(job.data.item) as I
     const begin = async (permit?: object): Promise<O> =>
       work(item, { index, signal, attempt: job.attemptsStarted, idempotencyKey: jobIdOf(run, index), permit })
     if (limiter === undefined) return begin()
@@ -184,7 +178,9 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
       try {
         await Promise.all(
           [...running].map(async (entry) => {
-            if (!(await isOpen(entry)) && running.has(entry)) entry.linked.abort(unwanted())
+            if (entry.unwanted || (await isOpen(entry)) || !running.has(entry)) return
+            entry.unwanted = true
+            entry.linked.abort(unwanted())
           })
         )
       } catch {
@@ -198,10 +194,14 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
   async function end(graceMs: number): Promise<void> {
     const ended = bull.close()
     try {
-      if (await within(graceMs, ended)) return
+      // Where it has nothing in hand, what does not end is BullMQ's wait for Redis.
+      if ((await within(graceMs, ended)) || claims.size === 0) return
       handingBack = true
-      for (const { linked } of running) linked.abort(new MillraceError('closed', 'the worker was closed', { details: {} }))
-      await within(1000, ended)
+      const reason = new MillraceError('closed', 'the worker was closed', { details: {} })
+      for (const { linked } of running) linked.abort(reason)
+      if ((await within(500, ended)) || running.size === 0) return
+      for (const { giveUp } of running) giveUp(reason)
+      await within(500, ended)
     } finally {
       clearTimeout(looking)
       link.close()

@@ -18,6 +18,12 @@ export class Ring<T> {
     return value
   }
 
+  takeAll(): T[] {
+    const values: T[] = []
+    while (this.size > 0) values.push(this.shift() as T)
+    return values
+  }
+
   #grow(): void {
     const { length } = this.#slots
     const larger: (T | undefined)[] = Array.from({ length: length * 2 })

@@ -1,4 +1,4 @@
-import { MillraceError, onAbort } from '@millrace/core'
+import { isMillraceError, MillraceError, onAbort } from '@millrace/core'
 import type { Batch } from './batch.ts'
 import type { RunOptions, Work } from './batch-options.ts'
 import { createHooks } from './hooks.ts'
@@ -9,13 +9,14 @@ import { isThenable, type Outcome, outcomeOf } from './outcome.ts'
 import { completionOutlet, inputOutlet } from './outlet.ts'
 import { createPause } from './pause.ts'
 import { done, Readers } from './readers.ts'
+import { createRecorder, type Recorder } from './recorder.ts'
 import { Ring } from './ring.ts'
 import { closeQuietly, createSource, longestFirst, type Source } from './source.ts'
 import { createTimeLimit } from './time-limit.ts'
 
 /** One batch, from the first pull to the last outcome. */
 export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I, O>, options: RunOptions<I>): Batch<O> {
-  const { concurrency, itemTimeoutMs, maxBuffered, maxPauses, journal, signal, length } = options
+  const { concurrency, itemTimeoutMs, maxBuffered, journal, signal, length } = options
   const outlet = options.order === 'input' ? inputOutlet<O>(maxBuffered) : completionOutlet<O>()
   const running = new RunningItems<I>()
   const retries = new Ring<Item<I>>()
@@ -25,6 +26,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     itemTimeoutMs === Number.POSITIVE_INFINITY ? undefined : createTimeLimit(itemTimeoutMs, running, expire, advance)
   const meter = createMeter(options.onProgress, () => ({ running: running.size, pausedMs: pause.pausedMs }))
   const hooks = createHooks(options, () => void meter.failedHooks++)
+  const recorder = journal && createRecorder<I, O>(journal, { onSafe, onUnsafe })
   let source: Source<I> | undefined
   let failure: { readonly error: unknown } | undefined
   let held = 0 // started, and not yet taken
@@ -32,7 +34,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   let lastWasSync = false
   let filling = false
   let everPaused = false // until then, no item pays for pauses
-  let stopped = false // nothing new starts
+  let halted: { readonly error: unknown } | undefined // nothing new starts, and the loop ends with that
   let over = false
   let off: (() => void) | undefined
   let endJournal: (() => void) | undefined
@@ -48,20 +50,29 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     } catch (error) {
       return void (failure = { error })
     }
-    off = onAbort(signal, stop)
+    if (over) return void closeQuietly(source) // its iterator was asked for, and left the batch
+    off = onAbort(signal, (reason) => stop(reason, 'dropped'))
+  }
+
+  /** To be asked again behind everything of the caller's, which may abort the batch, leave it, or ask for an outcome. */
+  function isEnding(): boolean {
+    return halted !== undefined || over
   }
 
   function fill(): void {
     // Asked several times an item, and mostly there is nothing to start.
     if (filling || (source?.busy === true && retries.size === 0)) return
     filling = true
-    startAll()
-    filling = false
+    try {
+      startAll()
+    } finally {
+      filling = false
+    }
   }
 
   function startAll(): void {
     while (running.size < concurrency) {
-      if (stopped) return
+      if (isEnding()) return
       // What settles at once gains nothing by running ahead of the reader, who is about to take what is ready.
       if (lastWasSync && outlet.ready) return
       if (retries.size > 0) {
@@ -74,6 +85,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
       if (item === undefined) return
       meter.pulled = source.pulled
       held++
+      if (isEnding()) return [item, ...source.rest()].forEach(refuse)
       start(item)
     }
   }
@@ -83,22 +95,35 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     running.add(item)
     timeLimit?.start(item)
     let result: O | PromiseLike<O> | Recorded | Promise<Recorded>
+    if (recorder !== undefined && item.entry === undefined && !enter(item, recorder)) return
     try {
-      if (journal !== undefined) item.entry ??= journal.enter(item.value)
       if (journal !== undefined && item.entry?.recorded === true) {
         result = journal.replay(item.entry)
       } else {
         item.context = new Context(item.index, ++item.attempt, item.entry?.idempotencyKey)
         result = work(item.value, item.context)
       }
+      if (isThenable(result)) return void follow(item, result)
     } catch (error) {
       finish(item, 'rejected', error)
       lastWasSync = true
       return
     }
-    if (isThenable(result)) return void follow(item, result)
     finish(item, 'fulfilled', result)
     lastWasSync = true
+  }
+
+  /** Looks the item up; false where that has settled it. What cannot be looked up is no case for a pause. */
+  function enter(item: Item<I>, { enter: look }: Recorder<I, O>): boolean {
+    try {
+      look(item)
+    } catch (error) {
+      lastWasSync = true
+      if (!item.open) return false
+      running.remove(item)
+      reject(item, error)
+    }
+    return item.open
   }
 
   // To await costs less than `then` with a closure for each end.
@@ -116,29 +141,47 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   }
 
   function finish(item: Item<I>, status: Outcome<O>['status'], value: unknown): void {
-    if (!item.open) return late(item, status, value)
+    if (!item.open) return recorder?.late(item, status, value)
     running.remove(item)
     if (item.attempt === 0 && item.entry !== undefined) return finishReplay(item, status, value)
-    if (status === 'rejected') {
-      const ms = item.attempt <= maxPauses ? hooks.pauseOf(value) : undefined
-      if (ms !== undefined) {
-        meter.retried++
-        everPaused = true
-        pause.begin(ms)
-        hold(readers.size > 0 ? 'ref' : 'unref')
-        retries.push(item)
-        return
-      }
-    }
+    if (status === 'rejected') return fail(item, value)
     settle(item, outcomeOf(item.index, status, value))
+  }
+
+  function fail(item: Item<I>, error: unknown): void {
+    const ms = hooks.pauseOf(error, item)
+    if (ms === undefined) {
+      // Of something of ours that was closed or full, which says nothing about the item: the next run tries it again.
+      if (isMillraceError(error, 'closed') || isMillraceError(error, 'queue-full')) return reject(item, error)
+      return settle(item, outcomeOf(item.index, 'rejected', error))
+    }
+    if (isEnding()) return refuse(item)
+    meter.retried++
+    everPaused = true
+    pause.begin(ms)
+    hold(readers.size > 0 ? 'ref' : 'unref')
+    retries.push(item)
+  }
+
+  /** An outcome that is not recorded. Where something was closed, all items behind it would fail in the same way. */
+  function reject(item: Item<I>, error: unknown): void {
+    item.open = false
+    put(outcomeOf(item.index, 'rejected', error))
+    if (isMillraceError(error, 'closed')) stop(error, 'finished')
+  }
+
+  /** It was pulled, and the batch has ended before it could start. */
+  function refuse(item: Item<I>): void {
+    item.open = false
+    put(outcomeOf(item.index, 'rejected', halted?.error))
   }
 
   function finishReplay(item: Item<I>, status: Outcome<O>['status'], value: unknown): void {
     item.open = false
     if (status === 'rejected') {
       // The journal cannot be read: going on would pay again for what is in it.
-      stop(value)
-      return put(outcomeOf(item.index, status, value))
+      put(outcomeOf(item.index, status, value))
+      return stop(value, 'dropped')
     }
     const recorded = value as Recorded
     meter.replayed++
@@ -148,32 +191,18 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   /** The outcome is known; it is yielded once it is safe. */
   function settle(item: Item<I>, outcome: Outcome<O>): void {
     item.open = false
-    if (journal === undefined || item.entry === undefined) return put(outcome)
-    try {
-      journal.record(item.entry, outcome).then(
-        () => {
-          put(outcome)
-          advance()
-        },
-        (error) => {
-          stop(error)
-          put(outcomeOf(item.index, 'rejected', error))
-          advance()
-        }
-      )
-    } catch (error) {
-      put(outcomeOf(item.index, 'rejected', error)) // no JSON; not recorded, so that it runs again
-    }
+    if (recorder === undefined) put(outcome)
+    else recorder.record(item, outcome)
   }
 
-  /** Its outcome was decided without it, by an abort or its time limit. What was paid for is kept for the next run. */
-  function late(item: Item<I>, status: Outcome<O>['status'], value: unknown): void {
-    if (status === 'rejected' || journal === undefined || item.entry === undefined || item.entry.recorded) return
-    try {
-      journal.record(item.entry, { status, value }).catch(() => {})
-    } catch {
-      // The journal counts what it refused; nobody waits for this outcome any more.
-    }
+  function onSafe(outcome: Outcome<O>): void {
+    put(outcome)
+    advance()
+  }
+
+  function onUnsafe(item: Item<I>, error: unknown): void {
+    put(outcomeOf(item.index, 'rejected', error))
+    stop(error, 'dropped')
   }
 
   function put(outcome: Outcome<O>): void {
@@ -206,13 +235,16 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     readers.end(failure)
   }
 
+  function wasLeft(): boolean {
+    return over
+  }
+
   function isDone(): boolean {
     return source === undefined || (source.ended && taken === source.pulled)
   }
 
   function end(): void {
     over = true
-    stopped = true
     off?.()
     timeLimit?.stop()
     pause.stop()
@@ -220,31 +252,23 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     meter.end()
   }
 
-  /** Ends the work on everything that was pulled; those outcomes that are on their way to the journal still come. */
-  function stop(error: unknown): void {
-    if (stopped || source === undefined) return
-    stopped = true
-    failure ??= { error }
-    const open = [...drop(error), ...source.rest()]
+  /**
+   * Nothing more starts. What runs is finished, or dropped; outcomes that are on their way to the journal still come. An
+   * abort may come behind a milder stop.
+   */
+  function stop(error: unknown, rest: 'finished' | 'dropped'): void {
+    if (source === undefined || over) return
+    halted ??= { error }
+    failure ??= halted
+    const ran = rest === 'dropped' ? running.takeAll() : []
+    const open = [...ran, ...retries.takeAll(), ...source.rest()]
     meter.pulled = source.pulled
     void closeQuietly(source)
+    for (const item of open) item.open = false
+    // After that, for whoever hears it may look at the batch.
+    for (const item of ran) Context.abort(item.context, error)
     for (const item of open) put(outcomeOf(item.index, 'rejected', error))
     advance()
-  }
-
-  /** Lets go of all that runs or waits to run again. */
-  function drop(reason: unknown): Item<I>[] {
-    const dropped: Item<I>[] = []
-    for (let item = running.first; item !== undefined; item = running.first) {
-      running.remove(item)
-      dropped.push(item)
-    }
-    const ran = dropped.length
-    for (let item = retries.shift(); item !== undefined; item = retries.shift()) dropped.push(item)
-    for (const item of dropped) item.open = false
-    // After that, for whoever hears it may look at the batch.
-    for (let at = 0; at < ran; at++) Context.abort(dropped[at]?.context, reason)
-    return dropped
   }
 
   function expire(item: Item<I>, reason: MillraceError): void {
@@ -270,18 +294,23 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
           held--
           taken++
           fill()
+          if (readers.size > 0) advance() // who has asked from within work
           return Promise.resolve({ done: false, value })
         }
       }
+      if (wasLeft()) return Promise.resolve(done)
       const next = readers.wait()
       hold('ref')
-      if (isDone()) advance()
+      if (readers.size > 1 || isDone()) advance()
       return next
     },
     async return() {
       if (over) return done
       end()
-      drop(new MillraceError('closed', 'the batch was left', { details: {} }))
+      const ran = running.takeAll()
+      for (const item of ran) item.open = false
+      const reason = new MillraceError('closed', 'the batch was left', { details: {} })
+      for (const item of ran) Context.abort(item.context, reason)
       readers.end()
       await source?.close()
       return done

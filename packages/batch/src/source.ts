@@ -31,6 +31,29 @@ export function createSource<I>(items: Iterable<I> | AsyncIterable<I>, events: S
 function syncSource<I>(input: Iterator<I>, { onFailure }: SourceEvents): Source<I> {
   let pulled = 0
   let ended = false
+  let pulling = false
+
+  function next(): Item<I> | undefined {
+    const result = checkedResult(input.next())
+    if (result.done) {
+      ended = true
+      return undefined
+    }
+    const item = new Item(pulled, result.value)
+    pulled++
+    if (ended) endLate()
+    return item
+  }
+
+  /** It was closed by its own step, in which it cannot be ended. Whoever closed it has a reason of their own to tell. */
+  function endLate(): void {
+    try {
+      input.return?.()
+    } catch {
+      // As `for await` has it.
+    }
+  }
+
   return {
     get pulled() {
       return pulled
@@ -40,22 +63,23 @@ function syncSource<I>(input: Iterator<I>, { onFailure }: SourceEvents): Source<
     },
     busy: false,
     take() {
-      if (ended) return undefined
+      if (ended || pulling) return undefined
+      pulling = true
       try {
-        const result = input.next()
-        if (result.done !== true) return new Item(pulled++, result.value)
-        ended = true
+        return next()
       } catch (error) {
         ended = true
         onFailure(error)
+        return undefined
+      } finally {
+        pulling = false
       }
-      return undefined
     },
     rest: () => [],
     close() {
       if (ended) return
       ended = true
-      input.return?.()
+      if (!pulling) input.return?.()
     }
   }
 }
@@ -70,8 +94,13 @@ function asyncSource<I>(input: AsyncIterator<I>, { onNews, onFailure }: SourceEv
   function arrive(result: IteratorResult<I>): void {
     pulling = false
     if (ended) return
-    if (result.done === true) ended = true
-    else arrived = new Item(pulled++, result.value)
+    try {
+      if (checkedResult(result).done) ended = true
+      else arrived = new Item(pulled, result.value)
+    } catch (error) {
+      return fail(error)
+    }
+    if (arrived !== undefined) pulled++
     onNews()
   }
   function fail(error: unknown): void {
@@ -98,7 +127,7 @@ function asyncSource<I>(input: AsyncIterator<I>, { onNews, onFailure }: SourceEv
       if (item !== undefined || ended || pulling) return item
       pulling = true
       try {
-        input.next().then(arrive, fail)
+        Promise.resolve(input.next()).then(arrive, fail)
       } catch (error) {
         fail(error)
       }
@@ -115,7 +144,7 @@ function asyncSource<I>(input: AsyncIterator<I>, { onNews, onFailure }: SourceEv
       const closed = input.return?.()
       if (!pulling) return closed
       // Behind a pull that is pending it would wait for as long as the input is silent; how it ends is nobody's business now.
-      closed?.then(undefined, () => {})
+      Promise.resolve(closed).catch(() => {})
       return undefined
     }
   }
@@ -139,13 +168,17 @@ export function longestFirst<I>(
   // At the start of an input that is read in turns of its own, what has come in this turn is looked at together.
   let waiting: NodeJS.Immediate | undefined
   let begun = false
+  /** Of which `length` is asked just now: it may abort the batch, which then has this one, too. */
+  let asked: Item<I> | undefined
 
   function read(): void {
-    while (ahead.size < lookahead) {
+    while (asked === undefined && ahead.size < lookahead) {
       const item = source.take()
       if (item === undefined) return
+      asked = item
       item.length = length(item.value)
-      ahead.push(item)
+      if (asked !== undefined) ahead.push(item)
+      asked = undefined
     }
   }
 
@@ -176,6 +209,8 @@ export function longestFirst<I>(
     },
     rest() {
       const rest = source.rest()
+      if (asked !== undefined) rest.push(asked)
+      asked = undefined
       for (let item = ahead.pop(); item !== undefined; item = ahead.pop()) rest.push(item)
       return rest
     },
@@ -184,6 +219,12 @@ export function longestFirst<I>(
       return source.close()
     }
   }
+}
+
+/** As `for await` has it, for an input that breaks the rules of iterators. */
+function checkedResult<I>(result: IteratorResult<I>): IteratorResult<I> {
+  if (typeof result === 'object' && result !== null) return result
+  throw new TypeError(`next() of the items gave ${String(result)}, where { value, done } should be`)
 }
 
 /** The reason of the stop is what the loop throws: an input that cannot even be ended does not hide it. */

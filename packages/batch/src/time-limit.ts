@@ -51,7 +51,6 @@ export function createTimeLimit<I>(
 
   return {
     start(item) {
-      if (limitMs === Number.POSITIVE_INFINITY) return
       item.startedAt = performance.now()
       arm(limitMs)
     },

@@ -188,13 +188,17 @@ describe('on disk', () => {
       expect((await readFile(path)).length).toBe(text.length)
     }
   })
-  test('a header that is torn is written anew; a file that is no journal is left as it is', async () => {
+  test('an empty file becomes a journal; one that is no journal is left as it is', async () => {
     const path = newPath()
-    for (const begun of ['', '{"su', '{"sum":"12345678","millr']) {
-      await writeFile(path, begun)
-      expect((await run(path, [1], double)).outcomes).toHaveLength(1)
-    }
-    for (const other of ['my data', '{"custom_id":1}\n', '{"sum":"00000000","millrace":"journal"}\n']) {
+    await writeFile(path, '')
+    expect((await run(path, [1], double)).outcomes).toHaveLength(1)
+    for (const other of [
+      'my data',
+      '{',
+      '{"sum":"my report"}',
+      '{"custom_id":1}\n',
+      '{"sum":"00000000","millrace":"journal"}\n'
+    ]) {
       await writeFile(path, other)
       await expect(openJournal(path)).rejects.toThrow('is not a journal')
       expect(await readFile(path, 'utf8')).toBe(other)
@@ -221,6 +225,23 @@ describe('on disk', () => {
     await expect(other).rejects.toThrow('other options (model, more)')
     await expect(openJournal(path)).rejects.toThrow('(model, nested, prompt)')
   })
+  test('a fresh journal begins anew whatever is in the file, but not while another has it open', async () => {
+    const path = newPath()
+    const first = await run(path, [1, 2], double, { journal: { options: { model: 'small' } } })
+    const fresh: JournalOptions<number> = { options: { model: 'large' }, fresh: true }
+    const holder = await openJournal(path, { options: { model: 'small' } })
+    await expect(openJournal(path, fresh)).rejects.toThrow('has this journal open')
+    expect(holder.stats().recorded).toBe(2)
+    await holder.close()
+    const second = await run(path, [1, 2], double, { journal: fresh })
+    expect(second.replayed).toBe(0)
+    expect(second.keys.some((key) => first.keys.includes(key))).toBe(false)
+    expect((await run(path, [1, 2], double, { journal: { options: { model: 'large' } } })).replayed).toBe(2)
+    await writeFile(path, 'my data\n')
+    expect((await run(path, [1], double, { journal: fresh })).outcomes).toHaveLength(1)
+    await using journal = await openJournal(newPath(), fresh)
+    expect(journal.stats()).toMatchObject({ recorded: 0, tornBytes: 0 })
+  })
   test('another version is an error that says which', async () => {
     const path = newPath()
     await run(path, [], double)
@@ -232,7 +253,7 @@ describe('on disk', () => {
     const path = newPath()
     const cycle: { self?: unknown } = {}
     cycle.self = cycle
-    const values = [undefined, 1n, () => 1, cycle, new Date(), { a: Number.NaN }]
+    const values = [1n, () => 1, cycle, new Date(), { a: Number.NaN }]
     const { outcomes } = await run(path, values.keys(), async (item) => values[item])
     for (const outcome of outcomes) {
       expect(outcome).toMatchObject({
@@ -317,7 +338,7 @@ test('a large journal is opened without its values in memory', async () => {
     outcomeLine(
       hash('sha256', String(at), 'buffer').subarray(0, 16).toString('base64url'),
       0,
-      `"value":"${'x'.repeat(1000)}${at}"`
+      `,"value":"${'x'.repeat(1000)}${at}"`
     )
   )
   await appendFile(path, lines.join(''))

@@ -12,6 +12,6 @@ const first = queue
     () => 'an outcome',
     (error: { code?: string }) => error.code
   )
-await wait(300)
+await wait(100)
 await Promise.all([queue.close({ graceMs: 100 }), worker.close({ graceMs: 100 })])
 console.log(await first)

@@ -17,3 +17,18 @@ test.skipIf(skip !== undefined)('queues and workers that are closed leave no soc
   }
   await probe.check()
 })
+
+test.skipIf(skip !== undefined)('work that ignores its signal keeps nothing alive, and its item runs elsewhere', async () => {
+  const probe = probeLeaks({ settleMs: 2000 })
+  {
+    const common = { name: 'deaf', connection: server?.url ?? '' }
+    await using queue = createBatchQueue<number, string>(common)
+    const worker = createBatchWorker<number, string>({ ...common, work: () => new Promise(() => {}) })
+    const outcome = queue.run([1]).next()
+    await expect.poll(() => worker.stats().running).toBe(1)
+    await worker.close({ graceMs: 0 })
+    await using _ = createBatchWorker<number, string>({ ...common, work: () => 'heard' })
+    expect((await outcome).value).toMatchObject({ status: 'fulfilled', value: 'heard' })
+  }
+  await probe.check()
+})

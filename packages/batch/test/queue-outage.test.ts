@@ -19,6 +19,7 @@ await probe?.stop()
 
 let server: RedisServer
 let folder: string
+const long = process.env['MILLRACE_LONG'] === '1'
 const faults: unknown[] = []
 const note = (error: unknown): void => void faults.push(error)
 
@@ -51,15 +52,16 @@ function expectEach(outcomes: readonly Outcome<number>[], count: number): void {
 }
 
 describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 20_000 }, () => {
-  async function through(disturb: () => Promise<void>, count = 300) {
+  async function through(disturb: () => Promise<void>, count = 200) {
     const name = randomUUID()
     const common = { name, connection: server.url, redisTimeoutMs: 6000 }
     const ran = new Map<number, number>()
     const outcomes: Outcome<number>[] = []
-    await using queue = createBatchQueue<number, number>({ ...common, checkMs: 500 })
+    await using queue = createBatchQueue<number, number>({ ...common, checkMs: 200 })
     await using worker = createBatchWorker<number, number>({
       ...common,
-      lockMs: 1000,
+      // BullMQ's search for dead workers rests 5 s when it is cut itself: the first one is to come after the cuts.
+      lockMs: 700,
       async work(item) {
         ran.set(item, (ran.get(item) ?? 0) + 1)
         await wait(10)
@@ -78,7 +80,7 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
     await start(undefined, 'keep')
     const { ran } = await through(async () => {
       await server.kill()
-      await wait(300)
+      await wait(200)
       await start(server.port, 'keep')
     })
     // Paid twice at most: what ran when it broke.
@@ -102,14 +104,14 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
     const timer = setInterval(async () => {
       if (++cuts > 8) return
       await killer.sendCommand(['CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes'])
-    }, 60)
-    await through(() => Promise.resolve(), 500)
+    }, 30)
+    await through(() => Promise.resolve(), 300)
     clearInterval(timer)
     expect(cuts).toBeGreaterThan(3)
     killer.destroy()
   })
 
-  test('gets over a Redis that stands still for a while', async () => {
+  test.runIf(long)('gets over a Redis that stands still for a while', async () => {
     await start()
     const { worker } = await through(async () => {
       server.pause()
@@ -126,6 +128,7 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
     const outcomes = queue.run(numbers(500), { window: 4 })
     await outcomes.next()
     await server.kill()
+    const closed = worker.close({ graceMs: 100 })
     const startedAt = performance.now()
     let error: unknown
     try {
@@ -135,7 +138,7 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
     }
     expect(isMillraceError(error, 'network')).toBe(true)
     expect(performance.now() - startedAt).toBeLessThan(6000)
-    await Promise.all([queue.close({ graceMs: 100 }), worker.close({ graceMs: 100 })])
+    await Promise.all([queue.close({ graceMs: 100 }), closed])
   })
 
   test('a wrong password is told at once, and is in no error', async () => {
@@ -169,7 +172,7 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
     await expect.poll(() => worker.stats().running, { timeout: 5000 }).toBe(10)
     server.pause()
     const startedAt = performance.now()
-    await Promise.all([queue.close({ graceMs: 300 }), worker.close({ graceMs: 300 })])
+    await Promise.all([queue.close({ graceMs: 100 }), worker.close({ graceMs: 100 })])
     expect(performance.now() - startedAt).toBeLessThan(4000)
     expect(isMillraceError(await first, 'closed')).toBe(true)
     await Promise.all([queue.close(), worker.close()])
