@@ -80,7 +80,7 @@ export function readBatchArguments(args: readonly string[]): BatchArguments {
     input,
     out: out ?? '',
     errors,
-    concurrency: count('concurrency', values.concurrency),
+    concurrency: count('concurrency', values.concurrency, 10_000),
     resume,
     retryFailed,
     force,
@@ -117,10 +117,10 @@ function wrong(message: string): Exit {
   return new Exit(2, `${message} (millrace batch --help tells more)`)
 }
 
-function count(name: string, text: string): number {
+function count(name: string, text: string, most = 1_000_000_000_000): number {
   const value = Number(text)
-  if (/^\d+$/.test(text) && Number.isSafeInteger(value) && value >= 1) return value
-  throw wrong(`--${name} must be a whole number of at least 1, not ${JSON.stringify(text)}`)
+  if (/^\d+$/.test(text) && value >= 1 && value <= most) return value
+  throw wrong(`--${name} must be a whole number from 1 to ${most}, not ${JSON.stringify(text)}`)
 }
 
 function seconds(name: string, text: string, least: number): number {
@@ -140,9 +140,9 @@ function readHeaders(given: readonly string[]): Record<string, string> {
       throw wrong("--header must be 'name: value'")
     const lower = name.toLowerCase()
     if (owned.has(lower)) throw wrong(`--header ${lower} belongs to the connection and cannot be set`)
-    if (secret.has(lower)) {
+    if (secret.test(lower)) {
       throw wrong(
-        `--header ${lower} would show a key to everyone who lists processes: put it into the environment and give --api-key-env`
+        `--header ${lower} would show a key to everyone who lists processes: put it into the environment and give --api-key-env, which sends it as the provider's own header`
       )
     }
     headers[lower] = value
@@ -158,4 +158,5 @@ const owned: ReadonlySet<string> = new Set([
   'connection',
   'idempotency-key'
 ])
-const secret: ReadonlySet<string> = new Set(['authorization', 'x-api-key', 'api-key', 'cookie', 'proxy-authorization'])
+/** Names under which keys travel, such as `x-api-key` and `ocp-apim-subscription-key`. */
+const secret = /(?:^|-)(?:authorization|auth|api-?key|key|token|secret|password|cookie|credentials?)$/

@@ -1,4 +1,4 @@
-import { isJsonObject, type JsonObject, parseJson } from '@millrace/core'
+import { isJsonObject, type Json, type JsonObject, parseJson } from '@millrace/core'
 import type { Line } from './lines.ts'
 
 /** One request of a batch file. */
@@ -37,6 +37,8 @@ export function readItem(line: Line, format: FormatName): Item | BrokenLine {
     return broken('is a result, not a request: give the input file', customId)
   const request = format === 'anthropic' ? anthropicRequest(json) : openaiRequest(json)
   if (typeof request === 'string') return broken(request, customId)
+  const unsendable = problemOf(request.body)
+  if (unsendable !== undefined) return broken(unsendable, customId)
   if (request.body.stream === true) return broken('asks for a stream: remove "stream"', customId)
   return { line: line.number, customId, ...request }
 }
@@ -59,7 +61,23 @@ function openaiRequest({ method, url, body }: JsonObject): Request | string {
   return isJsonObject(body) ? { path: url, body } : 'needs "body", the request as a JSON object'
 }
 
-/** What stays below the base URL: `//host` and `..` would leave it. */
+/** What stays below the base URL: `//host` and `..` would leave it, and servers read `..;` and `%2e%2e%2f` as `../` too. */
 function isPath(url: string): boolean {
-  return /^(?:\/[\w.~:@!$&'()*+,;=%-]+)+$/.test(url) && !/(?:^|\/)(?:\.|%2e){1,2}(?:\/|$)/i.test(url)
+  return /^(?:\/(?!\.\.?(?:\/|$))[\w.~:@!$&'()*+,=-]+)+$/.test(url)
+}
+
+/** Deeper than any request, and far from where the stack ends. */
+const maxDepth = 1000
+
+/** What `JSON.stringify` could not write again as it was. */
+function problemOf(body: JsonObject): string | undefined {
+  const open: [value: Json, depth: number][] = [[body, 1]]
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const [value, depth] = next
+    if (typeof value === 'number' && !Number.isFinite(value)) return 'holds a number beyond 1.8e308, which cannot be sent'
+    if (typeof value !== 'object' || value === null) continue
+    if (depth > maxDepth) return `is nested deeper than ${maxDepth}`
+    for (const inner of Object.values(value)) if (inner !== undefined) open.push([inner, depth + 1])
+  }
+  return undefined
 }

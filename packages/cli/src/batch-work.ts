@@ -51,8 +51,8 @@ export interface WorkOptions {
 
 /** How often an item waits for a limit; with 100 waits it is the provider that does not want it. */
 export const maxPauses = 100
-/** How often it waits for a provider that cannot be reached: about five minutes. */
-const maxConnects = 10
+/** How often it waits for a provider that cannot be reached, or is down and does not say for how long: six minutes or more. */
+const maxOutages = 10
 /** Longer than a batch that is stopping. */
 const foreverMs = 3_600_000
 
@@ -107,7 +107,7 @@ export function createBatchWork({ send, endpoint, timeoutMs, graceMs }: WorkOpti
       counts.answered++
       countTokens(json)
     } else refuse(response, json, attempt)
-    return { status, requestId: headers['x-request-id'] ?? headers['request-id'] ?? '', body: oneLine(text, json) }
+    return { status, requestId: clean(headers['x-request-id'] ?? headers['request-id'] ?? ''), body: oneLine(text, json) }
   }
 
   /** Throws what is no answer to this item, but about all of them. */
@@ -121,8 +121,9 @@ export function createBatchWork({ send, endpoint, timeoutMs, graceMs }: WorkOpti
     if (status === 402 || (status === 429 && name !== undefined && exhausted.has(name))) {
       stopFor(new Exit(3, `${base.host} says that the quota is used up (${told}): raise it there`))
     }
-    if ((status !== 429 && status !== 503 && status !== 529) || attempt > maxPauses) return
+    if (status !== 429 && status !== 503 && status !== 529) return
     const hintMs = retryAfterMs(response, json)
+    if (attempt > (status === 429 || hintMs !== undefined ? maxPauses : maxOutages)) return
     const error = new MillraceError(
       status === 429 ? 'rate-limited' : 'overloaded',
       `${base.host} asks for fewer requests (${told})`,
@@ -135,16 +136,24 @@ export function createBatchWork({ send, endpoint, timeoutMs, graceMs }: WorkOpti
 
   /** What was thrown on the way: a limit and a provider that is out of reach are waited for. */
   function rethrow(error: unknown, attempt: number): never {
-    if (isMillraceError(error, 'rate-limited') && error.retryable)
-      throw paused(error, error.details.retryAfterMs ?? backOffMs(attempt))
+    if (isMillraceError(error, 'rate-limited')) {
+      if (error.retryable) throw paused(error, error.details.retryAfterMs ?? backOffMs(attempt))
+      const told = `${error.message}: raise --tpm`
+      if (counts.answered === 0) stopFor(new Exit(3, told, error))
+      throw new MillraceError('rate-limited', told, { details: error.details, cause: error, retryable: false })
+    }
     // It waited for its turn all the time, so nothing was sent.
     if (isMillraceError(error, 'timeout') && error.details.clock === 'queue') throw paused(error, backOffMs(attempt))
+    if (isMillraceError(error, 'timeout') && error.details.clock === 'total') {
+      const { details } = error
+      throw new MillraceError('timeout', `no whole answer within ${timeoutMs / 1000} s (--timeout)`, { details, cause: error })
+    }
     const circuit = isMillraceError(error, 'circuit-open')
     const network = isMillraceError(error, 'network') && beforeRequest.has(error.details.phase)
     if (!circuit && !network) throw error
     // An address that is wrong is wrong for all; a network that is down comes back.
     if (reached && circuit) throw paused(error, error.details.retryAfterMs)
-    if (reached && error.retryable && attempt < maxConnects) throw paused(error, backOffMs(attempt))
+    if (reached && error.retryable && attempt < maxOutages) throw paused(error, backOffMs(attempt))
     const why = circuit ? 'see that the address is right and the server is up' : error.message
     return stopFor(new Exit(3, `${base.host} cannot be reached: ${why}`, error), reached ? graceMs : 0)
   }

@@ -2,29 +2,31 @@ import { readFileSync } from 'node:fs'
 import { batchCommand } from './batch-command.ts'
 import { Exit, type ExitCode } from './exit.ts'
 import { batchHelp, help } from './help.ts'
+import type { Host } from './host.ts'
+import { printable } from './printable.ts'
 
 /** Does what the arguments say, tells failures in one line on stderr, and gives the exit code. */
-export async function command(args: readonly string[]): Promise<ExitCode> {
+export async function command(args: readonly string[], host: Host): Promise<ExitCode> {
   try {
-    return await dispatch(args)
+    return await dispatch(args, host)
   } catch (error) {
     const exit = error instanceof Exit ? error : new Exit(3, error instanceof Error ? String(error.stack) : String(error))
-    process.stderr.write(`millrace: ${exit.message}\n`)
+    host.stderr.write(printable(`millrace: ${exit.message}\n`))
     return exit.code
   }
 }
 
-async function dispatch(args: readonly string[]): Promise<ExitCode> {
+async function dispatch(args: readonly string[], host: Host): Promise<ExitCode> {
   const [name, ...rest] = args
-  if (name === '--version' || name === '-v') return tell(`${version()}\n`)
-  if (name === '--help' || name === '-h' || name === 'help') return tell(help)
+  if (name === '--version' || name === '-v') return tell(host, `${version()}\n`)
+  if (name === '--help' || name === '-h' || name === 'help') return tell(host, help)
   if (name === undefined) throw new Exit(2, 'what to do? millrace --help tells')
   if (name !== 'batch') throw new Exit(2, `there is no command ${JSON.stringify(name)}: millrace --help lists them`)
-  return rest.includes('--help') || rest.includes('-h') ? tell(batchHelp) : batchCommand(rest)
+  return rest.includes('--help') || rest.includes('-h') ? tell(host, batchHelp) : batchCommand(rest, host)
 }
 
-function tell(text: string): ExitCode {
-  process.stdout.write(text)
+function tell({ stdout }: Host, text: string): ExitCode {
+  stdout.write(text)
   return 0
 }
 

@@ -42,7 +42,8 @@ export function createDigestSet(): DigestSet {
 
   return {
     add(text) {
-      const digest = hash('sha1', text, 'buffer')
+      // As JSON, for two halves of surrogate pairs are the same in UTF-8.
+      const digest = hash('sha1', JSON.stringify(text), 'buffer')
       // 0 stands for a free place.
       const added = put(table, digest.readUInt32LE(0) || 1, digest.readUInt32LE(4))
       if (added && ++size * 4 > table.length) grow()

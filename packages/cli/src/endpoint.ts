@@ -1,6 +1,7 @@
 import type { BatchArguments } from './batch-arguments.ts'
 import type { FormatName } from './batch-line.ts'
 import { Exit } from './exit.ts'
+import type { Host } from './host.ts'
 
 /** Where requests go, and as whom. */
 export interface Endpoint {
@@ -19,7 +20,7 @@ const providers = {
 type Asked = Pick<BatchArguments, 'baseURL' | 'apiKeyEnv' | 'allowInsecure' | 'headers'>
 
 /** @throws {Exit} 2 for a base URL that is none, and for a key that is missing; it never quotes the key */
-export function readEndpoint(asked: Asked, format: FormatName, env: NodeJS.ProcessEnv): Endpoint {
+export function readEndpoint(asked: Asked, format: FormatName, env: Host['env']): Endpoint {
   const provider = providers[format]
   const base = URL.parse(asked.baseURL ?? provider.baseURL)
   if (base === null || !/^https?:$/.test(base.protocol))

@@ -108,7 +108,7 @@ export function progressLine(counts: Counts, elapsedMs: number, columns?: number
     failed > 0 ? `${failed} failed` : '',
     `${perSecond(counts, elapsedMs).toFixed(1)}/s`,
     tokens > 0 ? `${short(tokens)} tokens` : '',
-    paused ? 'paused by a limit' : eta === undefined ? '' : `${duration(eta)} left`
+    paused ? 'waiting for the provider' : eta === undefined ? '' : `${duration(eta)} left`
   ]
   const text = facts.filter((fact) => fact !== '').join('  ')
   if (columns === undefined) return text

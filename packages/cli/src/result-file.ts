@@ -1,5 +1,5 @@
 import type { FileHandle } from 'node:fs/promises'
-import { open, stat } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { Exit } from './exit.ts'
 
 /** A file of lines that is written as they come, so that `tail -f` shows them. */
@@ -79,14 +79,4 @@ function unwritable(path: string, error: unknown): Exit {
       ? 'make room there'
       : 'see that its folder is there and may be written'
   return new Exit(3, `${path} cannot be written (${String(code)}): ${cure}`, error)
-}
-
-/** What is at a path: a `file` must not be lost by accident, a `device` or a pipe keeps nothing. */
-export async function kindOf(path: string): Promise<'file' | 'device' | undefined> {
-  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined
-    throw unwritable(path, error)
-  })
-  if (found === undefined) return undefined
-  return found.isFile() || found.isDirectory() ? 'file' : 'device'
 }

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readBatchArguments } from '../src/batch-arguments.ts'
-import { type Folder, makeFolder, openaiFile, run } from './support.ts'
+import { type Folder, makeFolder, openaiFile, run, start } from './support.ts'
 
 let folder: Folder
 beforeAll(async () => {
@@ -21,6 +21,7 @@ describe('what is wrong in the arguments is told in one line', () => {
     ['--concurrency must be a whole number', ['a', '--out', 'o', '--concurrency', '0']],
     ['--concurrency must be a whole number', ['a', '--out', 'o', '--concurrency', 'NaN']],
     ['--concurrency needs a value', ['a', '--out', 'o', '--concurrency', '-1']],
+    ['--concurrency must be a whole number from 1 to 10000', ['a', '--out', 'o', '--concurrency', '9007199254740991']],
     ['--rpm must be a whole number', ['a', '--out', 'o', '--rpm', '1e3']],
     ['--timeout must be a number of seconds', ['a', '--out', 'o', '--timeout', '0']],
     ['--order must be', ['a', '--out', 'o', '--order', 'random']],
@@ -28,6 +29,7 @@ describe('what is wrong in the arguments is told in one line', () => {
     ["--header must be 'name: value'", ['a', '--out', 'o', '--header', 'nothing']],
     ["--header must be 'name: value'", ['a', '--out', 'o', '--header', 'x: a\nb']],
     ['--api-key-env', ['a', '--out', 'o', '--header', 'Authorization: Bearer sk-canary']],
+    ['--api-key-env', ['a', '--out', 'o', '--header', 'Ocp-Apim-Subscription-Key: sk-canary']],
     ['belongs to the connection', ['a', '--out', 'o', '--header', 'Host: b']],
     ['--resume needs a file', ['-', '--out', 'o', '--resume']],
     ['add --resume', ['a', '--out', 'o', '--retry-failed']],
@@ -61,14 +63,14 @@ describe('what is wrong in the arguments is told in one line', () => {
 
 describe('the command itself', () => {
   it('tells its version and help on stdout', async () => {
-    const [version, help, batchHelp] = await Promise.all([run(['--version']), run(['--help']), run(['batch', '--help'])])
+    const [version, help, batchHelp] = await Promise.all([start(['--version']).ended, run(['--help']), run(['batch', '--help'])])
     expect(version).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) as string })
     expect(help).toMatchObject({ code: 0, stdout: expect.stringContaining('millrace batch') as string })
-    expect(batchHelp).toMatchObject({ code: 0, stdout: expect.stringContaining('--concurrency') as string })
+    expect(batchHelp).toMatchObject({ code: 0, stdout: expect.stringMatching(/\{"custom_id":[^]*--concurrency/) as string })
   })
 
   it('ends with 2 and one line for a command or an option that is not there', async () => {
-    const runs = await Promise.all([run(['badge']), run([]), run(['batch', 'x', '--out', 'y', '--nope'])])
+    const runs = await Promise.all([start(['badge']).ended, run([]), run(['batch', 'x', '--out', 'y', '--nope'])])
     for (const { code, stdout, stderr } of runs) {
       expect(code).toBe(2)
       expect(stdout).toBe('')

@@ -30,6 +30,13 @@ describe('readItem', () => {
     ['needs a "url"', { ...good, url: '/v1/../admin' }],
     ['needs a "url"', { ...good, url: '/v1/%2E%2e/admin' }],
     ['needs a "url"', { ...good, url: '/v1/chat?key=1' }],
+    ['needs a "url"', { ...good, url: '/v1/..;/admin' }],
+    ['needs a "url"', { ...good, url: '/v1/..%2f..%2fadmin' }],
+    [
+      'is nested deeper than 1000',
+      JSON.stringify({ ...good, body: { deep: 0 } }).replace(':0', `:${'['.repeat(8000)}${']'.repeat(8000)}`)
+    ],
+    ['holds a number beyond', JSON.stringify(good).replace('"m"', '1e400')],
     ['needs "body"', { ...good, body: [] }],
     ['asks for a stream', { ...good, body: { stream: true } }],
     ['is a result', { id: 'batch_req_1', custom_id: 'a', response: { status_code: 200 }, error: null }]

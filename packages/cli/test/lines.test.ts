@@ -58,6 +58,7 @@ describe('createDigestSet', () => {
     for (let n = 0; n < 200_000; n++) if (!seen.add(`item-${n}`)) expect.unreachable(`item-${n} is new`)
     for (let n = 0; n < 200_000; n++) if (seen.add(`item-${n}`)) expect.unreachable(`item-${n} was there`)
     expect(seen.add('another')).toBe(true)
+    expect([seen.add('\ud800'), seen.add('\ud801')], 'halves of pairs').toEqual([true, true])
     // The table before the last doubling may not be collected yet.
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(200_000 * 32 * 2.5)
   })

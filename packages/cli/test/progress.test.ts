@@ -15,7 +15,7 @@ const counts: Counts = {
 describe('progressLine', () => {
   it('tells what is done, what failed, the rate, tokens, and what is left', () => {
     expect(progressLine(counts, 5000)).toBe('50/100  2 failed  10.0/s  12.3k tokens  5 s left')
-    expect(progressLine({ ...counts, paused: true }, 5000)).toContain('paused by a limit')
+    expect(progressLine({ ...counts, paused: true }, 5000)).toContain('waiting for the provider')
     expect(progressLine({ ...counts, total: undefined, inputTokens: 0, outputTokens: 0 }, 5000)).toBe('50 done  2 failed  10.0/s')
   })
 

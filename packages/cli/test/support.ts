@@ -5,7 +5,9 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
+import { command } from '../src/command.ts'
 
 /** No output may ever show it. */
 export const canary = 'sk-canary-0123456789abcdef'
@@ -25,7 +27,7 @@ export interface Running {
   readonly child: ChildProcess
   /** What it wrote on stderr so far. */
   errors(): string
-  readonly ended: Promise<{ readonly code: number | null; readonly stdout: string; readonly stderr: string }>
+  readonly ended: Ended
 }
 
 /** `millrace` as a process of its own, from source. */
@@ -55,9 +57,20 @@ export function start(args: readonly string[], { stdin, env, openStdin, maxBlock
   }
 }
 
-export function run(args: readonly string[], options?: RunOptions): Running['ended'] {
-  return start(args, options).ended
+/** `millrace` in this process, which is much sooner; where the process is the point, `start` it. */
+export async function run(args: readonly string[], { stdin, env }: Pick<RunOptions, 'stdin' | 'env'> = {}): Ended {
+  let stdout = ''
+  let stderr = ''
+  const code = await command(args, {
+    env: { OPENAI_API_KEY: canary, ANTHROPIC_API_KEY: canary, ...env },
+    stdin: Readable.from([Buffer.from(stdin ?? '')]),
+    stdout: { write: (text) => (stdout += text) },
+    stderr: { write: (text) => (stderr += text) }
+  })
+  return { code, stdout, stderr }
 }
+
+type Ended = Promise<{ readonly code: number | null; readonly stdout: string; readonly stderr: string }>
 
 export interface Folder extends AsyncDisposable {
   path(name: string): string
@@ -159,7 +172,7 @@ export function sendJson(response: ServerResponse, status: number, body: unknown
   response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(body))
 }
 
-export async function until(test: () => boolean | Promise<boolean>, limitMs = 10_000): Promise<void> {
+export async function until(test: () => boolean | Promise<boolean>, limitMs = 60_000): Promise<void> {
   const end = performance.now() + limitMs
   while (!(await test())) {
     if (performance.now() > end) throw new Error('it did not come true in time')
