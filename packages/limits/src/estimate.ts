@@ -146,7 +146,7 @@ export interface Estimator {
 }
 
 /** Of a request that does not say how long its answer may be: what most models write at most by default. */
-export const defaultMaxOutputTokens = 4096
+const defaultMaxOutputTokens = 4096
 const firstOutputTokens = 256
 /** How far a guess of the input may be below the truth, for budgets. */
 const inputMargin = 1.5

@@ -113,14 +113,13 @@ describe.skipIf(skip !== undefined || !isThere)('four processes on one Redis, wi
     timeout
   )
 
-  // Not skipped: it is part of the long run alone.
-  if (isLong)
-    it(
-      'find their way with nothing but refusals',
-      async () => {
-        const outcome = await run([{ by: 'provider' }], false, 'by refusals')
-        expect(outcome.usedShare).toBeGreaterThan(0.5)
-      },
-      timeout
-    )
+  // Part of the long run alone.
+  it.each(isLong ? ['by refusals'] : [])(
+    'find their way %s, with nothing else',
+    async (name) => {
+      const outcome = await run([{ by: 'provider' }], false, name)
+      expect(outcome.usedShare).toBeGreaterThan(0.5)
+    },
+    timeout
+  )
 })
