@@ -37,10 +37,10 @@ export interface BatchOptions<I> {
   readonly onProgress?: ((progress: Progress) => void) | undefined
   /**
    * How long nothing new is started after this error, in milliseconds; the item is then tried again. `undefined` rejects the
-   * item. @default `retryAfterMs` of `rate-limited` and `overloaded`
+   * item, but for a `queue-full`. @default `retryAfterMs` of `rate-limited` and `overloaded`
    */
   readonly pause?: ((error: unknown) => number | undefined) | undefined
-  /** How often one item is tried again behind a pause; 0 is never. @default 5 */
+  /** How often one item is tried again behind a pause; 0 is never. A `queue-full` does not count. @default 5 */
   readonly maxPauses?: number | undefined
   /**
    * A guess at how long an item takes, in any unit: the longest of those read ahead goes first, so that none begins last.
@@ -49,7 +49,7 @@ export interface BatchOptions<I> {
   readonly length?: ((item: I) => number) | undefined
   /** Items read ahead for `length`. @default 1000 */
   readonly lookahead?: number | undefined
-  /** Where outcomes are kept, so that a batch that was killed goes on where it was. */
+  /** Where outcomes are kept, so that a batch that was killed goes on where it was; not those with `closed` or `queue-full`. */
   readonly journal?: Journal<I> | undefined
 }
 

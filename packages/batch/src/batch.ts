@@ -16,9 +16,11 @@ export interface Batch<O> extends AsyncIterableIterator<Outcome<O>, undefined, u
  * Runs `work` over the items, `concurrency` at a time, and yields one outcome for each. Nothing is pulled before the first
  * outcome is asked for, and then only when there is room: memory is flat for any length, and an endless input is fine. One
  * failure touches no other item; work that fails with a limit's "come back later" holds back all, once, and is tried again.
+ * A `queue-full` is waited for in the same way, 100 ms and then twice as long each time, up to 5 s.
  *
  * An abort by `signal` yields every item that was pulled (those that run as rejected with the signal's reason, at once),
- * then the loop throws that reason. An input that fails is no longer pulled: what runs is finished and yielded, then the
+ * then the loop throws that reason. Work that fails with `closed` ends it more gently, as all items behind it would fail so:
+ * what runs is finished and yielded, then the loop throws that error. An input that fails is no longer pulled: what runs is finished and yielded, then the
  * loop throws the input's error. Leaving the loop aborts what runs, without waiting for it, and ends the input.
  *
  * @throws {TypeError} for items that cannot be iterated (a string is taken for a mistake), and for wrong options

@@ -82,8 +82,8 @@ export interface JournalOptions<I = unknown> {
  * some 100 bytes an item, whatever the values are.
  *
  * @throws {TypeError} for wrong options
- * @throws {MillraceError} `unavailable` while another has it open, `invalid-request` where its options are not these,
- * `protocol` where it is no journal, of another version, or damaged; a torn last line is cut off instead
+ * @throws {MillraceError} `unavailable` while another has it open, `invalid-request` where its options are not these, or
+ * its folder is missing, or it is a hard link; `protocol` where it is no journal, of another version, or damaged; a torn last line is cut off instead
  *
  * @example
  * await using journal = await openJournal('answers.journal', { options: { model: 'small' } })

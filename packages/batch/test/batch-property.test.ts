@@ -109,3 +109,49 @@ test(`whatever items, order, reader and ending, every item that was started or s
     { seed, numRuns: 400 }
   )
 }, 30_000)
+
+const readersCase: fc.Arbitrary<Omit<Case, 'ending' | 'endAt' | 'reader'> & { readonly readers: number }> = fc.record({
+  ways: fc.array(way, { maxLength: 40 }),
+  concurrency: fc.integer({ min: 1, max: 9 }),
+  extra: fc.integer({ min: 0, max: 12 }),
+  order: fc.constantFrom('completion', 'input', 'longest'),
+  input: fc.constantFrom('list', 'stream', 'slow stream', 'failing stream'),
+  readers: fc.integer({ min: 2, max: 12 })
+})
+
+test(`several that are asked for at once get each outcome once, and one of them the error of the input (seed ${seed})`, async () => {
+  await fc.assert(
+    fc.asyncProperty(readersCase, async ({ ways, concurrency, extra, order, input, readers }) => {
+      async function* stream(): AsyncGenerator<Way, undefined> {
+        for (const item of ways) {
+          if (input === 'slow stream') await turn()
+          yield item
+        }
+        if (input === 'failing stream') throw new Error('the input broke')
+      }
+      const options: BatchOptions<Way> = {
+        concurrency,
+        maxBuffered: concurrency + extra,
+        ...(order === 'longest' ? { length: (item) => item.length, lookahead: 7 } : { order })
+      }
+      const outcomes = batch(
+        input === 'list' ? ways : stream(),
+        (item, { attempt }) => (item === 'at once' ? item : work(item, attempt)),
+        options
+      )
+      const indexes: number[] = []
+      const errors: unknown[] = []
+      for (let ended = false; !ended; ) {
+        const asked = await Promise.allSettled(Array.from({ length: readers }, () => outcomes.next()))
+        for (const result of asked) {
+          if (result.status === 'rejected') errors.push(result.reason)
+          else if (result.value.done === true) ended = true
+          else indexes.push(result.value.value.index)
+        }
+      }
+      expect(order === 'input' ? indexes : indexes.toSorted((a, b) => a - b)).toEqual([...ways.keys()])
+      expect(errors).toEqual(input === 'failing stream' ? [new Error('the input broke')] : [])
+    }),
+    { seed, numRuns: 200 }
+  )
+}, 30_000)

@@ -1,7 +1,19 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { constants } from 'node:fs'
-import { appendFile, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import {
+  appendFile,
+  chmod,
+  link as hardLink,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile
+} from 'node:fs/promises'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type BatchOptions, batch, type JournalOptions, type Outcome, openJournal, type Work } from '@millrace/batch'
@@ -292,6 +304,121 @@ describe('on disk', () => {
   })
 })
 
+describe('outcomes on their way', () => {
+  test('a batch that was left may still be writing: the next one waits for that and pays nothing twice', async () => {
+    for (let round = 0; round < 20; round++) {
+      await using journal = await openJournal<number>(newPath())
+      let paid = 0
+      const work = async (item: number): Promise<string> => {
+        paid++
+        await new Promise((resolve) => setTimeout(resolve, 1 + (item % 3)))
+        return `${'x'.repeat(20_000)}${item}`
+      }
+      const first = batch(hundred, work, { journal, concurrency: 100 })
+      await first.next()
+      await first.return()
+      const before = paid
+      const seen: boolean[] = []
+      for await (const outcome of batch(hundred, work, { journal, concurrency: 100 })) {
+        seen.push(outcome.status === 'fulfilled' && outcome.value.endsWith(`x${outcome.index}`))
+      }
+      expect(seen).toEqual(Array(100).fill(true))
+      expect(paid - before).toBeLessThan(100)
+    }
+  })
+  test('work without a value is recorded all the same', async () => {
+    const path = newPath()
+    expect((await run(path, [1, 2], async () => {})).outcomes.every(({ status }) => status === 'fulfilled')).toBe(true)
+    const second = await run(path, [1, 2], async () => 'again')
+    expect(second.outcomes).toEqual([0, 1].map((index) => ({ index, status: 'fulfilled', value: undefined, replayed: true })))
+  })
+  test('an item that the journal cannot tell from others is rejected at once, whatever the rule of pauses', async () => {
+    const { outcomes } = await run(newPath(), [1n, 2n], () => 1, { pause: () => 1, maxPauses: 2 })
+    expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected'])
+  })
+  test.each(['closed', 'queue-full'] as const)('a %s error of work is not recorded', async (code) => {
+    const path = newPath()
+    const fail = (): never => {
+      throw new MillraceError(code, 'not the fault of the item', { details: { limit: 1 } })
+    }
+    const first = await run(path, [1, 2, 3], fail, { concurrency: 1, maxPauses: 0 })
+    expect(first.outcomes).toHaveLength(code === 'closed' ? 1 : 3)
+    expect(first.error).toEqual(code === 'closed' ? expect.objectContaining({ code }) : undefined)
+    const second = await run(path, [1, 2, 3], double)
+    expect([second.keys.length, second.replayed]).toEqual([3, 0])
+  })
+  test('closing the journal during a batch ends that at the first outcome that cannot be kept', async () => {
+    const journal = await openJournal<number>(newPath())
+    let ran = 0
+    const outcomes = batch(
+      hundred,
+      async (item) => {
+        ran++
+        if (item === 2) void journal.close()
+        return item
+      },
+      { journal, concurrency: 1 }
+    )
+    await expect(async () => {
+      for await (const { status } of outcomes) expect(status === 'fulfilled' || ran === 3).toBe(true)
+    }).rejects.toThrow('the journal was closed')
+    expect(ran).toBe(3)
+  })
+  test.skipIf(process.platform !== 'linux')(
+    'what cannot be made safe once is never safe again, and no batch begins',
+    async () => {
+      const path = newPath()
+      const journal = await openJournal<number>(path)
+      const probe = await open(path)
+      const handles = Object.getPrototypeOf(probe) as { datasync: () => Promise<void> }
+      await probe.close()
+      const { datasync } = handles
+      let failed = 0
+      handles.datasync = () => Promise.reject(Object.assign(new Error('EIO'), { code: failed++ === 0 ? 'EIO' : 'ETWICE' }))
+      try {
+        await expect(batch([1], double, { journal }).next()).resolves.toMatchObject({
+          value: { status: 'rejected', reason: { message: expect.stringContaining('EIO') } }
+        })
+        handles.datasync = datasync
+        await expect(batch([2], double, { journal }).next()).rejects.toThrow('could not be written: EIO')
+        expect(failed).toBe(1)
+      } finally {
+        handles.datasync = datasync
+        await journal.close()
+      }
+    }
+  )
+})
+
+describe('where it is', () => {
+  test('one file is one journal under all its names', async () => {
+    const path = newPath()
+    const link = newPath()
+    await symlink(path, link) // to a file that is not there yet
+    const journal = await openJournal(link)
+    await expect(openJournal(path)).rejects.toThrow('has this journal open')
+    await expect(openJournal(link)).rejects.toThrow('has this journal open')
+    await journal.close()
+    const hard = newPath()
+    await hardLink(path, hard)
+    await expect(openJournal(hard)).rejects.toThrow('hard link')
+    expect((await readdir(folder)).filter((name) => name.includes('.lock'))).toEqual([])
+  })
+  test('a folder that is missing, or in place of the file, is told', async () => {
+    await expect(openJournal(join(folder, 'none', 'x'))).rejects.toThrow(
+      `the folder ${join(folder, 'none')} of the journal does not exist`
+    )
+    await expect(openJournal(folder)).rejects.toThrow('is a folder')
+  })
+  test.skipIf(process.platform === 'win32')('others lose their right to read a file of yours', async () => {
+    const path = newPath()
+    await run(path, [1], double)
+    await chmod(path, 0o644)
+    await run(path, [1], double)
+    expect((await stat(path)).mode & 0o777).toBe(0o600)
+  })
+})
+
 describe('the lock', () => {
   test('a second opening is refused with the holder, and closing leaves no file of it', async () => {
     const path = newPath()
@@ -328,6 +455,40 @@ describe('the lock', () => {
     )
   })
 })
+
+test('a replay reads into one buffer, however many items run and whatever their order', async () => {
+  const path = newPath()
+  const items = Array.from({ length: 20_000 }, (_, at) => at)
+  await run(path, items, (item) => `value ${item}`, { concurrency: 500 })
+  for (const [order, concurrency] of [
+    [items, 2000],
+    [items.toReversed(), 16]
+  ] as const) {
+    const before = process.memoryUsage().arrayBuffers
+    await using journal = await openJournal<number>(path)
+    let most = 0
+    let right = 0
+    for await (const outcome of batch(order, () => 'again', { journal, concurrency })) {
+      if (outcome.status === 'fulfilled' && outcome.value === `value ${order[outcome.index]}`) right++
+      if (outcome.index % 100 === 0) most = Math.max(most, process.memoryUsage().arrayBuffers - before)
+    }
+    expect(right).toBe(20_000)
+    expect(most).toBeLessThan(40_000_000)
+  }
+})
+
+test('a long line is read in linear time', async () => {
+  const time = async (megabytes: number): Promise<number> => {
+    const path = newPath()
+    await run(path, [1], () => 'z'.repeat(megabytes * 1_000_000))
+    const begun = performance.now()
+    await (await openJournal(path)).close()
+    return performance.now() - begun
+  }
+  const short = await time(8)
+  // Quadratic, it was more than 30 times as long.
+  expect(await time(64)).toBeLessThan(Math.max(short, 10) * 20)
+}, 30_000)
 
 test('a large journal is opened without its values in memory', async () => {
   const path = newPath()

@@ -214,6 +214,7 @@ function budgetRule(budget: BudgetOptions, index: number, name: string): BudgetR
   positive(`${at}.${unit}`, limit, 'leave the budget out where there is none')
   const windowMs = per === 'day' ? 1440 * minuteMs : per === 'hour' ? 60 * minuteMs : per
   positive(`${at}.per`, windowMs, `or 'hour' or 'day'`)
+  if (windowMs > 31 * 1440 * minuteMs) throw new TypeError(`${at}.per is 31 days (2678400000) at most, not ${windowMs}`)
   return { by, only: subject(at, budget.only), prefix: `${coded(name)}|b${index}|`, label: at, unit, limit, windowMs }
 }
 

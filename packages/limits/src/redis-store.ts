@@ -129,6 +129,7 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
     while (held.has(own)) own += 0.001
     held.set(own, { id, name: of, left })
     of.calls++
+    names.add(of) // another may have taken its place meanwhile
     return own
   }
 
@@ -147,8 +148,8 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
     const all: Owed[] = []
     for (const [of, items] of Map.groupBy(ends, (item) => letGo(item))) {
       const id = of?.id ?? ''
-      const words_ = items.map((item) => words.end(item, id))
-      all.push({ name: of?.name ?? name, keys: items.map(keyOf), words: words_, until: 0, heard: false })
+      const texts = items.map((item) => words.end(item, id))
+      all.push({ name: of?.name ?? name, keys: items.map(keyOf), words: texts, until: 0, heard: false })
     }
     return all
   }
@@ -189,15 +190,22 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
     timer = undefined
     telling = true
     const calls = owed.slice(0, maxAtOnce)
+    let soonMs = againMs
     try {
-      await run('renew', name.key, [...names].filter((each) => each !== name).map(({ key }) => key), '')
+      await run(
+        'renew',
+        name.key,
+        [...names].filter((each) => each !== name).map(({ key }) => key),
+        ''
+      )
       await tell(calls)
       settle(calls)
+      soonMs = 0
     } catch {
       // Counted in `errors`; the timer tries again.
     }
     telling = false
-    arm(owed.some(({ heard }) => !heard) ? againMs : undefined)
+    arm(owed.some(({ heard }) => !heard) ? soonMs : undefined)
   }
 
   async function tell(calls: readonly Owed[]): Promise<void> {

@@ -74,7 +74,12 @@ export function verdictOf(reply: unknown): Verdict {
   if (granted === '1')
     return { granted: true, at: second === undefined ? numberOf(first) : numberOf(first) * 1000 + numberOf(second) / 1000 }
   const waitMs = numberOf(wait)
-  const denied = { granted: false, index: numberOf(first), why: second as Denial, waitMs: waitMs < 0 ? undefined : waitMs } as const
+  const denied = {
+    granted: false,
+    index: numberOf(first),
+    why: second as Denial,
+    waitMs: waitMs < 0 ? undefined : waitMs
+  } as const
   return denied.why === 'budget' ? { ...denied, left: numberOf(left) } : denied
 }
 

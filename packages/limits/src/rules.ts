@@ -26,8 +26,10 @@ export interface BudgetRule extends Rule {
   readonly windowMs: number
 }
 
-/** An ask, with what it takes to end it. */
-export type Wanted = RateAsk | (BudgetAsk & { readonly unit: 'usd' | 'tokens' })
+/** An ask, with what it takes to end it and to tell of it: `limits[0] (by provider, model)`, never what it is kept by. */
+export type Wanted =
+  | (RateAsk & { readonly label?: string })
+  | (BudgetAsk & { readonly label?: string; readonly unit: 'usd' | 'tokens' })
 
 /** What one call asks of the store. */
 export interface Demand {
@@ -71,8 +73,8 @@ export function createRules(rates: readonly RateRule[], budgets: readonly Budget
     for (const limit of limits) {
       if (limit.own !== own || !limit.holds(subject)) continue
       const { terms } = limit.rule
-      if (tokens > terms.tokens) throw tooLarge(tokens, terms.tokens)
-      asks.push({ kind: 'rate', key: limit.key(subject), terms, tokens, place })
+      if (tokens > terms.tokens) throw tooLarge(tokens, terms.tokens, limit.name)
+      asks.push({ kind: 'rate', key: limit.key(subject), terms, tokens, place, label: limit.name })
     }
   }
 
@@ -81,8 +83,8 @@ export function createRules(rates: readonly RateRule[], budgets: readonly Budget
       if (purse.own !== own || !purse.holds(cost)) continue
       const { limit, windowMs, unit } = purse.rule
       const amount = unit === 'usd' ? cost.maxUsd : (cost.maxTokens ?? cost.tokens ?? 0)
-      if (amount === undefined) throw unpriced()
-      asks.push({ kind: 'budget', key: purse.key(cost), limit, windowMs, amount, unit })
+      if (amount === undefined) throw unpriced(purse.name)
+      asks.push({ kind: 'budget', key: purse.key(cost), limit, windowMs, amount, unit, label: purse.name })
     }
   }
 
@@ -118,6 +120,8 @@ export function createRules(rates: readonly RateRule[], budgets: readonly Budget
 class Keyed<R extends Rule> {
   readonly rule: R
   readonly own: boolean
+  /** For people. */
+  readonly name: string
   /** By the values of `by`, one level for each. */
   #keys: Branch = new Map()
   #made = 0
@@ -125,6 +129,7 @@ class Keyed<R extends Rule> {
   constructor(rule: R, own: boolean) {
     this.rule = rule
     this.own = own
+    this.name = rule.by.length === 0 ? rule.label : `${rule.label} (by ${rule.by.join(', ')})`
   }
 
   holds(subject: Subject): boolean {
@@ -225,17 +230,17 @@ function checkAmount(name: string, value: number | undefined): void {
   throw new TypeError(`${name} of a cost is a number from 0 up, not ${typeof value === 'number' ? value : typeof value}`)
 }
 
-function tooLarge(tokens: number, limit: number): MillraceError<'rate-limited'> {
-  return new MillraceError('rate-limited', `the call needs ${tokens} tokens and its limit never has more than ${limit}`, {
+function tooLarge(tokens: number, limit: number, name: string): MillraceError<'rate-limited'> {
+  return new MillraceError('rate-limited', `the call needs ${tokens} tokens and ${name} never has more than ${limit}`, {
     details: {},
     retryable: false
   })
 }
 
-function unpriced(): MillraceError<'invalid-request'> {
+function unpriced(name: string): MillraceError<'invalid-request'> {
   return new MillraceError(
     'invalid-request',
-    'a budget in USD holds this call and its price is not known: give `maxUsd` with its cost, or `price` to createLimiter',
+    `${name} is in USD and the price of the call is not known: give \`maxUsd\` with its cost, or \`price\` to createLimiter`,
     { details: { path: 'maxUsd' } }
   )
 }

@@ -213,13 +213,13 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
     if ('unavailable' in denied) return unavailable(denied.waitMs)
     if (denied.why === 'budget' && waitMs !== undefined) {
       counts.refused.quota++
-      return quotaExceeded(waitMs)
+      return quotaExceeded(waitMs, waiter.demand.asks[denied.index], denied.left)
     }
     const at = now()
     const isTooLong = waitMs === undefined ? waiter.expiresAt <= at : at + waitMs > waiter.expiresAt
     if (!isTooLong) return undefined
     counts.refused[waiter.bound]++
-    return rateLimited(waitMs, waiter.bound)
+    return rateLimited(waitMs, waiter.bound, 'index' in denied ? waiter.demand.asks[denied.index] : undefined)
   }
 
   function refused(denied: Denied, freesBefore: number): Refused {

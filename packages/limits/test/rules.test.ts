@@ -1,6 +1,6 @@
 import { seededRandom } from '@millrace/testkit'
 import { describe, expect, it } from 'vitest'
-import { createLimiter, type Subject } from '../src/index.ts'
+import { type Cost, createLimiter, type Subject } from '../src/index.ts'
 import { checkLimiterOptions, type LimiterOptions } from '../src/limiter-options.ts'
 import { createRules, type Rules } from '../src/rules.ts'
 
@@ -41,6 +41,35 @@ describe('rules', () => {
     await expect(limiter.acquire({ tokens: 1001 })).rejects.toMatchObject({ code: 'rate-limited', retryable: false })
     await limiter.acquire({ tokens: 1000 })
     expect(limiter.stats().refused.tooLarge).toBe(1)
+  })
+
+  it('are named in errors, with numbers and without whom they hold', async () => {
+    const limiter = createLimiter({
+      limits: [{ requestsPerMinute: 2, tokensPerMinute: 9000 }],
+      budgets: [{ tokens: 5000 }, { by: [], usd: 0.3, only: { model: 'dear' } }],
+      queueMs: 0
+    })
+    const told = (cost: Cost): Promise<string> =>
+      limiter.acquire(cost).then(
+        () => 'let in',
+        (error: Error) => error.message
+      )
+    const tenant = 'canary'
+    await limiter.run({ tenant, tokens: 960 }, () => 0)
+    expect(await told({ tenant, tokens: 1000, maxTokens: 4117 })).toBe(
+      'budgets[0] (by tenant): 4040 of 5000 tokens left, the call may take 4117: set maxOutputTokens, or a lower one'
+    )
+    expect(await told({ model: 'dear', maxUsd: 0.5 })).toBe(
+      'budgets[1]: 0.3 of 0.3 USD left, the call may take 0.5: give it a lower maxUsd'
+    )
+    expect(await told({ model: 'dear' })).toMatch(/^budgets\[1\] is in USD and the price of the call is not known/)
+    expect(await told({ tokens: 9001 })).toBe(
+      'the call needs 9001 tokens and limits[0] (by provider, model) never has more than 9000'
+    )
+    for (const expected of ['let in', 'limits[0] (by provider, model) would make the call wait longer than queueMs allows']) {
+      expect(await told({ tenant, tokens: 1 })).toBe(expected)
+    }
+    expect(() => createLimiter({ budgets: [{ usd: 1, per: 32 * 86_400_000 }] })).toThrow(/per is 31 days/)
   })
 
   it('never make one key of two subjects, limits or names, whatever is in them', () => {
