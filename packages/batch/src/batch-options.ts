@@ -26,7 +26,10 @@ export interface BatchOptions<I> {
    * that reason.
    */
   readonly signal?: AbortSignal | undefined
-  /** Limit of one attempt at one item, in milliseconds; then its outcome is a `timeout`, even if work goes on. @default Infinity */
+  /**
+   * Limit of one attempt at one item, in milliseconds; then its outcome is a `timeout`, even if work goes on. A wait for a full
+   * queue does not count. @default Infinity
+   */
   readonly itemTimeoutMs?: number | undefined
   /**
    * Items that have been started and whose outcome has not been taken: where the reader is slow, or the first in order, no
@@ -40,7 +43,7 @@ export interface BatchOptions<I> {
    * item, but for a `queue-full`. @default `retryAfterMs` of `rate-limited` and `overloaded`
    */
   readonly pause?: ((error: unknown) => number | undefined) | undefined
-  /** How often one item is tried again behind a pause; 0 is never. A `queue-full` does not count. @default 5 */
+  /** How often one item is tried again behind a pause; 0 is never. A `queue-full` does not count; 0 rejects it, too. @default 5 */
   readonly maxPauses?: number | undefined
   /**
    * A guess at how long an item takes, in any unit: the longest of those read ahead goes first, so that none begins last.

@@ -16,7 +16,8 @@ export interface Batch<O> extends AsyncIterableIterator<Outcome<O>, undefined, u
  * Runs `work` over the items, `concurrency` at a time, and yields one outcome for each. Nothing is pulled before the first
  * outcome is asked for, and then only when there is room: memory is flat for any length, and an endless input is fine. One
  * failure touches no other item; work that fails with a limit's "come back later" holds back all, once, and is tried again.
- * A `queue-full` is waited for in the same way, 100 ms and then twice as long each time, up to 5 s.
+ * An item with a `queue-full` waits by itself, 100 to 200 ms and then twice as long each time, up to 10 s, and shorter again
+ * once another has succeeded; it keeps its place among those that run. After 60 s of waiting in all it is rejected.
  *
  * An abort by `signal` yields every item that was pulled (those that run as rejected with the signal's reason, at once),
  * then the loop throws that reason. Work that fails with `closed` ends it more gently, as all items behind it would fail so:

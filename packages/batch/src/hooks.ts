@@ -1,11 +1,6 @@
-import { isMillraceError } from '@millrace/core'
 import type { RunOptions } from './batch-options.ts'
 import type { Item } from './item.ts'
 import { retryAfter } from './pause.ts'
-
-// A full queue of ours empties by itself, and says nothing of when.
-const firstFullMs = 100
-const longestFullMs = 5000
 
 /** The caller's functions that decide something. One that throws stops nothing: `onFault` counts it. */
 export interface Hooks<I> {
@@ -27,12 +22,9 @@ export function createHooks<I>({ pause = retryAfter, maxPauses, length }: RunOpt
   }
   return {
     pauseOf(error, item) {
-      if (item.attempt - item.full <= maxPauses) {
-        const ms = asked(() => pause(error))
-        if (ms !== undefined && ms >= 0 && ms !== Number.POSITIVE_INFINITY) return ms
-      }
-      if (maxPauses === 0 || !isMillraceError(error, 'queue-full')) return undefined
-      return Math.min(longestFullMs, firstFullMs * 2 ** item.full++)
+      if (item.attempt - (item.full?.tries ?? 0) > maxPauses) return undefined
+      const ms = asked(() => pause(error))
+      return ms !== undefined && ms >= 0 && ms !== Number.POSITIVE_INFINITY ? ms : undefined
     },
     lengthOf: (item) => asked(() => length?.(item)) ?? 0
   }

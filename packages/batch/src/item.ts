@@ -1,5 +1,6 @@
 import { type LinkedAbort, linkAbort } from '@millrace/core'
 import type { BatchContext } from './batch-options.ts'
+import type { FullWait } from './full-waits.ts'
 import type { JournalEntry } from './journal.ts'
 
 /** One item on its way; there is one for each, so it is small. */
@@ -8,8 +9,8 @@ export class Item<I> {
   readonly value: I
   length = 0
   attempt = 0
-  /** Attempts that found a full queue of ours: they do not count as pauses. */
-  full = 0
+  /** How it has waited for a full queue of ours; those tries do not count as pauses. */
+  full: FullWait | undefined
   entry: JournalEntry | undefined
   context: Context | undefined
   startedAt = 0

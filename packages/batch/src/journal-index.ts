@@ -1,6 +1,8 @@
-// Of an entry's state: there is an outcome to replay; one recorded failure (they are counted from this bit up); not free.
+// Of an entry's state: there is an outcome to replay; it is a value; one recorded failure (they are counted from this bit up);
+// not free.
 const recordedBit = 1
-const failure = 2
+const fulfilledBit = 2
+const failure = 4
 const used = 0x8000_0000
 
 /**
@@ -63,7 +65,12 @@ export class JournalIndex {
   }
 
   failures(entry: number): number {
-    return ((this.#states[this.#places[entry] as number] as number) & ~used) >>> 1
+    return ((this.#states[this.#places[entry] as number] as number) & ~used) >>> 2
+  }
+
+  /** Whether its outcome is a value, which no later failure replaces: it was paid for. */
+  isFulfilled(entry: number): boolean {
+    return ((this.#states[this.#places[entry] as number] as number) & fulfilledBit) !== 0
   }
 
   locate(entry: number): { readonly offset: number; readonly length: number } {
@@ -71,8 +78,9 @@ export class JournalIndex {
     return { offset: this.#offsets[place] as number, length: this.#lengths[place] as number }
   }
 
-  /** The later line of an item is the one that holds. */
+  /** The later line of an item is the one that holds, but for a failure behind a value. */
   put(entry: number, offset: number, length: number, status: 'fulfilled' | 'rejected', use: 'replay' | 'run again'): void {
+    if (status === 'rejected' && this.isFulfilled(entry)) return
     const place = this.#places[entry] as number
     this.#offsets[place] = offset
     this.#lengths[place] = length
@@ -80,6 +88,7 @@ export class JournalIndex {
     if ((state & recordedBit) !== 0) this.recorded--
     if (use === 'replay') this.recorded++
     if (status === 'rejected') state += failure
+    else state |= fulfilledBit
     this.#states[place] = use === 'replay' ? state | recordedBit : state & ~recordedBit
   }
 

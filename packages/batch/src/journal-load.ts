@@ -1,4 +1,4 @@
-import { type FileHandle, open, readlink, realpath, rename } from 'node:fs/promises'
+import { type FileHandle, open, readlink, realpath, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { isJsonObject, type Json, MillraceError } from '@millrace/core'
 import type { JournalIndex } from './journal-index.ts'
@@ -58,6 +58,7 @@ async function realPath(path: string): Promise<string> {
   try {
     return await realpath(path)
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ELOOP') throw wrongPath(path, 'is a link that leads to itself')
     if (!isMissing(error)) throw error
   }
   let target: string | undefined
@@ -68,8 +69,9 @@ async function realPath(path: string): Promise<string> {
     if (!isMissing(error) && code !== 'EINVAL' && code !== 'UNKNOWN') throw error
   }
   const folder = dirname(resolve(path))
-  if (target !== undefined) return realPath(resolve(folder, target))
   try {
+    // A link counts from the folder it stands in, under that one's own name.
+    if (target !== undefined) return await realPath(resolve(await realpath(folder), target))
     return join(await realpath(folder), basename(path))
   } catch (error) {
     if (!isMissing(error)) throw error
@@ -102,7 +104,9 @@ async function openFile(path: string, real: string): Promise<FileHandle | undefi
 /** Makes the file beside its place and moves it there whole: there is never one with half a header. */
 async function makeFile(real: string, { id, same }: LoadOptions): Promise<{ file: FileHandle; bytes: number }> {
   const draft = `${real}.lock.new`
-  const file = await open(draft, 'w+', 0o600)
+  // Of a run that was killed; or a link, which is not followed.
+  await rm(draft, { force: true })
+  const file = await open(draft, 'wx+', 0o600)
   try {
     const header = { millrace: 'journal', version, id, options: digestOptions(same, id) }
     const { bytesWritten } = await file.write(sealLine(JSON.stringify(header).slice(1)))
@@ -112,6 +116,7 @@ async function makeFile(real: string, { id, same }: LoadOptions): Promise<{ file
     return { file, bytes: bytesWritten }
   } catch (error) {
     await file.close()
+    await rm(draft, { force: true })
     throw error
   }
 }

@@ -7,7 +7,7 @@ import { isJsonObject, isMillraceError, MillraceError, parseJson } from '@millra
 /**
  * Takes `path` as a lock, or that of a process that is gone. Returns what gives it back.
  *
- * @throws {MillraceError} `unavailable` while another process, or this one, has it
+ * @throws {MillraceError} `unavailable` while another process, or this one, has it; `invalid-request` where the file is no lock
  */
 export async function lockFile(path: string): Promise<() => Promise<void>> {
   const own = JSON.stringify({ pid: process.pid, born: await bornAt(process.pid), host: hostname(), token: randomUUID() })
@@ -15,7 +15,7 @@ export async function lockFile(path: string): Promise<() => Promise<void>> {
     if (await create(path, own)) return () => giveBack(path, own)
     const other = await readText(path)
     if (other === undefined) continue
-    const holder = await living(other)
+    const holder = await living(path, other)
     if (holder !== undefined) {
       throw new MillraceError('unavailable', `${holder} has this journal open; if that is gone, remove ${path}`, { details: {} })
     }
@@ -67,10 +67,19 @@ async function giveBack(path: string, own: string): Promise<void> {
   if ((await readText(path)) === own) await unlink(path)
 }
 
-/** Who holds the lock, in words; `undefined` where that process is gone, or the file is nobody's. */
-async function living(text: string): Promise<string | undefined> {
+/** Who holds the lock, in words; `undefined` where that process is gone, or a crash of the system has emptied the file. */
+async function living(path: string, text: string): Promise<string | undefined> {
   const lock = parseJson(text)
-  if (!isJsonObject(lock) || typeof lock.pid !== 'number') return undefined
+  if (!isJsonObject(lock) || typeof lock.pid !== 'number' || typeof lock.token !== 'string') {
+    if (/^\0*$/.test(text)) return undefined
+    throw new MillraceError(
+      'invalid-request',
+      `${path} is no lock of a journal: move it away, or give the journal another path`,
+      {
+        details: { path: 'path' }
+      }
+    )
+  }
   if (lock.host !== hostname()) return `process ${lock.pid} on ${typeof lock.host === 'string' ? lock.host : 'another machine'}`
   try {
     process.kill(lock.pid, 0)
@@ -78,15 +87,22 @@ async function living(text: string): Promise<string | undefined> {
     if ((error as NodeJS.ErrnoException).code === 'ESRCH') return undefined
   }
   // Numbers of processes are used again, in containers at once: the same number, born at another time, is another process.
-  const born = await bornAt(lock.pid)
+  const stat = await statOf(lock.pid)
+  // Killed, and not yet waited for by its parent: it has closed all its files.
+  if (stat !== undefined && /^[ZX]/.test(stat[0] ?? '')) return undefined
+  const born = stat?.[19] ?? null
   return born !== null && lock.born !== born ? undefined : `process ${lock.pid}`
 }
 
 /** When a process was started, as Linux tells it; null elsewhere. */
 async function bornAt(pid: number): Promise<string | null> {
+  return (await statOf(pid))?.[19] ?? null
+}
+
+/** What Linux tells of a process behind its name, which may hold anything: its state first, its time of birth as the 20th. */
+async function statOf(pid: number): Promise<string[] | undefined> {
   const stat = await readText(`/proc/${pid}/stat`)
-  // The name, in brackets, may hold anything; the time is field 22, the 20th behind it.
-  return stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null
+  return stat?.slice(stat.lastIndexOf(')') + 2).split(' ')
 }
 
 async function readText(path: string): Promise<string | undefined> {

@@ -21,7 +21,7 @@ export interface Journal<I = unknown> extends AsyncDisposable {
   /** The recorded outcome of an entry that has one. */
   replay(entry: JournalEntry): Recorded | Promise<Recorded>
   /**
-   * Resolves once the outcome is on disk. Throws `invalid-request` at once where JSON cannot carry the value, and `closed`
+   * Resolves once the outcome is on disk; a failure of an item whose value is there is not kept. Throws `invalid-request` at once where JSON cannot carry the value, and `closed`
    * where it came too late; rejects when writing failed, and then always.
    */
   record(entry: JournalEntry, outcome: Recorded): Promise<void>
@@ -185,6 +185,7 @@ class FileJournal<I> implements Journal<I> {
     }
     const { digest, nth, slot } = entry as Entry
     const { file, index } = this.#parts
+    if (outcome.status === 'rejected' && index.isFulfilled(slot)) return this.#pending.get(slot) ?? Promise.resolve()
     const line = outcomeLine(digest, nth, bodyOf(outcome))
     const { offset, length, safe } = file.append(line)
     index.put(slot, offset, length, outcome.status, 'replay')

@@ -2,7 +2,7 @@
 export interface Progress {
   /** Items read from the input so far; how many there are only the input knows. */
   readonly pulled: number
-  /** Items that work runs for at this moment. */
+  /** Items that work runs for at this moment, or that wait for a full queue. */
   readonly running: number
   /** Items that have succeeded, replayed ones among them. */
   readonly fulfilled: number

@@ -1,4 +1,4 @@
-import { type ErrorCode, isJsonObject, isMillraceError, type Json, MillraceError } from '@millrace/core'
+import { type ErrorCode, isJsonObject, isMillraceError, type Json, type JsonObject, MillraceError } from '@millrace/core'
 
 /** Characters of a message: enough to tell what happened, and no page of what somebody sent. */
 const maxText = 20_000
@@ -21,9 +21,13 @@ export function plainError(error: unknown): Json {
 
 function plainOurs(error: MillraceError): Json {
   try {
-    return JSON.parse(JSON.stringify(error)) as Json
+    const text = JSON.stringify(error)
+    if (text.length <= maxText) return JSON.parse(text) as Json
+    const plain = { ...(JSON.parse(text) as JsonObject), message: clipped(error.message) }
+    if (JSON.stringify(plain).length <= 2 * maxText) return plain
+    throw new RangeError('the details are too long to be kept')
   } catch {
-    // Details that are no JSON are left out, and code and message stay.
+    // Details that are no JSON, or very long, are left out, and code and message stay.
     const { name, message, code, retryable } = error
     return { name, message: clipped(message), code, retryable, details: {} }
   }

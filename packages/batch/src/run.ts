@@ -1,6 +1,7 @@
 import { isMillraceError, MillraceError, onAbort } from '@millrace/core'
 import type { Batch } from './batch.ts'
 import type { RunOptions, Work } from './batch-options.ts'
+import { FullWaits } from './full-waits.ts'
 import { createHooks } from './hooks.ts'
 import { Context, type Item, RunningItems } from './item.ts'
 import type { Recorded } from './journal.ts'
@@ -16,15 +17,16 @@ import { createTimeLimit } from './time-limit.ts'
 
 /** One batch, from the first pull to the last outcome. */
 export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Work<I, O>, options: RunOptions<I>): Batch<O> {
-  const { concurrency, itemTimeoutMs, maxBuffered, journal, signal, length } = options
+  const { concurrency, itemTimeoutMs, maxBuffered, maxPauses, journal, signal, length } = options
   const outlet = options.order === 'input' ? inputOutlet<O>(maxBuffered) : completionOutlet<O>()
   const running = new RunningItems<I>()
   const retries = new Ring<Item<I>>()
+  const fullWaits = new FullWaits<I>(advance)
   const readers = new Readers<O>()
   const pause = createPause(concurrency, advance)
   const timeLimit =
     itemTimeoutMs === Number.POSITIVE_INFINITY ? undefined : createTimeLimit(itemTimeoutMs, running, expire, advance)
-  const meter = createMeter(options.onProgress, () => ({ running: running.size, pausedMs: pause.pausedMs }))
+  const meter = createMeter(options.onProgress, () => ({ running: running.size + fullWaits.size, pausedMs: pause.pausedMs }))
   const hooks = createHooks(options, () => void meter.failedHooks++)
   const recorder = journal && createRecorder<I, O>(journal, { onSafe, onUnsafe })
   let source: Source<I> | undefined
@@ -61,7 +63,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
 
   function fill(): void {
     // Asked several times an item, and mostly there is nothing to start.
-    if (filling || (source?.busy === true && retries.size === 0)) return
+    if (filling || (source?.busy === true && retries.size === 0 && !fullWaits.due)) return
     filling = true
     try {
       startAll()
@@ -71,10 +73,15 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   }
 
   function startAll(): void {
-    while (running.size < concurrency) {
+    while (running.size + fullWaits.size < concurrency || fullWaits.due) {
       if (isEnding()) return
       // What settles at once gains nothing by running ahead of the reader, who is about to take what is ready.
       if (lastWasSync && outlet.ready) return
+      if (fullWaits.size > 0 && fullWaits.due) {
+        if (everPaused && !pause.admit()) return
+        start(fullWaits.take())
+        continue
+      }
       if (retries.size > 0) {
         if (!pause.admit()) return
         start(retries.shift() as Item<I>)
@@ -145,12 +152,14 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     running.remove(item)
     if (item.attempt === 0 && item.entry !== undefined) return finishReplay(item, status, value)
     if (status === 'rejected') return fail(item, value)
+    if (fullWaits.size > 0) fullWaits.succeeded()
     settle(item, outcomeOf(item.index, status, value))
   }
 
   function fail(item: Item<I>, error: unknown): void {
     const ms = hooks.pauseOf(error, item)
     if (ms === undefined) {
+      if (isMillraceError(error, 'queue-full') && maxPauses > 0) return waitForPlace(item, error)
       // Of something of ours that was closed or full, which says nothing about the item: the next run tries it again.
       if (isMillraceError(error, 'closed') || isMillraceError(error, 'queue-full')) return reject(item, error)
       return settle(item, outcomeOf(item.index, 'rejected', error))
@@ -161,6 +170,13 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     pause.begin(ms)
     hold(readers.size > 0 ? 'ref' : 'unref')
     retries.push(item)
+  }
+
+  function waitForPlace(item: Item<I>, error: unknown): void {
+    if (isEnding()) return refuse(item)
+    if (!fullWaits.add(item)) return reject(item, error)
+    meter.retried++
+    fullWaits.hold(readers.size > 0 ? 'ref' : 'unref')
   }
 
   /** An outcome that is not recorded. Where something was closed, all items behind it would fail in the same way. */
@@ -230,7 +246,8 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
       if (outcome === undefined) break
       give(outcome)
     }
-    if (!isDone()) return
+    // What is being pulled just now counts once it has come; whoever pulls asks again.
+    if (filling || !isDone()) return
     end()
     readers.end(failure)
   }
@@ -248,6 +265,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     off?.()
     timeLimit?.stop()
     pause.stop()
+    fullWaits.stop()
     endJournal?.()
     meter.end()
   }
@@ -261,7 +279,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
     halted ??= { error }
     failure ??= halted
     const ran = rest === 'dropped' ? running.takeAll() : []
-    const open = [...ran, ...retries.takeAll(), ...source.rest()]
+    const open = [...ran, ...fullWaits.takeAll(), ...retries.takeAll(), ...source.rest()]
     meter.pulled = source.pulled
     void closeQuietly(source)
     for (const item of open) item.open = false
@@ -281,6 +299,7 @@ export function createRun<I, O>(items: Iterable<I> | AsyncIterable<I>, work: Wor
   function hold(as: 'ref' | 'unref'): void {
     timeLimit?.hold(as)
     if (everPaused) pause.hold(as)
+    if (fullWaits.size > 0) fullWaits.hold(as)
   }
 
   return {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Batch, type BatchOptions, batch, type Outcome } from '@millrace/batch'
 import { isMillraceError, MillraceError } from '@millrace/core'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 
 interface Told {
   readonly outcomes: string[]
@@ -266,6 +266,89 @@ describe('what says nothing about the item', () => {
     const none = batch([0], () => Promise.reject(full), { maxPauses: 0 })
     expect(await told(none)).toEqual({ outcomes: ['0 full'], error: undefined })
   })
+})
+
+describe('a full queue', () => {
+  const full = new MillraceError('queue-full', 'full', { details: { limit: 1 } })
+
+  test('holds back its own item only', async () => {
+    let ran = 0
+    const outcomes = batch(
+      Array.from({ length: 100 }, (_, at) => at),
+      async (item, { signal }) => {
+        if (item === 3) throw full
+        ran++
+        await sleep(1, undefined, { signal })
+      },
+      { concurrency: 2, maxPauses: 1, itemTimeoutMs: 2000 }
+    )
+    for (let taken = 0; taken < 99; taken++) await outcomes.next()
+    expect(ran).toBe(99)
+    expect(outcomes.progress).toMatchObject({ fulfilled: 99, running: 1, pausedMs: 0 })
+    await outcomes.return()
+  })
+  test('that empties and fills again costs little time, and every item gets through', async () => {
+    let places = 6
+    const outcomes = batch(
+      Array.from({ length: 500 }, (_, at) => at),
+      async (item) => {
+        if (places === 0) throw full
+        places--
+        await sleep(2)
+        places++
+        return item
+      },
+      { concurrency: 100 }
+    )
+    const begun = performance.now()
+    const { error, outcomes: lines } = await told(outcomes)
+    expect([error, new Set(lines.map((line) => line.split(' ')[1])).size]).toEqual([undefined, 500])
+    expect(performance.now() - begun).toBeLessThan(3000)
+  })
+  test('that stays so rejects the item after 60 s, which its time limit does not shorten', async () => {
+    vi.useFakeTimers()
+    try {
+      let attempts = 0
+      const outcomes = batch([0], () => (attempts++, Promise.reject(full)), { itemTimeoutMs: 500 })
+      const next = outcomes.next()
+      let settled = false
+      void next.then(() => (settled = true))
+      await vi.advanceTimersByTimeAsync(59_000)
+      expect(settled).toBe(false)
+      await vi.advanceTimersByTimeAsync(1500)
+      expect(await next).toEqual({ done: false, value: { index: 0, status: 'rejected', reason: full } })
+      expect(attempts).toBeLessThan(30)
+      expect(outcomes.progress.retried).toBe(attempts - 1)
+      await outcomes.return()
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+  test('ends with the batch, whoever ends that', async () => {
+    const controller = new AbortController()
+    setTimeout(() => controller.abort(new Error('stop')), 50)
+    const aborted = batch([0], () => Promise.reject(full), { signal: controller.signal })
+    expect(await told(aborted)).toEqual({ outcomes: ['0 stop'], error: 'stop' })
+  })
+})
+
+test.each([undefined, () => 1])('an item that aborts the batch in its own pull, behind a pause, is yielded', async (length) => {
+  const controller = new AbortController()
+  let attempts = 0
+  let pulls = 0
+  function* input(): Generator<number, undefined> {
+    for (;;) {
+      if (pulls++ === 1) controller.abort(new Error('stop'))
+      yield pulls
+    }
+  }
+  const work = async (item: number): Promise<number> => {
+    if (attempts++ === 0) throw new MillraceError('rate-limited', 'later', { details: { retryAfterMs: 20 } })
+    return item
+  }
+  const options = { concurrency: 1, signal: controller.signal, lookahead: 1, length } as const
+  const { outcomes, error } = await told(batch(input(), work, options))
+  expect([outcomes.length, error]).toEqual([pulls, 'stop'])
 })
 
 test('wrong arguments are told with what they are', () => {

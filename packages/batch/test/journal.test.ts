@@ -5,6 +5,8 @@ import {
   appendFile,
   chmod,
   link as hardLink,
+  lstat,
+  mkdir,
   mkdtemp,
   open,
   readdir,
@@ -16,6 +18,7 @@ import {
 } from 'node:fs/promises'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type BatchOptions, batch, type JournalOptions, type Outcome, openJournal, type Work } from '@millrace/batch'
 import { MillraceError } from '@millrace/core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -454,6 +457,82 @@ describe('the lock', () => {
       `process 1 on elsewhere has this journal open; if that is gone, remove ${path}.lock`
     )
   })
+})
+
+describe('files beside it', () => {
+  test('a lock that is none of ours is left as it is, and told', async () => {
+    const path = newPath()
+    await writeFile(`${path}.lock`, 'notes')
+    await expect(openJournal(path)).rejects.toThrow(`${path}.lock is no lock of a journal`)
+    expect(await readFile(`${path}.lock`, 'utf8')).toBe('notes')
+    await writeFile(`${path}.lock`, '') // of a crash of the system
+    await (await openJournal(path)).close()
+    expect(await readdir(folder)).not.toContain(`${path}.lock`)
+  })
+  test.skipIf(process.platform === 'win32')('a link in place of the draft is not followed', async () => {
+    const path = newPath()
+    const victim = newPath()
+    await writeFile(victim, 'victim')
+    await symlink(victim, `${path}.lock.new`)
+    await (await openJournal(path)).close()
+    expect(await readFile(victim, 'utf8')).toBe('victim')
+    expect((await lstat(path)).isFile()).toBe(true)
+  })
+  test.skipIf(process.platform === 'win32')('a link to a file that is yet to be made counts from its own folder', async () => {
+    const root = await mkdtemp(join(folder, 'links-'))
+    await mkdir(join(root, 'b', 'c'), { recursive: true })
+    await mkdir(join(root, 'a'))
+    await symlink(join(root, 'b', 'c'), join(root, 'a', 'link'))
+    await symlink('../x', join(root, 'b', 'c', 'j'))
+    await using _ = await openJournal(join(root, 'a', 'link', 'j'))
+    expect(await readdir(join(root, 'b'))).toContain('x')
+    await symlink('loop', join(root, 'loop'))
+    await expect(openJournal(join(root, 'loop'))).rejects.toMatchObject({ code: 'invalid-request' })
+  })
+  test.skipIf(process.platform !== 'linux')(
+    'the lock of a process that was killed and not yet waited for is taken over',
+    async () => {
+      const path = newPath()
+      // A shell that becomes a `sleep` never waits for its child.
+      const parent = spawn('sh', ['-c', 'sleep 0 & echo $!; exec sleep 60'])
+      try {
+        const pid = Number(String((await once(parent.stdout, 'data'))[0]))
+        const fields = async (): Promise<string[]> =>
+          (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? []
+        await expect.poll(async () => (await fields())[0]).toBe('Z')
+        await writeFile(`${path}.lock`, JSON.stringify({ pid, born: (await fields())[19], host: hostname(), token: 'x' }))
+        await (await openJournal(path)).close()
+      } finally {
+        parent.kill()
+      }
+    }
+  )
+})
+
+test('a value that was paid for outlasts a later failure of its item', async () => {
+  const path = newPath()
+  {
+    await using journal = await openJournal<number>(path)
+    const left = batch([1], () => sleep(50, 'paid'), { journal })
+    const next = left.next()
+    await sleep(5)
+    await left.return()
+    await next
+    const failed = batch([1], () => sleep(120).then(() => Promise.reject(new Error('duplicate'))), { journal })
+    expect((await failed.next()).value).toMatchObject({ status: 'rejected' })
+    await failed.return()
+  }
+  const { outcomes } = await run(path, [1], () => 'again')
+  expect(outcomes).toEqual([{ index: 0, status: 'fulfilled', value: 'paid', replayed: true }])
+})
+
+test('an error of ours is kept in short, like any other', async () => {
+  await using journal = await openJournal<number>(newPath())
+  const fail = (): never => {
+    throw new MillraceError('invalid-request', 'x'.repeat(1e6), { details: { path: 'y'.repeat(1e6) } })
+  }
+  for await (const { status } of batch([1], fail, { journal })) expect(status).toBe('rejected')
+  expect(journal.stats().bytes).toBeLessThan(50_000)
 })
 
 test('a replay reads into one buffer, however many items run and whatever their order', async () => {

@@ -1,5 +1,5 @@
 import { checkOptions } from '@millrace/core'
-import { endRate, grantRate, hasPlace, learnRate, Rate, refillBoth, slack, stateOfRate, waitOf } from './rate.ts'
+import { believed, endRate, grantRate, hasPlace, learnRate, Rate, refillBoth, slack, stateOfRate, waitOf } from './rate.ts'
 import type { Ask, BudgetAsk, BudgetEnd, Denial, End, LimitState, LimitStore, News, RateAsk, Terms, Verdict } from './store.ts'
 
 export interface MemoryStoreOptions {
@@ -104,25 +104,26 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): MemoryStore
     refillBoth(rate, terms, at)
     if (rate.pausedUntil > at) deny(index, 'paused', rate.pausedUntil - at)
     if (place && !hasPlace(rate, terms, at)) deny(index, 'concurrency', -1)
-    const requestsMs = waitOf(rate.requests, rate.toldRequests, terms.requests, terms.windowMs, 1, at)
+    const others = rate.running - (place ? 0 : 1)
+    const requestsMs = waitOf(rate.requests, believed(rate.toldRequests, others, at), terms.requests, terms.windowMs, 1, at)
     if (requestsMs > 0) deny(index, 'requests', requestsMs)
     if (!place && tokens === 0) return // debt in tokens is no reason to hold another attempt
-    const tokensMs = waitOf(rate.tokens, rate.toldTokens, terms.tokens, terms.windowMs, tokens, at)
+    const tokensMs = waitOf(rate.tokens, believed(rate.toldTokens, others, at), terms.tokens, terms.windowMs, tokens, at)
     if (tokensMs > 0) deny(index, 'tokens', tokensMs)
   }
 
   function lookAtBudget({ key, limit, windowMs, amount }: BudgetAsk, index: number, at: number): void {
     const wall = wallClock()
     const window = Math.floor(wall / windowMs)
-    const nextMs = (window + 1) * windowMs - wall
+    let nextMs = (window + 1) * windowMs - wall
     const budget = budgets.get(key)
     looked[index] = budget
     if (budget === undefined) {
       if (budgets.size >= maxBudgets && !sweepBudgets(at)) return deny(index, 'budget', nextMs)
     } else if (window > budget.window || (window < budget.window && at >= budget.endsAt)) {
       begin(budget, window, at, nextMs)
-    } else {
-      budget.window = window // the date was set back: what is spent stays so until this window ends
+    } else if (window < budget.window) {
+      nextMs = budget.endsAt - at // the date was set back: what is spent stays so until its own window ends
     }
     const spent = budget?.spent ?? 0
     const reserved = budget?.reserved ?? 0

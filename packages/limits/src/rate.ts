@@ -20,7 +20,10 @@ export class Told extends Bucket {
   perhapsMs = 0
   /** Full again all at once, and not refilled before; 0 for a bucket that is refilled evenly. */
   fullAt = 0
-  /** Believed until then, and on until an answer comes that does not say so again. */
+  /**
+   * Believed until then, and on until an answer comes that does not say so again: which one call at a time may bring, however
+   * long it would have to wait by this.
+   */
   until = 0
 }
 
@@ -90,6 +93,11 @@ export function refillBoth(rate: Rate, terms: Terms, now: number): void {
   if (rate.toldTokens !== undefined) refillTold(rate.toldTokens, terms, now)
 }
 
+/** What was told, but for a call without `others` once it is old: all might wait for it else, and no answer come. */
+export function believed(told: Told | undefined, others: number, now: number): Told | undefined {
+  return told !== undefined && now >= told.until && others <= 0 ? undefined : told
+}
+
 /** Of refilled buckets: 0 when they hold `needed`, or all they can hold, else how long until they do. */
 export function waitOf(
   bucket: Bucket,
@@ -103,6 +111,7 @@ export function waitOf(
   if (told === undefined) return ownMs
   let toldMs = refillMs(told, told.limit, told.windowMs || windowMs, needed, now)
   if (toldMs > 0 && told.fullAt > 0) toldMs = told.fullAt - now
+  if (now < told.until) toldMs = Math.min(toldMs, told.until - now)
   return Math.max(ownMs, toldMs)
 }
 
@@ -126,11 +135,16 @@ function ceilingOf({ ceiling, loweredAt }: Rate, now: number): number {
 export function grantRate(rate: Rate, ask: RateAsk): void {
   rate.requests.level -= 1
   rate.tokens.level -= ask.tokens
-  if (rate.toldRequests !== undefined) rate.toldRequests.level -= 1
-  if (rate.toldTokens !== undefined) rate.toldTokens.level -= ask.tokens
+  if (rate.toldRequests !== undefined) lend(rate.toldRequests, 1)
+  if (rate.toldTokens !== undefined) lend(rate.toldTokens, ask.tokens)
   if (!ask.place) return
   rate.running += 1
   rate.runningTokens += ask.tokens
+}
+
+/** What was told may be less than one call needs, by far: that leaves no more debt than one window. */
+function lend(told: Told, amount: number): void {
+  told.level = Math.max(told.level - amount, Math.min(told.level, -told.limit))
 }
 
 export function endRate(rate: Rate, end: RateEnd, now: number): void {

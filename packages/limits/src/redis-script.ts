@@ -128,7 +128,7 @@ if step == 'end' then
       end
     else
       local place, tokens = item[3] == 1, item[4]
-      -- What is taken without a trace may be ended as often as one likes.
+      -- What is taken without a trace is ended as often as it is told.
       if not place and tokens == 0 or call('HDEL', held, field) == 1 then
         local grantedAt, usedTokens, usedRequests, outcome = item[5], item[6], item[7], item[8]
         local concurrency, adaptive = item[9], item[13] == 1
@@ -227,11 +227,12 @@ if step == 'take' then
     return max(rate[b + at] - now, 0) + (enough - rate[b + level]) / (itsLimit / itsWindow)
   end
   -- Of refilled buckets.
-  local function waitOf(rate, b, told, own, ownWindow, needed)
+  local function waitOf(rate, b, told, own, ownWindow, needed, others)
     local ms = refillMs(rate, b, own, ownWindow, needed)
-    if rate[told + limit] == inf then return ms end
+    if rate[told + limit] == inf or now >= rate[told + untilAt] and others <= 0 then return ms end
     local toldMs = refillMs(rate, told, rate[told + limit], rate[told + window] > 0 and rate[told + window] or ownWindow, needed)
     if toldMs > 0 and rate[told + full] > 0 then toldMs = rate[told + full] - now end
+    if now < rate[told + untilAt] then toldMs = min(toldMs, rate[told + untilAt] - now) end
     return max(ms, toldMs)
   end
   for i = 1, #KEYS - 2 do
@@ -244,10 +245,11 @@ if step == 'take' then
       refillBoth(rate, ask, 4)
       if rate[pausedUntil] > now then deny(i, 'paused', rate[pausedUntil] - now) end
       if place and rate[running] + 1 > min(ask[4], max(1, math.floor(ceilingOf(rate)))) then deny(i, 'concurrency', -1) end
-      local ms = waitOf(rate, R, RT, ask[5], ask[7], 1)
+      local others = rate[running] - (place and 0 or 1)
+      local ms = waitOf(rate, R, RT, ask[5], ask[7], 1, others)
       if ms > 0 then deny(i, 'requests', ms) end
       if place or tokens ~= 0 then
-        ms = waitOf(rate, T, TT, ask[6], ask[7], tokens)
+        ms = waitOf(rate, T, TT, ask[6], ask[7], tokens, others)
         if ms > 0 then deny(i, 'tokens', ms) end
       end
     else
@@ -257,6 +259,8 @@ if step == 'take' then
       if found then
         local known, itsSpent, itsReserved = unpacked(budgetLayout, found)
         if known >= current then spent, reserved = itsSpent, itsReserved end
+        -- The clock was set back over the edge, a little: it will come to this window again.
+        if known == current + 1 then current = known end
       end
       states[i] = { current, spent, reserved }
       if spent + amount > most then deny(i, 'budget', (current + 1) * ownWindow - now, ask[2] - spent)
@@ -279,7 +283,8 @@ if step == 'take' then
       local place, tokens = ask[2], ask[3]
       state[R + level] = state[R + level] - 1
       state[T + level] = state[T + level] - tokens
-      state[RT + level], state[TT + level] = state[RT + level] - 1, state[TT + level] - tokens
+      state[RT + level] = max(state[RT + level] - 1, min(state[RT + level], -state[RT + limit]))
+      state[TT + level] = max(state[TT + level] - tokens, min(state[TT + level], -state[TT + limit]))
       if place == 1 then
         state[running] = state[running] + 1
         state[runningTokens] = state[runningTokens] + tokens

@@ -7,7 +7,7 @@ import type { Ask, End, LimitState, LimitStore, News, Terms, Verdict } from './s
 /** A `LimitStore` for all processes with the same Redis and namespace. */
 export interface RedisLimits extends LimitStore, AsyncDisposable {
   take(asks: readonly Ask[]): Promise<Verdict>
-  /** Rejects when Redis could not be told; it is told again all the same. */
+  /** Rejects when Redis could not be told; it is told again all the same, but of what would count twice: one request given back. */
   end(ends: readonly End[]): Promise<void>
   learn(key: string, terms: Terms, news: News): Promise<void>
   state(key: string, terms: Terms): Promise<LimitState>
@@ -267,9 +267,9 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
     },
     async end(ends) {
       checkOpen()
-      const calls = owedOf(ends)
+      const calls = owedOf(ends.filter(mayRepeat))
       try {
-        await tell(calls)
+        await tell([...calls, ...owedOf(ends.filter((item) => !mayRepeat(item)))])
       } catch (error) {
         owe(calls)
         throw error
@@ -296,4 +296,9 @@ export function createRedisStore(settings: RedisStoreSettings): RedisLimits {
 /** What is taken without a trace cannot be given back once only, and comes back by itself: one request. */
 function leavesTrace(item: Ask | End): boolean {
   return item.kind === 'budget' || item.place || item.tokens !== 0
+}
+
+/** An end without a trace counts each time it is told, but for a refusal, of which the second changes nothing. */
+function mayRepeat(item: End): boolean {
+  return leavesTrace(item) || (item.kind === 'rate' && item.outcome === 'refused')
 }

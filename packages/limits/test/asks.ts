@@ -1,6 +1,6 @@
 import type { BudgetAsk, BudgetEnd, RateAsk, RateEnd, Terms, Verdict } from '../src/store.ts'
 
-export const wide: Terms = {
+const wide: Terms = {
   concurrency: Number.POSITIVE_INFINITY,
   requests: Number.POSITIVE_INFINITY,
   tokens: Number.POSITIVE_INFINITY,

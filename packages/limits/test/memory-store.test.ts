@@ -34,6 +34,27 @@ describe('createMemoryStore', () => {
     }
   })
 
+  it('spends no budget twice when the date is set back a little at the edge of its window', () => {
+    const real = Date.now
+    let wall = 20_000 * dayMs + 1000
+    Date.now = () => wall
+    const mono = vi.spyOn(performance, 'now').mockImplementation(() => 0)
+    try {
+      const store = createMemoryStore()
+      const budget = budgetAsk(10, 9)
+      store.end([budgetEnd(budget, grantedAt(store.take([budget])), 9)])
+      wall -= 2000
+      expect(store.take([budget])).toMatchObject({ granted: false, waitMs: dayMs - 1000 })
+      wall += 2000
+      expect(store.take([budget])).toMatchObject({ granted: false, waitMs: dayMs - 1000 })
+      wall += dayMs
+      grantedAt(store.take([budget]))
+    } finally {
+      Date.now = real
+      mono.mockRestore()
+    }
+  })
+
   it('forgets the limits unused for longest beyond 10,000, but none with calls or a pause', async () => {
     const { store, pass } = rig()
     const busy = rateAsk({ requests: 1 }, { key: 'busy' })

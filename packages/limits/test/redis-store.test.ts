@@ -240,6 +240,22 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
     grantedAt(await store.take([ask]))
   })
 
+  it('spends no budget twice when the clock of Redis is set back a little at the edge of its window', async () => {
+    let time = 20_000 * dayMs + 1000
+    const settings = { command: connection.command, namespace: newSpace(), leaseMs: 10_000, commandTimeoutMs: 5000 }
+    const store = createRedisStore({ ...settings, now: () => time })
+    opened.push(() => store.close())
+    const [most, rest] = [budgetAsk(10, 8), budgetAsk(10, 1)]
+    await store.end([budgetEnd(most, grantedAt(await store.take([most])), 8)])
+    time -= 2000
+    expect(await store.take([most])).toMatchObject({ granted: false, waitMs: dayMs + 1000 })
+    await store.end([budgetEnd(rest, grantedAt(await store.take([rest])), 1)])
+    time += 2000
+    expect(await store.take([most])).toMatchObject({ granted: false, waitMs: dayMs - 1000, left: 1 })
+    time += dayMs
+    grantedAt(await store.take([most]))
+  })
+
   it('goes on when Redis forgets its scripts', async () => {
     const store = limits()
     const at = grantedAt(await store.take([one]))
@@ -364,6 +380,33 @@ describe.skipIf(skip !== undefined)('limits in Redis', () => {
     await until(() => store.stats().owed === 0)
     expect(await store.take([budgetAsk(10, 6)])).toMatchObject({ granted: true })
     expect(await running(store)).toBe(0)
+  })
+
+  it('gives the request of an unsent further attempt back once, though the answer got lost', async () => {
+    let lose = false
+    const store = limits({
+      command: async (args) => {
+        const reply = await connection.command(args)
+        if (lose && args.includes('end')) throw new Error('connection lost')
+        return reply
+      }
+    })
+    const attempt = rateAsk({ requests: 10, windowMs: dayMs }, { place: false })
+    let at = 0
+    for (let count = 0; count < 4; count++) at = grantedAt(await store.take([attempt]))
+    lose = true
+    expect(await failure(store.end([rateEnd(attempt, at, { usedRequests: 0, outcome: 'none' })]))).toMatchObject({
+      code: 'network'
+    })
+    expect(store.stats()).toMatchObject({ owed: 0 })
+    // A refusal told twice lowers the ceiling once.
+    await failure(store.end([rateEnd(attempt, at, { outcome: 'refused' })]))
+    expect(store.stats()).toMatchObject({ owed: 1 })
+    const errors = store.stats().errors
+    await until(() => store.stats().errors > errors)
+    lose = false
+    await until(() => store.stats().owed === 0)
+    expect(await store.state('k', attempt.terms)).toMatchObject({ requestsLeft: expect.closeTo(7, 1) })
   })
 
   it('rejects at once while Redis is gone, and works with one that comes back empty', async () => {

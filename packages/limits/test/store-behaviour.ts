@@ -238,6 +238,35 @@ export function storeBehaviour(start: () => Rig | Promise<Rig>): void {
     expect((await store.state('k', ask.terms)).requestsLeft).toBeGreaterThan(598)
   })
 
+  it('is not stopped by a told limit that is smaller than one call', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 500, tokens: 200_000 }, { tokens: 100_000 })
+    await store.learn('k', ask.terms, { even: true, tokens: { limit: 30, remaining: 30 } })
+    const at = grantedAt(await store.take([ask]))
+    // As much debt as the window holds, and that to be filled.
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'tokens', waitMs: expect.closeTo(120_000, 6) })
+    await store.end([rateEnd(ask, at, { outcome: 'none' })])
+    pass(120_000)
+    grantedAt(await store.take([ask]))
+  })
+
+  it('lets one call at a time find out whether a provider still holds to what it told, once that is old', async () => {
+    const { store, pass } = await start()
+    const ask = rateAsk({ requests: 500 })
+    // One a day, and believed for two.
+    await store.learn('k', ask.terms, { even: true, requests: { limit: 1, remaining: 0, resetMs: dayMs } })
+    pass(2 * dayMs - 1000)
+    const at = grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'requests', waitMs: 1000 })
+    await store.end([rateEnd(ask, at, { outcome: 'none' })])
+    pass(1000)
+    const probe = grantedAt(await store.take([ask]))
+    expect(await store.take([ask])).toMatchObject({ granted: false, why: 'requests' })
+    grantedAt(await store.take([rateAsk(ask.terms, { place: false })]))
+    await store.end([rateEnd(ask, probe)])
+    for (let count = 0; count < 2; count++) grantedAt(await store.take([ask]))
+  })
+
   it('goes by a window that little use tells only when it is told twice', async () => {
     const { store, pass } = await start()
     const ask = rateAsk({ requests: 600 })
