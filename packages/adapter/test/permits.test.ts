@@ -1,7 +1,8 @@
+import { createServer, type Socket } from 'node:net'
 import { type Adapter, createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
 import type { ChatRequest } from '@millrace/core'
-import { createLimiter } from '@millrace/limits'
+import { createLimiter, type Limiter } from '@millrace/limits'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import { expect, test } from 'vitest'
@@ -65,4 +66,85 @@ test('on the wire alone a request goes by its permit too', async () => {
   await limiter.run({}, (permit) => adapter.complete(ask('x'), { permit }))
   await adapter.complete(ask('y'))
   expect(limiter.stats()).toMatchObject({ granted: 2, running: 0 })
+})
+
+test('a permit lets one call in at a time: those beside it wait for their own', async () => {
+  await using server = await startScriptedProvider({ firstTokenMs: 30 })
+  await using limiter = createLimiter({ limits: [{ by: [], concurrency: 1 }], queueMs: 10_000 })
+  await using adapter = adapterOf(server, { limits: limiter })
+  await limiter.run({}, (permit) => Promise.all(['x', 'y', 'z'].map((content) => adapter.complete(ask(content), { permit }))))
+  expect(server.stats().maxOpenAnswers).toBe(1)
+  expect(limiter.stats()).toMatchObject({ granted: 3, running: 0 })
+})
+
+test('a permit for another provider lets no call in, and learns nothing of it', async () => {
+  await using server = await startScriptedProvider()
+  await using limiter = createLimiter({ limits: [{ by: 'provider', concurrency: 1 }], queueMs: 50 })
+  await using adapter = adapterOf(server, { limits: limiter, transport: { limits: limiter.send, retry: false } })
+  const full = await limiter.acquire({ provider: 'openai' })
+  await expect(limiter.run({ provider: 'x' }, (permit) => adapter.complete(ask('x'), { permit }))).rejects.toMatchObject({
+    code: 'timeout',
+    details: { clock: 'queue' }
+  })
+  expect(server.requests).toHaveLength(0)
+  full.release()
+})
+
+/** Takes a request, sends the head of an answer, and cuts the connection. */
+async function startCutting(): Promise<{ readonly url: string; sent(): number } & AsyncDisposable> {
+  let sent = 0
+  const sockets = new Set<Socket>()
+  const server = createServer((socket) => {
+    sockets.add(socket)
+    socket.on('error', () => {})
+    socket.once('data', () => {
+      sent++
+      socket.write('HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{"id":')
+      setTimeout(() => socket.destroy(), 20)
+    })
+  })
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+  const { port } = server.address() as { readonly port: number }
+  return {
+    url: `http://127.0.0.1:${port}/v1`,
+    sent: () => sent,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy()
+      await new Promise((done) => server.close(done))
+    }
+  }
+}
+
+const isSpent = (limiter: Limiter): Promise<boolean> =>
+  limiter.acquire({ provider: 'z', maxTokens: 5000 }, { queueMs: 0 }).then(
+    () => false,
+    () => true
+  )
+
+test('an attempt that may be billed counts as reserved where our own limit refuses the next', async () => {
+  await using server = await startCutting()
+  await using limiter = createLimiter({
+    limits: [{ only: { provider: 'openai' }, requestsPerMinute: 1 }],
+    budgets: [{ by: [], tokens: 5000 }],
+    queueMs: 200
+  })
+  await using adapter = createAdapter({
+    provider: openai({ apiKey: 'k', baseURL: server.url }),
+    limits: limiter,
+    transport: { limits: limiter.send }
+  })
+  await expect(adapter.complete({ ...ask('x'), maxOutputTokens: 4000 })).rejects.toMatchObject({ code: 'rate-limited' })
+  expect(server.sent()).toBe(1)
+  expect(await isSpent(limiter)).toBe(true)
+  expect(limiter.stats()).toMatchObject({ running: 0, refusals: 0 })
+})
+
+test('calls whose first request fails retry while others wait for their places', async () => {
+  let failures = 2
+  await using server = await startScriptedProvider({ reply: () => (failures-- > 0 ? { status: 500, body: '' } : 'fine') })
+  await using limiter = createLimiter({ limits: [{ concurrency: 2 }], queueMs: 10_000 })
+  await using adapter = adapterOf(server, { limits: limiter, transport: { limits: limiter.send } })
+  const answers = await Promise.allSettled(Array.from({ length: 8 }, () => adapter.complete(ask('x'))))
+  expect(answers.map(({ status }) => status)).toEqual(Array(8).fill('fulfilled'))
+  expect(limiter.stats()).toMatchObject({ running: 0, queued: 0, granted: 10 })
 })

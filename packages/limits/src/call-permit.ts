@@ -1,4 +1,5 @@
 import type { HeldPermit, LimiterParts } from './limiter.ts'
+import type { Subject } from './permit.ts'
 
 /** What `CallOptions.permit` holds: the permit of one limiter, and that of the limiter around it. */
 export class CallPermit {
@@ -7,12 +8,13 @@ export class CallPermit {
   readonly outer: object | undefined
   /** Requests made with it: the first is paid for, the others, retries and hedges, are not. */
   sent = 0
-  /** What our own limits refused a further request with: it says nothing of the provider. */
-  ownRefusal: unknown
+  /** Whom the requests are for: what they tell is learned of that. */
+  subject: Subject
 
   constructor(parts: LimiterParts, held: HeldPermit, outer: object | undefined) {
     this.parts = parts
     this.held = held
+    this.subject = held.subject
     this.outer = outer
   }
 }
@@ -20,7 +22,9 @@ export class CallPermit {
 /** The permit that this limiter gave, of those a call has: its layer's, or one that the caller asked for and handed down. */
 export function permitOf(permit: object | undefined, parts: LimiterParts): CallPermit | undefined {
   let at = permit
-  for (; at instanceof CallPermit; at = at.outer) if (at.parts === parts) return at
+  for (; at instanceof CallPermit; at = at.outer) {
+    if (at.parts === parts) return parts.own(at.held) === undefined ? undefined : at
+  }
   const held = parts.own(at)
   return held && (held.onWire ??= new CallPermit(parts, held, undefined))
 }

@@ -8,10 +8,14 @@ export interface Queued {
   readonly demand: Demand
   /** '' for none: all calls without one are one tenant. */
   readonly tenant: string
+  /** `first` for further attempts of calls that have their place. */
   readonly priority: number
   /** What its turn costs its tenant. */
   readonly weight: number
 }
+
+/** Before all priorities that calls have. */
+export const first: number = Number.POSITIVE_INFINITY
 
 /** A queued call with its place: one of a list, so that it can leave from the middle. While it is asked for it is in none. */
 export class Entry<T> {

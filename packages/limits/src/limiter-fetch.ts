@@ -2,7 +2,7 @@ import { checkOptions, isMillraceError, onAbort } from '@millrace/core'
 import { createEstimator } from './estimate.ts'
 import type { HeldPermit, LimiterParts } from './limiter.ts'
 import type { Cost } from './permit.ts'
-import { fetchBody } from './request-body.ts'
+import { fetchBody, requestIn } from './request-body.ts'
 import { WiredCall } from './wire-call.ts'
 import { costOf } from './wire-cost.ts'
 
@@ -48,9 +48,11 @@ export function createLimiterFetch(parts: LimiterParts): (fetch: Fetch, options?
       throw new TypeError("cost must be a function: (url, init) => ({ tenant: 'a', tokens: 1000 })")
     }
     return async (input, init) => {
-      const url = typeof input === 'string' ? input : input instanceof URL ? input.href : input.url
-      const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined)
-      const reading = fetchBody(input, init, signal ?? undefined)
+      const request = requestIn(input)
+      const url = request?.url ?? (input as string | URL).toString()
+      // `null` lifts the signal of the request, as every fetch has it.
+      const signal = (init?.signal === undefined ? request?.signal : init.signal) ?? undefined
+      const reading = fetchBody(input, init, signal)
       const body = reading instanceof Promise ? await reading : reading
       const { call, cost } = costOf(parts, estimator, url, body, tell?.(url, init))
       let held: HeldPermit

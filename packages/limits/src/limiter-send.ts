@@ -3,6 +3,7 @@ import { type CallPermit, permitOf } from './call-permit.ts'
 import { createEstimator } from './estimate.ts'
 import type { LimiterParts } from './limiter.ts'
 import { bodySeen } from './request-body.ts'
+import { verdictOn } from './verdict.ts'
 import { hear, WiredCall } from './wire-call.ts'
 import { costOf } from './wire-cost.ts'
 
@@ -18,13 +19,29 @@ export function createLimiterSend(parts: LimiterParts): Layer<Send> {
 
   async function further(next: Send, request: HttpRequest, permit: CallPermit): Promise<HttpResponse> {
     try {
-      const { waitedMs } = await parts.acquireRequest(permit.held.subject, request)
+      const { waitedMs } = await parts.acquireRequest(permit.subject, request)
       if (waitedMs > 0) request.tally?.waited(waitedMs)
     } catch (error) {
-      permit.ownRefusal = error
+      permit.held.ownRefusal = error
       throw error
     }
-    return next(request)
+    return attempt(next, request, permit)
+  }
+
+  /** It may be billed until it is known to have been turned away, or not sent. */
+  async function attempt(next: Send, request: HttpRequest, { held, subject }: CallPermit): Promise<HttpResponse> {
+    held.answered = false
+    held.maybeBilled++
+    try {
+      const response = await next(request)
+      const status = response.refusal ?? response.status
+      if (status >= 400) held.maybeBilled--
+      hear(parts, held, subject, { status, headers: response.headers })
+      return response
+    } catch (error) {
+      if (verdictOn(error, alone).tokens === 0) held.maybeBilled--
+      throw error
+    }
   }
 
   async function unpermitted(next: Send, request: HttpRequest): Promise<HttpResponse> {
@@ -51,14 +68,12 @@ export function createLimiterSend(parts: LimiterParts): Layer<Send> {
   return (next) => (request) => {
     const permit = permitOf(request.permit, parts)
     if (permit === undefined) return unpermitted(next, request)
-    permit.held.answered = false
-    const sent = permit.sent++ === 0 ? next(request) : further(next, request, permit)
-    return sent.then((response) => {
-      hear(parts, permit.held, { status: response.refusal ?? response.status, headers: response.headers })
-      return response
-    })
+    return permit.sent++ === 0 ? attempt(next, request, permit) : further(next, request, permit)
   }
 }
+
+/** Of one attempt, whatever others there were. */
+const alone = { answered: false, maybeBilled: 0, ownRefusal: undefined }
 
 /** The same body; the call ends with it. */
 class WatchedBody implements HttpBody {

@@ -21,6 +21,14 @@ export interface HeldPermit extends Permit {
   onWire: CallPermit | undefined
   /** The head of the answer has come: what ends the call behind it is no silence. */
   answered: boolean
+  /** A call goes by it that was handed it: it lets no other in beside that. */
+  inUse: boolean
+  /** Attempts that were sent and not turned away, as far as is known. */
+  maybeBilled: number
+  /** What our own limits refused a further attempt with: it says nothing of the provider. */
+  ownRefusal: unknown
+  /** Whether all that the demand is counted by is held by it. */
+  covers(demand: Demand): boolean
   /** An attempt was refused (429, overload): lowers the ceiling. The call goes on, and ends the permit as ever. */
   refused(): void
 }
@@ -40,6 +48,8 @@ export interface LimiterParts {
   acquireRequest(subject: Subject, options?: AcquireOptions): Promise<HeldPermit>
   /** The permit itself, where this limiter gave it and it has not been ended. */
   own(permit: object | undefined): HeldPermit | undefined
+  /** Whether a call for the subject may go by the permit: limits and budgets count it by nothing else. */
+  covers(held: HeldPermit, subject: Subject): boolean
   /** Never throws; failures of the store are counted. */
   learn(subject: Subject, news: News): void
 }
@@ -203,7 +213,8 @@ export function createLimiter(options: LimiterOptions = {}): Limiter {
     needsPrice: rules.needsPrice,
     acquire,
     acquireRequest,
-    own: (permit) => (permit instanceof LivePermit && permit.isOf(owner) ? permit : undefined),
+    own: (permit) => LivePermit.of(permit, owner),
+    covers: (held, subject) => held.covers(rules.demand({ ...subject, maxUsd: 0 })),
     learn
   }
 

@@ -1,12 +1,10 @@
-import { isMillraceError } from '@millrace/core'
 import type { CallPermit } from './call-permit.ts'
 import { type Outcome, unsent } from './ends.ts'
 import type { HeldPermit } from './limiter.ts'
 import type { Spent, Subject } from './permit.ts'
-import { maxOverloadPauseMs, maxRatePauseMs } from './rate-limit-headers.ts'
 import type { Demand } from './rules.ts'
 import type { LimitStore, News } from './store.ts'
-import { knownCause, verdictOn } from './verdict.ts'
+import { verdictOn } from './verdict.ts'
 import type { Granted } from './waiting.ts'
 
 /** Told what becomes of permits. */
@@ -26,6 +24,9 @@ export class LivePermit implements HeldPermit {
   heard = false
   onWire: CallPermit | undefined
   answered = false
+  inUse = false
+  maybeBilled = 0
+  ownRefusal: unknown
   readonly #owner: PermitOwner
   readonly #demand: Demand
   readonly #from: LimitStore | undefined
@@ -51,9 +52,14 @@ export class LivePermit implements HeldPermit {
     this.#at = answer.at
   }
 
-  /** Whether this owner gave it and it has not been ended. */
-  isOf(owner: PermitOwner): boolean {
-    return this.#owner === owner && !this.#over
+  /** The permit itself, where this owner gave it and it has not been ended; a proxy of one is none. */
+  static of(permit: object | undefined, owner: PermitOwner): LivePermit | undefined {
+    return typeof permit === 'object' && #owner in permit && permit.#owner === owner && !permit.#over ? permit : undefined
+  }
+
+  covers({ asks }: Demand): boolean {
+    const own = this.#demand.asks
+    return asks.every(({ key }) => own.some((ask) => ask.key === key))
   }
 
   settle(spent: Spent = nothing): void {
@@ -65,8 +71,7 @@ export class LivePermit implements HeldPermit {
   fail(error: unknown, spent: Spent = nothing): void {
     if (this.#over) return
     checkSpent(spent)
-    const known = knownCause(error)
-    const verdict = verdictOn(known, this)
+    const verdict = verdictOn(error, this)
     const { tokens = verdict.tokens, usd = verdict.usd } = spent
     // What was used was sent.
     this.#end({
@@ -75,10 +80,8 @@ export class LivePermit implements HeldPermit {
       requests: spent.tokens === undefined ? verdict.requests : 1,
       outcome: this.#wasRefused ? 'none' : verdict.outcome
     })
-    if (this.heard || !(isMillraceError(known, 'rate-limited') || isMillraceError(known, 'overloaded'))) return
-    const { retryAfterMs } = known.details
-    if (retryAfterMs === undefined) return
-    const pauseMs = Math.min(retryAfterMs, isMillraceError(known, 'overloaded') ? maxOverloadPauseMs : maxRatePauseMs)
+    const { pauseMs } = verdict
+    if (this.heard || pauseMs === undefined) return
     // Spread, so that not all come back at the same moment.
     this.#owner.learn(this.subject, { even: true, pauseMs: pauseMs * (1 + 0.2 * this.#owner.random()) })
   }

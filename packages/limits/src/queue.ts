@@ -1,4 +1,4 @@
-import { type Account, Entry, type Flow, type Group, isBefore, type Lane, type Queued, turnOf } from './flow.ts'
+import { type Account, Entry, type Flow, first, type Group, isBefore, type Lane, type Queued, turnOf } from './flow.ts'
 import { Heap } from './heap.ts'
 import { Hold } from './hold.ts'
 import { Line } from './line.ts'
@@ -10,7 +10,8 @@ import { coded, type Demand, type Wanted } from './rules.ts'
  * at once or after it has named others.
  *
  * A call that is denied a shared key holds it against all behind it, so that small calls do not starve a large one. One that is
- * denied a key of its tenant stands aside with its tenant's calls alone.
+ * denied a key of its tenant stands aside with its tenant's calls alone. Further attempts go first and stand behind no call: what
+ * their own calls hold may be all that the others wait for.
  */
 export interface Queue<T extends Queued> {
   readonly size: number
@@ -63,17 +64,18 @@ export function createQueue<T extends Queued>(): Queue<T> {
   const parked = new Heap<Flow<T>>((a, b) => a.until < b.until)
   /** How many wait for a key: for a shared one without those held back by a limit of their own. */
   const waiting = new Map<string, number>()
+  /** How many of them are further attempts of calls that have their place. */
+  const attempts = new Map<string, number>()
   let sweepAt = sweepStep
   let served = 0 // start of the last turn: the virtual time of fair queueing
   let tenants = 0 // that have calls waiting
   let orders = 0
 
-  function count(keys: readonly string[], change: number): void {
+  function count({ lane }: Flow<T>, keys: readonly string[], change: number): void {
     if (change === 0) return
     for (const key of keys) {
-      const left = (waiting.get(key) ?? 0) + change
-      if (left === 0) waiting.delete(key)
-      else waiting.set(key, left)
+      add(waiting, key, change)
+      if (lane.priority === first) add(attempts, key, change)
     }
   }
 
@@ -236,7 +238,7 @@ export function createQueue<T extends Queued>(): Queue<T> {
     const others = parkedBy.get(key)
     if (others === undefined) parkedBy.set(key, new Set([flow]))
     else others.add(flow)
-    count(flow.group.keys, -flow.length)
+    count(flow, flow.group.keys, -flow.length)
   }
 
   function unpark(flow: Flow<T>): void {
@@ -247,7 +249,7 @@ export function createQueue<T extends Queued>(): Queue<T> {
     if (others?.size === 0) parkedBy.delete(heldKey)
     flow.heldKey = undefined
     parked.remove(flow)
-    count(flow.group.keys, flow.length)
+    count(flow, flow.group.keys, flow.length)
     if (flow.head !== undefined) ready.add(flow)
   }
 
@@ -287,8 +289,8 @@ export function createQueue<T extends Queued>(): Queue<T> {
     entries.delete(entry.call)
     flow.length--
     if (--account.waiting === 0) tenants--
-    count(flow.ownKeys, -1)
-    if (flow.heldKey === undefined) count(group.keys, -1)
+    count(flow, flow.ownKeys, -1)
+    if (flow.heldKey === undefined) count(flow, group.keys, -1)
     if (flow.length === 0) {
       unpark(flow)
       group.flows.delete(flow.id)
@@ -314,8 +316,8 @@ export function createQueue<T extends Queued>(): Queue<T> {
       entries.set(call, entry)
       flow.length++
       if (account.waiting++ === 0) tenants++
-      count(flow.ownKeys, 1)
-      if (flow.heldKey === undefined) count(flow.group.keys, 1)
+      count(flow, flow.ownKeys, 1)
+      if (flow.heldKey === undefined) count(flow, flow.group.keys, 1)
       link(entry)
     },
     remove(call) {
@@ -328,9 +330,12 @@ export function createQueue<T extends Queued>(): Queue<T> {
       drop(entry)
       return true
     },
-    contends: ({ asks }) => entries.size > 0 && asks.some(({ key }) => waiting.has(key)),
+    contends({ asks, isCall }) {
+      const before = isCall ? waiting : attempts
+      return before.size > 0 && asks.some(({ key }) => before.has(key))
+    },
     next(now) {
-      for (let first = timed.peek(); first !== undefined && first.until <= now; first = timed.peek()) open(first)
+      for (let hold = timed.peek(); hold !== undefined && hold.until <= now; hold = timed.peek()) open(hold)
       for (let flow = parked.peek(); flow !== undefined && flow.until <= now; flow = parked.peek()) unpark(flow)
       for (;;) {
         for (const one of opened) show(one, now)
@@ -379,13 +384,13 @@ export function createQueue<T extends Queued>(): Queue<T> {
       const group = groups.get(groupId)
       if (group === undefined) return undefined
       const hasOwn = call.demand.asks.length > call.demand.shared
-      let first: Entry<T> | undefined
+      let heir: Entry<T> | undefined
       for (const flow of hasOwn ? [group.flows.get(flowId)] : group.flows.values()) {
         const head = flow?.head
         if (head === undefined || !isSame(head.call.demand.asks, call.demand.asks)) continue
-        if (first === undefined || isBefore(head, first)) first = head
+        if (heir === undefined || isBefore(head, heir)) heir = head
       }
-      return first?.call
+      return heir?.call
     },
     free(key) {
       const held = holds.get(key)
@@ -403,6 +408,12 @@ export function createQueue<T extends Queued>(): Queue<T> {
     }
   }
   return queue
+}
+
+function add(counts: Map<string, number>, key: string, change: number): void {
+  const left = (counts.get(key) ?? 0) + change
+  if (left === 0) counts.delete(key)
+  else counts.set(key, left)
 }
 
 /** Accounts of tenants that were served enough are swept when so many more have come. */

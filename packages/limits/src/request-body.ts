@@ -11,20 +11,27 @@ export interface Measured {
 export type BodySeen = string | Uint8Array | Measured | undefined
 
 /**
- * The body of what a `fetch` is called with; a promise only where it has to be read. A `Request` is read through a clone, so that
- * it goes out as it was.
+ * The body of what a `fetch` is called with; a promise only where it has to be read. A `Request` that says it is text is read
+ * through a clone, up to 8 MiB, so that it goes out as it was.
  */
 export function fetchBody(
   input: string | URL | Request,
   init: RequestInit | undefined,
   signal: AbortSignal | undefined
 ): BodySeen | Promise<BodySeen> {
-  const request = typeof input === 'string' || input instanceof URL ? undefined : input
+  const request = requestIn(input)
   const given = init?.body
   if (given !== undefined && given !== null) return bodySeen(given, () => new Headers(init?.headers ?? request?.headers))
   // One that was read already is refused by the fetch itself.
   if (request === undefined || request.body === null || request.bodyUsed) return undefined
-  return isText(request.headers.get('content-type')) ? cloned(request, signal) : measured(request.headers)
+  // Without a type it is bytes or a stream, which may be long or slow.
+  const type = request.headers.get('content-type')
+  return type !== null && isText(type) ? cloned(request, signal) : measured(request.headers)
+}
+
+/** One of another realm, or of a polyfill, is one as well. */
+export function requestIn(input: string | URL | Request): Request | undefined {
+  return typeof input === 'object' && 'url' in input && 'headers' in input ? input : undefined
 }
 
 /** A body that stands in the call. */
@@ -36,20 +43,38 @@ export function bodySeen(body: unknown, headers: () => Headers): BodySeen | Prom
   if (body instanceof URLSearchParams) return body.toString()
   if (body instanceof FormData) return formSeen(body)
   if (!(body instanceof Blob)) return measured(headers())
-  return isText(body.type) ? body.text() : media
+  // Of a file that is gone the fetch itself tells.
+  return isText(body.type) ? body.text().catch(() => media) : media
 }
 
 async function cloned(request: Request, signal: AbortSignal | undefined): Promise<BodySeen> {
+  if (Number(request.headers.get('content-length') ?? 0) > maxRead) return measured(request.headers)
   const unread = Promise.withResolvers<undefined>()
   const off = onAbort(signal, () => unread.resolve(undefined))
   try {
-    return (await Promise.race([request.clone().text(), unread.promise])) ?? measured(request.headers)
+    return (await Promise.race([textOf(request.clone()), unread.promise])) ?? measured(request.headers)
   } catch {
     // Nothing is lost: the fetch reads the same stream and tells why it broke.
     return measured(request.headers)
   } finally {
     off()
   }
+}
+
+/** What is not read is not held: a branch that is left lets the other run alone. */
+async function textOf({ body }: Request): Promise<BodySeen> {
+  const reader = (body as ReadableStream<Uint8Array>).getReader()
+  const decoder = new TextDecoder()
+  let text = ''
+  for (let length = 0; length <= maxRead; ) {
+    const { done, value } = await reader.read()
+    if (done) return text + decoder.decode()
+    length += value.byteLength
+    text += decoder.decode(value, { stream: true })
+  }
+  // It ends when the fetch has read the other branch.
+  reader.cancel().catch(() => {})
+  return text
 }
 
 /** Its fields as if they stood in JSON; a file counts as an image does. */
@@ -71,6 +96,8 @@ function measured(headers: Headers): Measured {
   return { text: undefined, tokens: Math.ceil(Number(length) / 4) }
 }
 
+/** More of a request than any model takes in. */
+const maxRead = 8 * 1024 * 1024
 const media: Measured = { text: undefined, tokens: tokensOfMedia }
 
 /** What does not say what it is may be text. */

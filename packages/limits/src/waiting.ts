@@ -1,7 +1,7 @@
 import { clampTimer, type Deadline, type MillraceError, onAbort } from '@millrace/core'
 import type { Answer, Gate } from './degraded.ts'
 import { endsOf, unsent } from './ends.ts'
-import type { Queued } from './flow.ts'
+import { first, type Queued } from './flow.ts'
 import { Heap, type HeapItem } from './heap.ts'
 import type { AcquireOptions, LimiterSettings } from './limiter-options.ts'
 import type { LimiterCounts } from './limiter-stats.ts'
@@ -55,7 +55,7 @@ class Waiter<P> implements Queued, HeapItem {
     this.demand = demand
     this.subject = subject
     this.tenant = subject.tenant ?? ''
-    this.priority = options.priority ?? 0
+    this.priority = demand.isCall ? (options.priority ?? 0) : first
     this.weight = weightOf(demand)
     this.deadline = options.deadline
     const leftMs = options.deadline?.remainingMs() ?? Number.POSITIVE_INFINITY
@@ -85,7 +85,7 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
   const expiries = new Heap<Waiter<P>>((a, b) => a.expiresAt < b.expiresAt)
   /** Asked for the first time, ahead of any queue, at a store that takes its time. */
   const asking = new Set<Waiter<P>>()
-  /** Too late to be asked: they wait for their end. */
+  /** Too late to be asked: they wait for their end, or for the store to fail. */
   const late = new Set<Waiter<P>>()
   let stepping = false
   let underWay = 0
@@ -267,7 +267,17 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
   }
 
   function took(askedAt: number): void {
-    storeMs = Math.max(now() - askedAt, storeMs * 0.9)
+    // What stands in for a store that fails takes no time.
+    storeMs = gate.degraded ? 0 : Math.max(now() - askedAt, storeMs * 0.9)
+  }
+
+  function freedAll(): void {
+    frees++
+    storeMs = 0
+    for (const waiter of late) queue.add(waiter)
+    late.clear()
+    queue.freeAll()
+    if (queue.size > 0) pump()
   }
 
   /** Its answer would come after its end. Not in the first half of a wait: the store may be faster by now. */
@@ -304,7 +314,8 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
       return
     }
     const wakeAt = Math.min(
-      queue.size === 0 ? Number.POSITIVE_INFINITY : queue.wakeAt,
+      // While the window is full nobody is asked, whoever's time has come: the next answer is what wakes.
+      queue.size === 0 || underWay >= window ? Number.POSITIVE_INFINITY : queue.wakeAt,
       expiries.peek()?.expiresAt ?? Number.POSITIVE_INFINITY
     )
     if (timer !== undefined && timerAt <= wakeAt) return
@@ -316,10 +327,10 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
   function wake(): void {
     timer = undefined
     const at = now()
-    for (let first = expiries.peek(); first !== undefined && first.expiresAt <= at; first = expiries.peek()) {
-      counts.refused[first.bound]++
-      end(first, queueTimeout(first.expiresAt - first.since, at - first.since))
-      queue.remove(first)
+    for (let next = expiries.peek(); next !== undefined && next.expiresAt <= at; next = expiries.peek()) {
+      counts.refused[next.bound]++
+      end(next, queueTimeout(next.expiresAt - next.since, at - next.since))
+      queue.remove(next)
     }
     pump()
     arm()
@@ -335,11 +346,7 @@ export function createWaiting<P>({ settings, counts, gate, permit }: WaitingOpti
   return {
     enter,
     freed,
-    freedAll() {
-      frees++
-      queue.freeAll()
-      if (queue.size > 0) pump()
-    },
+    freedAll,
     get queued() {
       return queue.size + asking.size + late.size
     },

@@ -1,7 +1,7 @@
 import { type HttpResponse, inputTokens, outputTokens, type Usage } from '@millrace/core'
 import type { Estimator } from './estimate.ts'
 import type { HeldPermit, LimiterParts } from './limiter.ts'
-import type { Spent } from './permit.ts'
+import type { Spent, Subject } from './permit.ts'
 import { isRefusal, newsOf } from './rate-limit-headers.ts'
 import { nothingSpent, spentOf } from './spent.ts'
 import type { Counter } from './store.ts'
@@ -30,6 +30,7 @@ function lessSpare(counter: Counter | undefined): Counter | undefined {
 export function hear(
   parts: LimiterParts,
   held: HeldPermit,
+  subject: Subject,
   { status, headers }: Pick<HttpResponse, 'status' | 'headers'>
 ): boolean {
   held.answered = true
@@ -40,8 +41,8 @@ export function hear(
   const hint = news?.pauseMs ?? (status === 429 ? defaultPauseMs : undefined)
   if (hint !== undefined) {
     const pauseMs = hint * (1 + jitter * parts.random())
-    parts.learn(held.subject, known === undefined ? { even: true, pauseMs } : { ...known, pauseMs })
-  } else if (known !== undefined) parts.learn(held.subject, known)
+    parts.learn(subject, known === undefined ? { even: true, pauseMs } : { ...known, pauseMs })
+  } else if (known !== undefined) parts.learn(subject, known)
   if (!isRefusal(status)) return false
   held.heard = true
   held.refused()
@@ -73,7 +74,7 @@ export class WiredCall {
   }
 
   hear(response: Pick<HttpResponse, 'status' | 'headers'>): void {
-    hear(this.#parts, this.#held, response)
+    hear(this.#parts, this.#held, this.#held.subject, response)
     this.#isRefused = response.status >= 400
   }
 

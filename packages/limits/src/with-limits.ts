@@ -7,7 +7,6 @@ import {
   type Facts,
   hasEnded,
   inputTokens,
-  isMillraceError,
   type Layer,
   type LinkedAbort,
   linkAbort,
@@ -19,8 +18,9 @@ import {
 import { CallPermit, permitOf } from './call-permit.ts'
 import { createEstimator, type Estimator, estimateTokens, usageOf } from './estimate.ts'
 import { type HeldPermit, type Limiter, type LimiterParts, limiterParts } from './limiter.ts'
-import type { Cost, Spent } from './permit.ts'
-import { nothingSpent, spentOf } from './spent.ts'
+import type { Cost, Spent, Subject } from './permit.ts'
+import { spentOf } from './spent.ts'
+import { millraceError } from './verdict.ts'
 
 declare module '@millrace/core' {
   interface CallOptions {
@@ -49,7 +49,8 @@ export interface WithLimitsOptions {
  * and `degraded` when the store could not be asked.
  *
  * A call that is handed a permit of the same limiter (`CallOptions.permit`, inside `limiter.run`) goes by that: it is settled with
- * the usage, and left to who asked for it where the call fails.
+ * the usage, and left to who asked for it where the call fails. One at a time, and only where the permit was asked for with the
+ * provider, model and tenant that limits and budgets count the call by: else the call waits for its own.
  *
  * Put `limiter.send` into the transport beside it: it hears the provider's headers and pays for retries.
  *
@@ -102,7 +103,6 @@ class LimitedChunks extends ChunkBatches {
   #source: AsyncIterator<Chunk, undefined> | undefined
   #permit: HeldPermit | undefined
   #handed: HeldPermit | undefined
-  #onWire: CallPermit | undefined
   #left = false
   #inputGuess = 0
   #expectedInput = 0
@@ -135,7 +135,7 @@ class LimitedChunks extends ChunkBatches {
     const { parts } = this.#layer
     const { tally, permit: outer } = this.#options
     const handed = permitOf(outer, parts)
-    if (handed !== undefined) return this.#startWith(handed)
+    if (handed !== undefined && !handed.held.inUse && parts.covers(handed.held, this.#subject)) return this.#startWith(handed)
     let permit: HeldPermit
     const askedAt = parts.now()
     try {
@@ -157,8 +157,7 @@ class LimitedChunks extends ChunkBatches {
       return undefined
     }
     try {
-      this.#onWire = new CallPermit(parts, permit, outer)
-      const options = { ...this.#options, permit: this.#onWire }
+      const options = { ...this.#options, permit: new CallPermit(parts, permit, outer) }
       this.#source = this.#next(this.#request, options)[Symbol.asyncIterator]()
     } catch (error) {
       this.over = true
@@ -177,21 +176,30 @@ class LimitedChunks extends ChunkBatches {
   /** By the caller's own permit, which stays the caller's to end where the call fails: the next one may go by it too. */
   #startWith(handed: CallPermit): Promise<readonly Chunk[] | undefined> {
     this.#handed = handed.held
+    handed.held.inUse = true
+    handed.subject = this.#subject
     this.#inputGuess = this.#expectedInput = estimateTokens(this.#request)
-    this.#onWire = handed
-    this.#source = this.#next(this.#request, this.#options)[Symbol.asyncIterator]()
+    try {
+      this.#source = this.#next(this.#request, { ...this.#options, permit: handed })[Symbol.asyncIterator]()
+    } catch (error) {
+      return Promise.reject(error).catch(this.#failed)
+    }
     return this.#read(this.#source)
+  }
+
+  get #subject(): Subject {
+    return { provider: this.#layer.provider, model: this.#request.model, tenant: this.#options.tenant }
   }
 
   #acquire(): Promise<HeldPermit> {
     const { parts, provider, estimator } = this.#layer
     const { model, maxOutputTokens } = this.#request
-    const { signal, tenant, priority, deadline, limits } = this.#options
+    const { signal, priority, deadline, limits } = this.#options
     const own = parts.estimate?.(this.#request)
     this.#inputGuess = estimateTokens(this.#request)
     const expected = estimator.expect(model, this.#inputGuess, maxOutputTokens)
     this.#expectedInput = expected.input
-    const subject = { provider, model, tenant }
+    const subject = this.#subject
     const maxTokens = limits?.maxTokens ?? own?.maxTokens ?? expected.maxInput + expected.maxOutput
     let maxUsd = limits?.maxUsd ?? own?.maxUsd
     if (maxUsd === undefined && parts.needsPrice(subject)) {
@@ -226,13 +234,17 @@ class LimitedChunks extends ChunkBatches {
 
   readonly #failed = (error: unknown): never => {
     this.over = true
+    if (this.#handed !== undefined) {
+      this.#handed.inUse = false
+      this.#handed = undefined
+    }
     const permit = this.#take()
     if (permit !== undefined) {
-      if (isMillraceError(error)) this.#usage ??= error.partial?.usage
-      const isOwn = this.#options.signal?.aborted === true && !isMillraceError(error, 'timeout')
+      const known = millraceError(error)
+      this.#usage ??= known?.partial?.usage
+      const isOwn = this.#options.signal?.aborted === true && known?.code !== 'timeout'
       const received = this.#receivedChars > 0 || this.#usage !== undefined ? this.#spent() : undefined
       if (isOwn) permit.settle(received ?? this.#spent())
-      else if (error !== undefined && error === this.#onWire?.ownRefusal) permit.settle(received ?? nothingSpent)
       else permit.fail(error, received)
     }
     throw error

@@ -185,6 +185,19 @@ describe('while the store fails', () => {
     expect(order).toEqual(['0 localShare', '1 store', '2 store'])
   })
 
+  it('asks in the second half of a wait too, though the store was slow before it failed', async () => {
+    const { store, limiter } = failing({ limits: [{ concurrency: 1 }], processes: 1 })
+    store.mode = 'hangs'
+    const asked = limiter.acquire({})
+    await vi.advanceTimersByTimeAsync(2000)
+    const first = await asked
+    const second = limiter.acquire({}, { queueMs: 4000 })
+    await vi.advanceTimersByTimeAsync(3500)
+    first.settle()
+    await vi.advanceTimersByTimeAsync(100)
+    expect(await Promise.race([second, 'waits'])).toMatchObject({ degraded: 'localShare' })
+  })
+
   it('goes on asking the store when only an end or a lesson fails', async () => {
     const { store, limiter } = failing({ limits: [{ concurrency: 4, requestsPerMinute: 600 }], processes: 1, queueMs: 0 })
     const permits = await Promise.all(Array.from({ length: 4 }, () => limiter.acquire({})))

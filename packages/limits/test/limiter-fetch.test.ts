@@ -287,6 +287,39 @@ describe('limiter.fetch', () => {
     expect(await reservedFor({ method: 'HEAD' })).toBe(0)
   })
 
+  it.each([
+    ['without a type', {}, 2],
+    ['of text', { 'content-type': 'text/plain' }, 14]
+  ])('holds no long stream %s', async (_, headers, most) => {
+    let given = 0
+    const stream = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        if (given++ === 40) controller.close()
+        else controller.enqueue(new Uint8Array(1 << 20).fill(97))
+      }
+    })
+    let held = 0
+    const fetch = open({ limits: [{ concurrency: 1 }] }).fetch(async (input) => {
+      held = given
+      return new Response(String((await (input as Request).arrayBuffer()).byteLength))
+    })
+    const response = await fetch(
+      new Request('http://a.example', { method: 'POST', body: stream, duplex: 'half', headers } as RequestInit)
+    )
+    expect(await response.text()).toBe(String(40 << 20))
+    expect(held).toBeLessThanOrEqual(most)
+  })
+
+  it('takes what every fetch takes: an address that is an object, no signal in place of a request\u2019s own, a file that is gone', async () => {
+    const fetch = open().fetch(async () => new Response('fine'))
+    const read = async (...args: Parameters<typeof fetch>): Promise<string> => (await fetch(...args)).text()
+    const address = { toString: () => 'http://a.example/' }
+    expect(await read(address as unknown as string)).toBe('fine')
+    expect(await read(new Request('http://a.example', { signal: AbortSignal.abort() }), { signal: null })).toBe('fine')
+    const gone = Object.assign(new Blob(['x'], { type: 'text/plain' }), { text: () => Promise.reject(new Error('gone')) })
+    expect(await read('http://a.example', { method: 'POST', body: gone })).toBe('fine')
+  })
+
   it('stops reading a request that stalls when its caller aborts', async () => {
     const limiter = open()
     const controller = new AbortController()

@@ -1,5 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { type CallOptions, type Chunk, collect, type HttpBody, type HttpRequest, type Provider, type Send } from '@millrace/core'
+import {
+  type CallOptions,
+  type Chunk,
+  collect,
+  type HttpBody,
+  type HttpRequest,
+  MillraceError,
+  type Provider,
+  type Send
+} from '@millrace/core'
 import { createLimiter, type Limiter, type LimiterOptions, withLimits } from '@millrace/limits'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
@@ -118,6 +127,50 @@ describe('limiter.send', () => {
     await collect(layered(chat, {}))
     expect(limiter.stats()).toMatchObject({ running: 0, granted: 3 })
     await expect(collect(layered(chat, {}))).rejects.toThrow(/rate|wait/i)
+  })
+
+  it('counts an attempt that may be billed as reserved, where the next one is not sent or is turned away', async () => {
+    const late = new MillraceError('timeout', 'late', { details: { clock: 'queue', limitMs: 1, elapsedMs: 1 } })
+    const down = new MillraceError('unavailable', 'down', { details: { status: 503 } })
+    const spentBy = async (statuses: readonly number[], error: unknown): Promise<number> => {
+      const limiter = open({ limits: [{ tokensPerMinute: 1000 }], now: () => 0 })
+      const answers = [...statuses]
+      const send = limiter.send(async () => ({ status: answers.shift() ?? 0, headers: {}, body: {} as HttpBody, attempts: 1 }))
+      const permit = await limiter.acquire({ tokens: 100 })
+      for (let attempt = 1; attempt <= statuses.length; attempt++) await send({ ...request(), permit, attempt })
+      permit.fail(error)
+      return 1000 - (Object.values(await limiter.limits())[0]?.tokensLeft ?? 1000)
+    }
+    expect(await spentBy([200], late)).toBe(100)
+    expect(await spentBy([200, 503], down)).toBe(100)
+    expect(await spentBy([503], late)).toBe(0)
+    expect(await spentBy([503, 503], down)).toBe(0)
+  })
+
+  it('asks for a further request ahead of calls that wait for the place its own call has', async () => {
+    const limiter = open({ limits: [{ concurrency: 1, requestsPerMinute: 100 }], queueMs: 5000 })
+    const send = limiter.send(plain)
+    const permit = await limiter.acquire({})
+    ;(await send({ ...request(), permit })).body.cancel()
+    const behind = limiter.acquire({})
+    const from = performance.now()
+    ;(await send({ ...request(), permit, attempt: 2 })).body.cancel()
+    expect(performance.now() - from).toBeLessThan(2500)
+    permit.settle()
+    ;(await behind).settle()
+    expect(limiter.stats()).toMatchObject({ running: 0, queued: 0, granted: 3 })
+  })
+
+  it('lets a further request go before calls that wait for the same rate, whatever their priority', async () => {
+    const limiter = open({ limits: [{ requestsPerMinute: 600, windowMs: 100, adaptive: false }] })
+    const send = limiter.send(async () => ({ status: 200, headers: {}, body: {} as HttpBody, attempts: 1 }))
+    const permit = await limiter.acquire({})
+    await send({ ...request(), permit })
+    const order: string[] = []
+    const calls = [1, 2].map((name) => limiter.acquire({}, { priority: 5 }).then(() => order.push(`call ${name}`)))
+    const retry = send({ ...request(), permit, attempt: 2 }).then(() => order.push('retry'))
+    await Promise.all([...calls, retry])
+    expect(order).toEqual(['retry', 'call 1', 'call 2'])
   })
 
   it('takes a refusal of its own limits for none of the provider', async () => {

@@ -132,6 +132,52 @@ describe('run', () => {
     expect(limiter.stats()).toMatchObject({ running: 0, refusals: 2 })
   })
 
+  const traps: readonly (readonly [string, () => unknown])[] = [
+    [
+      'a proxy that throws when it is read',
+      () =>
+        new Proxy(
+          {},
+          {
+            get() {
+              throw new Error('trap')
+            }
+          }
+        )
+    ],
+    [
+      'a revoked proxy',
+      () => {
+        const { proxy, revoke } = Proxy.revocable({}, {})
+        revoke()
+        return proxy
+      }
+    ],
+    [
+      'an error whose cause cannot be read',
+      () =>
+        Object.defineProperty(new Error('x'), 'cause', {
+          get() {
+            throw new Error('trap')
+          }
+        })
+    ],
+    ['a code that is no text', () => Object.assign(new Error('x'), { code: Object.create(null) })],
+    ['a code of symbols', () => Object.assign(new Error('x'), { code: [Symbol('x')] })]
+  ]
+  it.each(traps)('gives the place back and throws the same, where what is thrown is %s', async (_, make) => {
+    const limiter = createLimiter({ limits: [{ concurrency: 1 }], queueMs: 0 })
+    const thrown = make()
+    const same = await limiter
+      .run(subject, () => {
+        throw thrown
+      })
+      .catch((error: unknown) => error === thrown)
+    expect(same).toBe(true)
+    expect(limiter.stats().running).toBe(0)
+    ;(await limiter.acquire(subject)).settle()
+  })
+
   it('does not begin work whose caller has gone', async () => {
     const limiter = createLimiter(oneLimit)
     let begun = 0

@@ -12,7 +12,7 @@ import {
   startDeadline,
   type Usage
 } from '@millrace/core'
-import { createLimiter, type Limiter, type LimiterOptions, withLimits } from '@millrace/limits'
+import { createLimiter, type Limiter, type LimiterOptions, type Permit, withLimits } from '@millrace/limits'
 import { afterEach, describe, expect, it } from 'vitest'
 
 const request: ChatRequest = {
@@ -345,6 +345,55 @@ describe('withLimits', () => {
     })
     await expect(collect(provider(request, {}))).rejects.toThrow('late')
     expect(limiter.stats()).toMatchObject({ running: 0, refusals })
+  })
+
+  it.each([
+    ['proxied', (permit: Permit) => new Proxy(permit, {})],
+    ['derived', (permit: Permit) => Object.create(permit) as Permit],
+    ['copied', (permit: Permit) => ({ ...permit })]
+  ])('takes a permit that is %s for none', async (_, made) => {
+    const { limiter, provider } = limited(answering, { limits: [{ by: [], concurrency: 2 }] })
+    await limiter.run({}, (permit) => collect(provider(request, { permit: made(permit) })))
+    expect(limiter.stats()).toMatchObject({ running: 0, granted: 2 })
+  })
+
+  it('has each call inside another of one limiter wait for its own permit but the first', async () => {
+    const { limiter, provider } = limited(answering, { budgets: [{ by: [], tokens: 200 }] })
+    const agent: Provider = (asked, options) =>
+      (async function* () {
+        for (let call = 0; call < 5; call++) yield* provider(asked, options)
+      })()
+    const outer = withLimits(limiter, { provider: 'p' })(agent)
+    await expect(collect(outer(request, {}))).rejects.toSatisfy((error) => isMillraceError(error, 'quota-exceeded'))
+    expect(limiter.stats().granted).toBe(2)
+  })
+
+  it('leaves the permit it was handed alone once its call has failed', async () => {
+    const { limiter, provider } = limited(() => {
+      throw new MillraceError('unavailable', 'down', { details: { status: 500 } })
+    })
+    await limiter.run({ provider: 'p', model: 'm' }, async (permit) => {
+      for (let call = 0; call < 2; call++) {
+        const iterator = provider(request, { permit })[Symbol.asyncIterator]()
+        await expect(iterator.next()).rejects.toThrow('down')
+        await iterator.return?.()
+        expect(limiter.stats()).toMatchObject({ running: 1, granted: 1 })
+      }
+    })
+    expect(limiter.stats().running).toBe(0)
+  })
+
+  it('passes on what a provider throws, and gives the place back, though it cannot be read', async () => {
+    const { proxy, revoke } = Proxy.revocable({}, {})
+    revoke()
+    const { limiter, provider } = limited(async function* () {
+      yield start
+      throw proxy
+    })
+    const iterator = provider(request, {})[Symbol.asyncIterator]()
+    await iterator.next()
+    expect(await iterator.next().catch((error: unknown) => error === proxy)).toBe(true)
+    expect(limiter.stats().running).toBe(0)
   })
 
   it('refuses wrong options with what to write instead', () => {
