@@ -23,7 +23,8 @@ export interface RedisLink {
   /** Another connection, for a command that waits. */
   open(): RedisClient
   /**
-   * Sends a command that may run twice, and again until it is answered, at most `redisTimeoutMs`.
+   * Sends a command that may run twice, and again until it is answered, at most `redisTimeoutMs` after the last answer to one
+   * that was asked before it: behind others on a slow link it waits for longer.
    *
    * @throws {MillraceError} `network` then; `unavailable` when Redis refuses it; `unauthorized` when it refuses the login; `closed`
    */
@@ -55,9 +56,12 @@ interface Connection {
 export function createLink(address: RedisAddress, redisTimeoutMs: number): RedisLink {
   // A frozen Redis never closes its connections: one that has been silent for so long is given up for another.
   const silenceMs = Math.min(Math.max(redisTimeoutMs / 3, blockSeconds * 2_000), 5_000)
+  const patienceMs = Math.max(silenceMs, redisTimeoutMs / 2)
+  const answered = new WeakMap<RedisClient, { readonly turn: number; readonly at: number }>()
   const connections = new Set<Connection>()
   const adapters = new Set<IRedisClient>()
   const closed = linkAbort()
+  let asked = 0
   let errors = 0
   let trouble: unknown
 
@@ -78,6 +82,13 @@ export function createLink(address: RedisAddress, redisTimeoutMs: number): Redis
   function keep(client: RedisClient): RedisClient {
     const connection: Connection = { client, wired: false }
     connections.add(connection)
+    const destroy = client.destroy.bind(client)
+    // BullMQ destroys its clients itself when it closes. While a connection is being made that would leave its socket to nobody,
+    // and keep the process alive: the client ends in 'connect' instead. BullMQ waits for an 'end'.
+    client.destroy = () => {
+      if (connection.wired) destroy()
+      else client.emit('end')
+    }
     client.on('connect', () => {
       connection.wired = true
       if (closed.signal.aborted) end(connection)
@@ -111,28 +122,48 @@ export function createLink(address: RedisAddress, redisTimeoutMs: number): Redis
   }
 
   async function ask<T>(command: (client: RedisClient) => Promise<T>, client: RedisClient = main): Promise<T> {
-    const until = performance.now() + redisTimeoutMs
+    const turn = ++asked
+    const askedAt = performance.now()
+    /** Answers come in the order of the commands: one to a later one says nothing of this one. */
+    const quietMs = (): number => {
+      const last = answered.get(client)
+      return performance.now() - (last !== undefined && last.turn < turn ? Math.max(last.at, askedAt) : askedAt)
+    }
+    let refusedAt: number | undefined
     for (;;) {
       if (closed.signal.aborted) throw closed.signal.reason
       if (client.isReady) {
         try {
-          return await within(silenceMs, command(client))
+          const answer = await patiently(command(client), quietMs)
+          answered.set(client, { turn, at: performance.now() })
+          return answer
         } catch (error) {
           if (closed.signal.aborted) throw closed.signal.reason
           const word = wordOf(error)
           if (word !== undefined && !passing.has(word)) throw refused(word)
+          if (word !== undefined) refusedAt ??= performance.now()
           if (error !== late) trouble = error
         }
       } else if (loginRefused.has(wordOf(trouble) ?? '')) throw refused(wordOf(trouble) as string)
-      if (performance.now() >= until) throw gone(trouble, redisTimeoutMs)
+      if (Math.max(quietMs(), performance.now() - (refusedAt ?? Infinity)) >= redisTimeoutMs) throw gone(trouble, redisTimeoutMs)
       await sleep(20, closed.signal)
     }
   }
 
-  /** Rejects after `ms`, and at once when all is closed: a destroyed client may forget what it was asked. */
-  async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  /**
+   * Rejects when it has been quiet for half of `redisTimeoutMs`, and at once when all is closed: a destroyed client may forget what
+   * it was asked. A silent connection is given up before that, which rejects what was asked on it.
+   */
+  async function patiently<T>(work: Promise<T>, quietMs: () => number): Promise<T> {
     const { promise, reject } = Promise.withResolvers<never>()
-    const timer = setTimeout(reject, ms, late)
+    const startedAt = performance.now()
+    let timer: NodeJS.Timeout
+    const wait = (): void => {
+      const leftMs = patienceMs - Math.min(quietMs(), performance.now() - startedAt)
+      if (leftMs > 0) timer = setTimeout(wait, leftMs)
+      else reject(late)
+    }
+    timer = setTimeout(wait, patienceMs)
     const off = onAbort(closed.signal, reject)
     try {
       return await Promise.race([work, promise])

@@ -28,8 +28,10 @@ export interface BatchQueue<I, O> extends AsyncDisposable {
 
 type Run = QueueRun<unknown>
 
-/** Results that one answer of Redis may hold. */
-const readCount = 32
+/** Results that one answer of Redis may hold: of 1 MiB each, a slow link is to bring them all before it counts as silent. */
+const readCount = 4
+/** Of items that are sent at a time. */
+const abreastBytes = 2_097_152
 const maxFailures = 3
 /** Items that Redis is asked about at a time: a command behind too many others is answered too late, and sent once more. */
 const abreast = 500
@@ -64,7 +66,7 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
   bull.on('error', () => {
     // Counted at the client; what a command of ours meets, its caller is told.
   })
-  const lanes = createLanes(abreast)
+  const lanes = createLanes(abreast, abreastBytes)
   const runs = new Map<string, Run>()
   const working = new Set<Promise<unknown>>()
   let reader: RedisClient | undefined
@@ -77,9 +79,9 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
   let failedHooks = 0
   let closing: Promise<void> | undefined
 
-  /** Keeps `close` waiting for it, and the runs informed. */
-  function inBackground(work: Promise<unknown>): void {
-    const settled = work.catch(failAll).finally(() => working.delete(settled))
+  /** Keeps `close` waiting for it. */
+  function inBackground(work: Promise<unknown>, fail: (error: unknown) => void = failAll): void {
+    const settled = work.catch(fail).finally(() => working.delete(settled))
     working.add(settled)
   }
 
@@ -92,12 +94,18 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
     const item: QueuedItem = { from, run: id, index, resultTtlMs, item: pending.text }
     const jobOptions = { jobId, removeOnComplete: true, removeOnFail: { age: Math.ceil(resultTtlMs / 1000), count: 1000 } }
     const isWanted = (): boolean => of.pending.get(index) === pending
-    await lanes(async () => {
-      if (!isWanted()) return
-      await link.ask((client) => client.multi().hSet(keys.open, jobId, '1').pExpire(keys.open, resultTtlMs).exec())
-      // Not addBulk: its transaction fails for ever against a Redis that restarted without its scripts.
-      await link.ask(() => bull.add('item', item, jobOptions))
-    })
+    try {
+      await lanes(async () => {
+        if (!isWanted()) return
+        await link.ask((client) => client.multi().hSet(keys.open, jobId, '1').pExpire(keys.open, resultTtlMs).exec())
+        // Not addBulk: its transaction fails for ever against a Redis that restarted without its scripts.
+        await link.ask(() => bull.add('item', item, jobOptions))
+      }, Buffer.byteLength(pending.text))
+    } catch (error) {
+      // Its result came all the same: the command ran, and its answer was lost.
+      if (isWanted()) throw error
+      link.count()
+    }
     pending.submitted = true
     // It may have been given up meanwhile.
     if (!isWanted()) await cancel(id, [index])
@@ -170,20 +178,19 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
   }
 
   async function lookUp(asked: readonly Asked[]): Promise<void> {
-    // Jobs first, then open items and results in one step: a job that ends in between has closed its item before it went.
+    // Jobs first, then open items, then results: a job that ends in between has closed its item, and stored its result in the same
+    // step, before it went. Not in MULTI, which a full Redis refuses.
     const jobs = await Promise.all(
       asked.map(({ jobId }) => link.ask((client) => client.hmGet(`${prefix}:${name}:${jobId}`, ['name', 'failedReason'])))
     )
-    const [open, entries] = (await link.ask((client) =>
-      client
-        .multi()
-        .hmGet(keys.open, ['', ...asked.map(({ jobId }) => jobId)])
-        .xRange(keys.results, '-', '+')
-        .pExpire(keys.open, resultTtlMs)
-        .pExpire(keys.results, resultTtlMs)
-        .exec()
-    )) as unknown as [(string | null)[], Entry[]]
-    await take(entries)
+    const open = await link.ask((client) => client.hmGet(keys.open, ['', ...asked.map(({ jobId }) => jobId)]))
+    for (let after = '-'; ; ) {
+      const entries: Entry[] = await link.ask((client) => client.xRange(keys.results, after, '+', { COUNT: readCount }))
+      await take(entries)
+      if (entries.length < readCount) break
+      after = `(${entries.at(-1)?.id}`
+    }
+    await link.ask((client) => Promise.all([keys.open, keys.results].map((key) => client.pExpire(key, resultTtlMs))))
     for (const [at, { id, of, index, pending, jobId }] of asked.entries()) {
       if (of.pending.get(index) !== pending) continue
       const [found, reason] = jobs[at] ?? []
@@ -197,7 +204,7 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
       } else if (typeof found === 'string' && open[at + 1] !== null) continue
       resubmitted++
       pending.submitted = false
-      inBackground(submit(id, of, index, pending))
+      inBackground(submit(id, of, index, pending), of.fail)
     }
   }
 
@@ -224,7 +231,8 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
         schedule()
       },
       pack: (item, index) => packItem(item, index, settings.maxItemBytes),
-      submit: (index, pending) => inBackground(submit(id, made, index, pending)),
+      // Other runs may need nothing written, as where Redis is full.
+      submit: (index, pending) => inBackground(submit(id, made, index, pending), made.fail),
       cancel: (indexes) => inBackground(cancel(id, indexes)),
       end() {
         runs.delete(id)
@@ -238,11 +246,11 @@ export function createBatchQueue<I, O>(options: BatchQueueOptions): BatchQueue<I
   }
 
   async function end(graceMs: number): Promise<void> {
-    failAll(closedError())
-    clearTimeout(timer)
     const { promise: late, resolve } = Promise.withResolvers<void>()
     const impatient = setTimeout(resolve, graceMs)
     try {
+      failAll(closedError())
+      clearTimeout(timer)
       await Promise.race([late, farewell()])
     } finally {
       clearTimeout(impatient)

@@ -224,7 +224,7 @@ export function createRun<I, O>(
     stop()
     pending.clear()
     // With gaps: what is known was paid for.
-    ready.push(...[...held.values()].toSorted((a, b) => a.index - b.index))
+    for (const outcome of [...held.values()].toSorted((a, b) => a.index - b.index)) ready.push(outcome)
     held.clear()
   }
 

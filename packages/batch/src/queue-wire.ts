@@ -42,8 +42,14 @@ return 1`
 
 /** BullMQ's own pause, which all workers look at before they take a job. A shorter one does not end a longer one. */
 export const pauseScript = `
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1]) end
+local ms = tonumber(ARGV[1])
+if ms > 0 and redis.call('PTTL', KEYS[1]) < ms then redis.call('SET', KEYS[1], ARGV[2], 'PX', ms) end
 return 1`
+
+/** The same for an item that was refused, unless it was refused so often before: then 0. Its job counts that. */
+export const refuseScript: string = `
+if redis.call('EXISTS', KEYS[2]) == 1 and redis.call('HINCRBY', KEYS[2], 'refusals', 1) > tonumber(ARGV[3]) then return 0 end
+${pauseScript}`
 
 /** BullMQ counts the jobs it starts in the pause's key; so many are a pause. */
 export const pausedCount = 1_000_000_000

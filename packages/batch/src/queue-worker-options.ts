@@ -22,7 +22,11 @@ export interface ItemCost {
 
 /** The part of a limiter of `@millrace/limits` that a worker uses. */
 export interface SharedLimiter {
-  run<T>(cost: ItemCost, work: (permit: object) => T | Promise<T>, options: { readonly signal: AbortSignal }): Promise<T>
+  run<T>(
+    cost: ItemCost,
+    work: (permit: object) => T | Promise<T>,
+    options: { readonly signal: AbortSignal; readonly queueMs: number }
+  ): Promise<T>
 }
 
 export interface BatchWorkerOptions<I, O> extends QueueOptions {
@@ -30,7 +34,7 @@ export interface BatchWorkerOptions<I, O> extends QueueOptions {
   readonly work: (item: I, context: QueueContext) => O | PromiseLike<O>
   /** Items that work runs for at a time, in this process. @default 16 */
   readonly concurrency?: number | undefined
-  /** Work waits for it. With a store in Redis, all workers together keep to its limits. */
+  /** Work waits for it, however long its `queueMs`. With a store in Redis, all workers together keep to its limits. */
   readonly limiter?: SharedLimiter | undefined
   /** @default no tokens, of no model and no tenant */
   readonly cost?: ((item: I) => ItemCost) | undefined

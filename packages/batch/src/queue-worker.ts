@@ -1,4 +1,4 @@
-import { type LinkedAbort, linkAbort, MillraceError } from '@millrace/core'
+import { isMillraceError, type LinkedAbort, linkAbort, MillraceError } from '@millrace/core'
 import { type Job, RateLimitError, Worker } from 'bullmq'
 import { createClaims } from './queue-claims.ts'
 import { createLink } from './queue-link.ts'
@@ -13,6 +13,7 @@ import {
   pauseScript,
   putScript,
   type QueuedItem,
+  refuseScript,
   resultKeys
 } from './queue-wire.ts'
 import { type BatchWorkerOptions, type ItemCost, workerSettings } from './queue-worker-options.ts'
@@ -29,12 +30,16 @@ export interface BatchWorker extends AsyncDisposable {
 interface Running extends Pick<QueuedItem, 'from' | 'run' | 'index'> {
   readonly linked: LinkedAbort
   unwanted: boolean
+  /** Work was called. */
+  began: boolean
   /** Waits for work no longer, even if it ignores its signal. */
   readonly giveUp: (reason: unknown) => void
 }
 
 const lookMs = 500
 const maxPauseMs = 86_400_000
+/** How long nobody takes an item while as many wait for the limiter as may. */
+const fullMs = 1_000
 
 /**
  * Works on the items of all producers of one queue. It begins at once, and keeps trying while Redis is away.
@@ -60,6 +65,7 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     lost: () => counts.lostLocks++,
     failed: () => link.count()
   })
+  const pauseKey = `${prefix}:${name}:limiter`
   let handingBack = false
   let looking: NodeJS.Timeout | undefined
   let closing: Promise<void> | undefined
@@ -101,17 +107,20 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     if (handingBack) return await putBack(0)
     using linked = linkAbort()
     const { promise: givenUp, reject: giveUp } = Promise.withResolvers<never>()
-    const entry: Running = { from, run, index, linked, unwanted: false, giveUp }
+    const entry: Running = { from, run, index, linked, unwanted: false, began: false, giveUp }
     running.add(entry)
     look()
     let outcome: PackedOutcome
     try {
-      outcome = packValue(await Promise.race([worked(job, linked.signal), givenUp]), maxResultBytes)
+      outcome = packValue(await Promise.race([worked(job, entry), givenUp]), maxResultBytes)
     } catch (error) {
       // Its error is that of the abort. Who lost sight of the item may have sent it again meanwhile.
       if (entry.unwanted && !(await isOpen(job.data))) return skip()
-      const pauseMs = handingBack || entry.unwanted ? 0 : pauseOf(job, error)
-      if (pauseMs !== undefined) return await putBack(pauseMs)
+      if (handingBack || entry.unwanted) return await putBack(0)
+      // It is not the item's fault, which has not begun.
+      if (!entry.began && isMillraceError(error, 'queue-full')) return await putBack(fullMs)
+      const pauseMs = pauseOf(error)
+      if (pauseMs !== undefined) await refuse(job, pauseMs)
       outcome = packError(error, maxResultBytes)
     } finally {
       running.delete(entry)
@@ -131,13 +140,17 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     return null
   }
 
-  async function worked(job: Job<QueuedItem>, signal: AbortSignal): Promise<O> {
-    const { run, index } = job.data
+  async function worked(job: Job<QueuedItem>, entry: Running): Promise<O> {
+    const { run, index } = entry
+    const { signal } = entry.linked
     const item = JSON.parse(job.data.item) as I
-    const begin = async (permit?: object): Promise<O> =>
-      work(item, { index, signal, attempt: job.attemptsStarted, idempotencyKey: jobIdOf(run, index), permit })
+    const begin = async (permit?: object): Promise<O> => {
+      entry.began = true
+      return work(item, { index, signal, attempt: job.attemptsStarted, idempotencyKey: jobIdOf(run, index), permit })
+    }
     if (limiter === undefined) return begin()
-    return limiter.run(costOf(item), begin, { signal })
+    // It waits here instead of in Redis: no reason to reject it, however long.
+    return limiter.run(costOf(item), begin, { signal, queueMs: Number.POSITIVE_INFINITY })
   }
 
   function costOf(item: I): ItemCost {
@@ -149,9 +162,7 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     }
   }
 
-  function pauseOf(job: Job, error: unknown): number | undefined {
-    // What began and neither stalled nor begins now went behind a pause.
-    if (job.attemptsStarted - job.stalledCounter - 1 >= maxPauses) return undefined
+  function pauseOf(error: unknown): number | undefined {
     try {
       const ms = pause(error)
       return ms !== undefined && ms >= 0 ? Math.min(Math.ceil(ms), maxPauseMs) : undefined
@@ -162,10 +173,20 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
     }
   }
 
+  /** Returns only when the item has been refused too often. */
+  async function refuse(job: Job, pauseMs: number): Promise<void> {
+    if (maxPauses === 0) return
+    const keys = [pauseKey, `${prefix}:${name}:${job.id}`]
+    const script = { keys, arguments: [`${pauseMs}`, `${pausedCount}`, `${maxPauses}`] }
+    if ((await link.ask((client) => client.eval(refuseScript, script))) === 0) return
+    if (pauseMs > 0) counts.paused++
+    throw new RateLimitError()
+  }
+
   async function putBack(pauseMs: number): Promise<never> {
     if (pauseMs > 0) {
       counts.paused++
-      const script = { keys: [`${prefix}:${name}:limiter`], arguments: [`${pauseMs}`, `${pausedCount}`] }
+      const script = { keys: [pauseKey], arguments: [`${pauseMs}`, `${pausedCount}`] }
       await link.ask((client) => client.eval(pauseScript, script))
     }
     // BullMQ's word for: back to the head of the queue.
@@ -194,8 +215,8 @@ export function createBatchWorker<I, O>(options: BatchWorkerOptions<I, O>): Batc
   async function end(graceMs: number): Promise<void> {
     const ended = bull.close()
     try {
-      // Where it has nothing in hand, what does not end is BullMQ's wait for Redis.
-      if ((await within(graceMs, ended)) || claims.size === 0) return
+      // Where it has nothing in hand, what does not end is BullMQ's wait for Redis. Work whose claim was lost still runs.
+      if ((await within(graceMs, ended)) || (claims.size === 0 && running.size === 0)) return
       handingBack = true
       const reason = new MillraceError('closed', 'the worker was closed', { details: {} })
       for (const { linked } of running) linked.abort(reason)

@@ -372,6 +372,22 @@ describe.skipIf(skip !== undefined)('what is odd', { timeout: 15_000 }, () => {
     expect(reasons).toEqual([noJson, noJson, noJson, noJson, 'no error was recorded'])
   })
 
+  test('no more bytes than so many are sent at a time, and what is larger goes alone', async () => {
+    const lanes = createLanes(10, 100)
+    let bytes = 0
+    const seen: number[] = []
+    await Promise.all(
+      [40, 60, 500, 30].map((size) =>
+        lanes(async () => {
+          seen.push((bytes += size))
+          await wait(1)
+          bytes -= size
+        }, size)
+      )
+    )
+    expect(seen).toEqual([40, 100, 500, 30])
+  })
+
   test('no more than so much is asked of Redis at a time', async () => {
     const lanes = createLanes(3)
     let running = 0
@@ -434,6 +450,43 @@ describe.skipIf(skip !== undefined)('limits over workers', { timeout: 15_000 }, 
     const [outcome] = await all(made.queue.run([0]))
     expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'overloaded' } })
     expect(runs).toBe(3)
+  })
+
+  test('being put back by a closing worker is no refusal', async () => {
+    let runs = 0
+    const work = (_: number, { signal }: { signal: AbortSignal }): Promise<string> => {
+      if (++runs <= 2) return wait(10_000, '', { signal })
+      if (runs === 3) throw new MillraceError('overloaded', 'full', { details: { retryAfterMs: 20 } })
+      return Promise.resolve('done')
+    }
+    await using made = pair<number, string>(work, { maxPauses: 1 })
+    const common = { name: made.name, connection, work, maxPauses: 1 }
+    const outcomes = all(made.queue.run([0]))
+    await expect.poll(() => runs).toBe(1)
+    await made.worker.close({ graceMs: 0 })
+    const second = createBatchWorker<number, string>(common)
+    await expect.poll(() => runs).toBe(2)
+    await second.close({ graceMs: 0 })
+    await using _ = createBatchWorker<number, string>(common)
+    expect(await outcomes).toEqual([{ index: 0, status: 'fulfilled', value: 'done' }])
+  })
+
+  test('an item for which the limiter has no room yet waits, without an end', async () => {
+    let full = true
+    const asked: number[] = []
+    const limiter = {
+      async run<T>(_: object, work: (permit: object) => T | Promise<T>, { queueMs }: { queueMs: number }): Promise<T> {
+        asked.push(queueMs)
+        if (full) throw new MillraceError('queue-full', 'full', { details: { limit: 0 } })
+        return work({})
+      }
+    }
+    await using made = pair<number, number>((item) => item, { limiter, maxPauses: 0 })
+    const outcomes = all(made.queue.run([7]))
+    await expect.poll(() => asked.length).toBe(1)
+    full = false
+    expect(await outcomes).toEqual([{ index: 0, status: 'fulfilled', value: 7 }])
+    expect(asked).toEqual([Infinity, Infinity])
   })
 
   test('two workers keep to one limiter, which is told what an item costs', async () => {
