@@ -111,7 +111,7 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
     killer.destroy()
   })
 
-  test.runIf(long)('gets over a Redis that stands still for a while', async () => {
+  test.each(long ? ['long'] : [])('gets over a Redis that stands still for a while', async () => {
     await start()
     const { worker } = await through(async () => {
       server.pause()
@@ -196,5 +196,79 @@ describe.skipIf(skip !== undefined)('a batch whose Redis goes away', { timeout: 
       [0, 'closed\n'],
       [0, 'closed\n']
     ])
+  })
+
+  test('a run that hands nothing in gets its results from a Redis that is full; only who must write fails', async () => {
+    await start()
+    const name = randomUUID()
+    const client = createClient({ url: server.url })
+    await client.connect()
+    const common = { name, connection: server.url }
+    await using queue = createBatchQueue<number, number>({ ...common, checkMs: 60_000 })
+    await using worker = createBatchWorker<number, number>({
+      ...common,
+      redisTimeoutMs: 3000,
+      lockMs: 1000,
+      async work(item) {
+        await wait(500)
+        return item * 2
+      }
+    })
+    const gather = async (items: Iterable<number> | AsyncIterable<number>): Promise<Outcome<number>[]> => {
+      const outcomes: Outcome<number>[] = []
+      for await (const outcome of queue.run(items)) outcomes.push(outcome)
+      return outcomes
+    }
+    const handedIn = gather(numbers(10))
+    const writing = gather(
+      (async function* () {
+        yield 1
+        await wait(400)
+        yield 2
+      })()
+    ).catch((error: unknown) => error)
+    await wait(250)
+    await client.configSet('maxmemory', '1')
+    await wait(1200)
+    await client.configSet('maxmemory', '0')
+    expectEach(await handedIn, 10)
+    expect(isMillraceError(await writing)).toBe(true)
+    expect(worker.stats().running).toBe(0)
+    client.destroy()
+  })
+})
+
+describe.skipIf(skip !== undefined)('a worker that has lost its claim', { timeout: 20_000 }, () => {
+  test('still aborts the signal of what it runs when it is closed', async () => {
+    await start()
+    const common = { name: randomUUID(), connection: server.url, lockMs: 500 }
+    const aborted: string[] = []
+    const made = (label: string) =>
+      createBatchWorker<number, number>({
+        ...common,
+        work: (_, { signal }) =>
+          new Promise((_resolve, reject) => {
+            signal.addEventListener('abort', () => {
+              aborted.push(label)
+              reject(signal.reason)
+            })
+          })
+      })
+    const queue = createBatchQueue<number, number>({ name: common.name, connection: server.url })
+    const first = made('first')
+    const run = queue.run([1])
+    // Closed with the queue; what it then throws is told in another test.
+    const pending = run.next().catch(() => undefined)
+    await expect.poll(() => first.stats().running).toBe(1)
+    const second = made('second')
+    await wait(200)
+    // The loop stands still for longer than the lock.
+    for (const from = performance.now(); performance.now() - from < 700; );
+    await first.close({ graceMs: 200 })
+    await expect.poll(() => aborted).toContain('first')
+    await expect.poll(() => first.stats().running).toBe(0)
+    await queue.close()
+    await pending
+    await second.close({ graceMs: 100 })
   })
 })

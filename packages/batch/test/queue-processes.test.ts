@@ -112,7 +112,7 @@ describe.skipIf(skip !== undefined)('workers that die', { timeout: long ? 120_00
     expect((await outcomes.next()).value).toMatchObject({ index: 1, status: 'fulfilled', value: 2 })
   })
 
-  test.runIf(long)('a worker that is told to end puts back what does not end in time', async () => {
+  test.each(long ? ['long'] : [])('a worker that is told to end puts back what does not end in time', async () => {
     const made = crew({ concurrency: 2, workMs: 100, lockMs: 30_000 })
     const child = made.start()
     await using queue = createBatchQueue<number, number>(made.options)
