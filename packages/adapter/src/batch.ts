@@ -13,9 +13,20 @@ export function batchOf(
   complete: (request: ChatRequest, options: CallOptions) => Promise<Completion>,
   options: BatchOptions
 ): Batch<Completion> {
-  const { concurrency, order, itemTimeoutMs, maxBuffered, onProgress, pause, maxPauses, length, lookahead, journal, ...rest } =
-    options
-  const { signal: outer, ...call } = rest
+  const {
+    signal: outer,
+    concurrency,
+    order,
+    itemTimeoutMs,
+    maxBuffered,
+    onProgress,
+    pause,
+    maxPauses,
+    length,
+    lookahead,
+    journal,
+    ...call
+  } = options
   return batch(requests, (request, { signal, idempotencyKey }) => complete(request, { ...call, signal, idempotencyKey }), {
     concurrency,
     order,

@@ -5,8 +5,8 @@ import type { WireProvider } from './dialect.ts'
 export interface Candidate {
   readonly provider: WireProvider | Provider
   /**
-   * What its limits, notes and cool-downs call it. No two may have
-   * the same. @default the provider's own name, `openai-2` for the second; `provider-1` and so on for a function
+   * What its limits, notes and cool-downs call it; no two may have the same.
+   * @default the provider's own name, `openai-2` for the second; `provider-1` and so on for a function
    */
   readonly name?: string | undefined
   /** What it calls the model: one for all requests, or by the request's model; one that is not in the table stays as it is. */

@@ -26,13 +26,13 @@ function lessSpare(counter: Counter | undefined): Counter | undefined {
   return { limit: limit - spare, remaining: remaining === undefined ? undefined : Math.max(0, remaining - spare), resetMs }
 }
 
-/** Tells the limiter what the head of a response says about the provider's limits. Gives true for a refusal. */
+/** Tells the limiter what the head of a response says about the provider's limits. */
 export function hear(
   parts: LimiterParts,
   held: HeldPermit,
   subject: Subject,
   { status, headers }: Pick<HttpResponse, 'status' | 'headers'>
-): boolean {
+): void {
   held.answered = true
   const { news, read, ignored } = newsOf({ status, headers })
   parts.counts.headersRead += read
@@ -43,10 +43,9 @@ export function hear(
     const pauseMs = hint * (1 + jitter * parts.random())
     parts.learn(subject, known === undefined ? { even: true, pauseMs } : { ...known, pauseMs })
   } else if (known !== undefined) parts.learn(subject, known)
-  if (!isRefusal(status)) return false
+  if (!isRefusal(status)) return
   held.heard = true
   held.refused()
-  return true
 }
 
 /** A call that has its permit until its answer has been read, has failed or was given up. */
