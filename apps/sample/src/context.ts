@@ -5,9 +5,11 @@ import type { Limiter } from '@millrace/limits'
 import type { Streams } from '@millrace/streaming'
 import type { NodeTelemetry } from '@millrace/telemetry/node'
 import type { Transport } from '@millrace/transport'
+import type { Admission } from './admission.ts'
 import type { Config, ProviderConfig } from './config.ts'
 import type { Faults } from './faults.ts'
 import type { OpenRecord, Recorder } from './recorder.ts'
+import type { StreamIds } from './stream-ids.ts'
 
 /** Who calls. */
 export interface Caller {
@@ -46,7 +48,8 @@ export interface Parts {
   readonly cache: Cache | undefined
   readonly limiter: Limiter
   readonly streams: Streams
-  readonly telemetry: NodeTelemetry
+  readonly streamIds: StreamIds
+  readonly telemetry: Pick<NodeTelemetry, 'prometheus'>
   /** Undefined without `REDIS_URL`. */
   readonly redis: RedisStore | undefined
   readonly doors: Doors
@@ -54,6 +57,8 @@ export interface Parts {
   readonly providers: readonly ProviderConfig[]
   readonly recorder: Recorder
   readonly faults: Faults
-  /** Told once with `closing` when the gateway closes. */
+  /** Requests under way. */
+  readonly admission: Admission
+  /** From the beginning of the end on: nothing new begins, what runs may finish. */
   readonly isClosing: () => boolean
 }

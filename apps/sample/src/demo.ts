@@ -17,7 +17,7 @@ const embeddedContextWindow = 1024
 /** `pnpm demo`: the same work through plain `fetch` and through the gateway, and a table of what it took. */
 async function main(): Promise<void> {
   const config = readConfig(process.env)
-  const embedded = config.upstream === undefined
+  const embedded = config.providers.length === 0
   const { calls, perSecond } = embedded ? load.embedded : load.real
   const workload = createWorkload({ calls, perSecond })
   const distinct = new Set(workload.map(({ messages }) => JSON.stringify(messages))).size
@@ -27,9 +27,13 @@ async function main(): Promise<void> {
     const { model, upstream } = gateway
     const where = embedded ? 'the embedded provider, which allows 20 requests a second' : upstream.baseURL
     console.log(`\n  ${calls} calls, ${distinct} of them different, ${perSecond} new ones a second, to ${where}\n`)
-    const direct: Target = { ...upstream, apiKey: config.upstream?.apiKey ?? embeddedKey, model, maxTokens: 200 }
+    const direct: Target = { ...upstream, apiKey: config.providers[0]?.apiKey ?? embeddedKey, model, maxTokens: 200 }
     const plain = await runPlain(workload, direct)
-    const millrace = await runMillrace(workload, { ...direct, baseURL: `${gateway.url}/v1`, apiKey: config.token ?? 'none' })
+    const millrace = await runMillrace(workload, {
+      ...direct,
+      baseURL: `${gateway.url}/v1`,
+      apiKey: config.operatorToken ?? 'none'
+    })
     console.log(`\n${table(plain, millrace)}`)
     console.log(`  Both sides use the same client code; Millrace is the sample gateway, one more process in between.
   Fewer calls: equal questions were asked once (cache, and joining calls in flight).${embedded ? `\n  Fewer tokens: fewer calls, and talks beyond ${embeddedContextWindow} tokens lost their oldest turns.` : ''}

@@ -1,83 +1,72 @@
-import { randomUUID, timingSafeEqual } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
+import { type IncomingMessage, Server, type ServerResponse } from 'node:http'
 import { type AddressInfo, Server as NetServer } from 'node:net'
-import { type ServerType, serve } from '@hono/node-server'
-import type { Adapter } from '@millrace/adapter'
-import {
-  annotate,
-  type CallOptions,
-  checkRequest,
-  isJsonObject,
-  isMillraceError,
-  type JsonObject,
-  MillraceError,
-  parseJson,
-  redactCredentials
-} from '@millrace/core'
-import { openaiError, openaiEvents, toSSEResponse } from '@millrace/streaming'
-import { createFetch, type Transport } from '@millrace/transport'
-import { type Context, Hono, type MiddlewareHandler } from 'hono'
+import { setTimeout as delay } from 'node:timers/promises'
+import { type HttpBindings, serve } from '@hono/node-server'
+import { MillraceError } from '@millrace/core'
+import { openaiError } from '@millrace/streaming'
+import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
-import { errorBody, writeCompletion } from './openai-answer.ts'
-import { readRequest } from './openai-request.ts'
-import { page } from './page.ts'
-
-/** What a client needs to know of a response that is passed on; the rest is between the gateway and the provider. */
-const passedOn = ['content-type', 'retry-after', 'retry-after-ms', 'x-should-retry', 'x-request-id']
-
-/** Larger bodies are refused: a chat request of text is far below, and images travel as addresses. */
-const maxBodyBytes = 4 * 1024 * 1024
-
-export interface GatewayOptions {
-  readonly adapter: Adapter
-  /** The adapter's transport, for what is passed on untouched. */
-  readonly transport: Transport
-  readonly upstream: { readonly apiKey: string; readonly baseURL: string }
-  readonly host: string
-  readonly port: number
-  readonly token?: string | undefined
-  readonly model: string
-  /** What `GET /metrics` answers. @default none: there is no such path */
-  readonly prometheus?: (() => Promise<{ readonly contentType: string; readonly body: string }>) | undefined
-  /** How long an answer that is passed on untouched may take as a whole, in milliseconds. @default 300000 */
-  readonly passTotalMs?: number | undefined
-  /** How long an answer may be streamed as a whole, its reader's own time included, in milliseconds. @default 900000 */
-  readonly streamTotalMs?: number | undefined
-}
+import { accessMiddleware, corsMiddleware, requireOperator } from './access.ts'
+import { batchRoutes } from './batch-route.ts'
+import { chatRoutes } from './chat.ts'
+import type { GatewayEnv, Parts } from './context.ts'
+import { faultRoutes } from './fault-routes.ts'
+import { liveRoutes } from './live.ts'
+import { modelRoutes } from './models.ts'
+import { errorBody } from './openai-answer.ts'
+import { pageRoutes } from './page.ts'
+import { anthropicError, passRoutes } from './pass.ts'
+import { report } from './report-error.ts'
+import { streamRoutes } from './stream-routes.ts'
 
 export interface Gateway extends AsyncDisposable {
   readonly url: string
   /**
-   * Stops accepting, lets running answers finish for `graceMs`, those passed on untouched included, then ends them.
-   * `graceMs` defaults to 10000.
+   * Stops accepting, lets running answers finish for `graceMs`, those passed on untouched included, then ends each stream
+   * with an error event. `graceMs` defaults to that of the configuration.
    */
   close(options?: { readonly graceMs?: number }): Promise<void>
 }
 
+/** Who was let in a moment before may still be about to ask: for so long calls are taken after the door is closed. */
+const lateMs = 100
+/** How long the last words of streams that were ended may take to get out. */
+const lastWordsMs = 1000
+
 /** @throws what `listen` reports, such as `EADDRINUSE` */
-export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gateway> {
+  const { config, adapter, streams, transport } = given
   let closing: Promise<void> | undefined
-  let running = 0
+  let refusing = false
+  const parts: Parts = { ...given, isClosing: () => refusing }
   const server = await listen(
-    createApp(options, () => closing !== undefined),
-    options
+    createApp(parts, () => closing !== undefined),
+    config
   )
-  server.on('request', (_request: unknown, response: NodeJS.EventEmitter) => {
-    running++
-    response.once('close', () => running--)
+  let open = 0
+  server.on('request', (_request: IncomingMessage, response: ServerResponse) => {
+    open++
+    response.once('close', () => open--)
+    cutStalled(response, config.stallMs)
   })
   const { port } = server.address() as AddressInfo
-  const url = `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`
+  const url = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
 
   async function close(graceMs: number): Promise<void> {
     // Not by http's own `close`: it takes an answer that is written for one that is read, and cuts it off.
     const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
-    const startedAt = performance.now()
-    // Idle connections go when the last answer is out; at the end of the grace go also those whose reader does not take it.
+    const endsAt = performance.now() + graceMs
+    await delay(Math.min(lateMs, graceMs))
+    refusing = true
+    // Idle connections go when the last answer is out; with the last words also those whose reader does not take them.
     const sweep = setInterval(() => {
-      if (running > 0 && performance.now() - startedAt <= graceMs) return
-      if ('closeAllConnections' in server) server.closeAllConnections()
+      if (open === 0 || performance.now() > endsAt + lastWordsMs) server.closeAllConnections()
     }, 50)
-    await options.adapter.close({ graceMs })
+    await Promise.all([adapter.close({ graceMs }), streams.close({ graceMs })])
+    // What is passed on untouched is no call of the adapter.
+    while (open > 0 && performance.now() < endsAt) await delay(20)
+    await transport.close({ graceMs: 0 })
     await closed
     clearInterval(sweep)
     // Nothing is left to close but a timer of http's.
@@ -86,7 +75,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   const gateway: Gateway = {
     url,
-    close({ graceMs = 10_000 } = {}) {
+    close({ graceMs = config.graceMs } = {}) {
       closing ??= close(graceMs)
       return closing
     },
@@ -95,53 +84,87 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   return gateway
 }
 
-function listen(app: Hono, { host, port }: GatewayOptions): Promise<ServerType> {
+function listen(app: Hono<GatewayEnv>, { host, port }: Parts['config']): Promise<Server> {
   return new Promise((resolve, reject) => {
     const server = serve({ fetch: app.fetch, hostname: host, port }, () => {
       server.off('error', reject)
-      resolve(server)
+      resolve(server as Server)
     })
     server.once('error', reject)
   })
 }
 
-function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
-  const { adapter, transport, upstream, token, model, prometheus, passTotalMs = 300_000, streamTotalMs = 900_000 } = options
-  const passing = createFetch(transport.send, { options: () => ({ timeouts: { totalMs: passTotalMs } }) })
-  const app = new Hono()
+/** A client that takes nothing holds its answer in memory: it is cut off when it has not taken a byte for so long. */
+function cutStalled(response: ServerResponse, stallMs: number): void {
+  response.setTimeout(stallMs, () => {
+    // Silence of the provider's, or of the client's between two requests, is no stall.
+    if (response.writableLength > 0 || (response.socket?.writableLength ?? 0) > 0) response.destroy()
+    else response.setTimeout(stallMs)
+  })
+}
+
+function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayEnv> {
+  const { config, telemetry, recorder, admission, isClosing } = parts
+  const app = new Hono<GatewayEnv>()
 
   app.get('/healthz', (context) => context.json({ status: 'ok' }))
-  app.get('/', (context) => context.html(page(model, token !== undefined)))
-  const guard: MiddlewareHandler = async (context, next) => {
-    if (token === undefined || isToken(context.req.header('authorization'), token)) return next()
-    return context.json(errorBody('the bearer token is missing or wrong', 'invalid_request_error', 'invalid_api_key'), 401)
-  }
-  app.use('/v1/*', guard)
-  app.use('/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: (context) => context.json(tooLarge, 413) }))
+  app.get('/readyz', (context) => {
+    const redis = parts.redis === undefined ? 'off' : parts.redis.ready ? 'up' : 'down'
+    return context.json({ status: isLeaving() ? 'closing' : 'ready', redis }, isLeaving() ? 503 : 200)
+  })
+  app.route('/', pageRoutes())
 
-  app.get('/v1/stats', (context) => context.json(adapter.stats()))
-  // Models, money and addresses are not for everybody, so the token is asked for here too.
-  if (prometheus !== undefined) {
-    app.get('/metrics', guard, async (context) => {
-      const { contentType, body } = await prometheus()
-      return context.body(body, 200, { 'content-type': contentType })
+  app.use('*', async (context, next) => {
+    const id = `req_${randomBytes(12).toString('base64url')}`
+    context.set('requestId', id)
+    context.set('arrivedAt', performance.now())
+    const record = recorder.begin({ id, path: context.req.path, arrivedAt: context.get('arrivedAt') })
+    context.set('record', record)
+    const { outgoing } = context.env as unknown as HttpBindings
+    outgoing.once('close', () => {
+      const status = outgoing.statusCode
+      record.end(status, !outgoing.writableFinished ? 'aborted' : status < 400 ? 'success' : 'error')
     })
-  }
-  app.get('/v1/models', (context) => pass(context, 'models'))
-  app.get('/v1/models/:id', (context) => pass(context, `models/${encodeURIComponent(context.req.param('id'))}`))
-  app.post('/v1/chat/completions', async (context) => {
-    const text = await context.req.text()
-    const body = parseJson(text)
-    if (!isJsonObject(body))
-      return context.json(errorBody('the body is not a JSON object', 'invalid_request_error', 'invalid_json'), 400)
-    const request = readRequest(body)
-    if (request === undefined) return pass(context, 'chat/completions', text)
-    try {
-      checkRequest(request)
-      return body.stream === true ? await stream(context, body, request) : await complete(context, request)
-    } catch (error) {
-      return failed(context, error)
+    await next()
+    context.header('x-request-id', id)
+    // A connection that was kept alive would bring the next request to a door that is closed.
+    if (isLeaving()) context.header('connection', 'close')
+  })
+  app.use('*', corsMiddleware(config))
+  app.use('/v1/*', accessMiddleware(config))
+  app.use('/metrics', accessMiddleware(config), requireOperator(config))
+  app.use('/v1/stats', requireOperator(config))
+  app.use('/v1/live', requireOperator(config))
+  app.use('/v1/faults', requireOperator(config))
+  app.use('/v1/*', async (context, next) => {
+    if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
+    // Watching is no call.
+    if (context.req.method !== 'POST') return next()
+    const leave = admission.enter(context.get('caller').countedAs)
+    const { outgoing } = context.env as unknown as HttpBindings
+    outgoing.once('close', leave)
+    await next()
+  })
+  const limit = bodyLimit({
+    maxSize: config.maxBodyBytes,
+    onError: (context) => {
+      const message = `the body is larger than ${config.maxBodyBytes} bytes`
+      // The rest of the body is not read: no other request can come on this connection.
+      context.header('connection', 'close')
+      return isAnthropic(context)
+        ? context.json({ type: 'error', error: { type: 'request_too_large', message } }, 413)
+        : context.json(errorBody(message, 'invalid_request_error', 'request_too_large'), 413)
     }
+  })
+  // A batch is read line by line, and may be as long as it likes.
+  app.use('/v1/*', (context, next) => (context.req.path === '/v1/batch' ? next() : limit(context, next)))
+
+  for (const routes of [chatRoutes, streamRoutes, passRoutes, modelRoutes, batchRoutes, liveRoutes, faultRoutes]) {
+    app.route('/', routes(parts))
+  }
+  app.get('/metrics', async (context) => {
+    const { contentType, body } = await telemetry.prometheus()
+    return context.body(body, 200, { 'content-type': contentType })
   })
   app.notFound((context) =>
     context.json(
@@ -150,107 +173,17 @@ function createApp(options: GatewayOptions, isClosing: () => boolean): Hono {
     )
   )
   app.onError((error, context) => failed(context, error))
-
-  async function complete(context: Context, request: Parameters<Adapter['complete']>[0]): Promise<Response> {
-    const completion = await adapter.complete(request, callOf(context))
-    return context.json(writeCompletion(completion, newId(), now()), 200, factsOf(completion.notes))
-  }
-
-  /** The head waits for the first content, so that a failure before it still gets its status, and the notes their headers. */
-  function stream(context: Context, body: JsonObject, request: Parameters<Adapter['stream']>[0]): Promise<Response> {
-    const call = callOf(context)
-    return toSSEResponse(adapter.stream(request, call), {
-      format: openaiEvents({ includeUsage: isJsonObject(body.stream_options) && body.stream_options.include_usage === true }),
-      maxDurationMs: streamTotalMs,
-      headers: factsOf,
-      signal: call.signal,
-      onError: (error) => report(context, error)
-    })
-  }
-
-  /** The `fetch` door: what the contract has no words for goes to the provider and back byte by byte, refusals without keys. */
-  async function pass({ req }: Context, path: string, body?: string): Promise<Response> {
-    if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
-    const response = await passing(`${upstream.baseURL.replace(/\/+$/, '')}/${path}`, {
-      method: body === undefined ? 'GET' : 'POST',
-      headers: { authorization: `Bearer ${upstream.apiKey}`, 'content-type': 'application/json' },
-      ...(body === undefined ? {} : { body }),
-      signal: req.raw.signal
-    }).catch(throwCause)
-    if (response.status === 401 || response.status === 403) {
-      // It is the gateway's key that was refused, and providers repeat it in what they say.
-      await response.body?.cancel()
-      throw new MillraceError('unauthorized', 'the provider does not accept the credentials of the gateway', {
-        details: { status: response.status }
-      })
-    }
-    const headers = passedOn.flatMap((name) => {
-      const value = response.headers.get(name)
-      return value === null ? [] : [[name, value] as [string, string]]
-    })
-    if (response.status < 400) return new Response(response.body, { status: response.status, headers })
-    return new Response(clean(await response.text().catch(throwCause)), { status: response.status, headers })
-  }
-
-  /** Without keys: providers may repeat what they were sent. The transport holds no more than 64 KiB of a refusal. */
-  function clean(text: string): string {
-    const { apiKey } = upstream
-    let known = text
-    // What is cut may end in the midst of the key. Less than four letters would be found in words.
-    for (let length = apiKey.length; length >= 4; length--) {
-      const part = apiKey.slice(0, length)
-      if (length === apiKey.length) known = known.replaceAll(part, '[redacted]')
-      else if (known.endsWith(part)) known = `${known.slice(0, -length)}[redacted]`
-    }
-    return redactCredentials(known)
-  }
-
   return app
 }
 
-/** A fetch fails as the standard has it; what happened is the cause. */
-function throwCause(error: unknown): never {
-  const cause = error instanceof TypeError ? (error.cause ?? error) : error
-  throw annotate(cause, { context: { provider: 'upstream' } })
-}
-
-/** The call ends with its caller, and is part of its caller's trace: who comes so far has the token, or is on this machine. */
-function callOf({ req }: Context): CallOptions & { readonly signal: AbortSignal } {
-  const { signal, headers } = req.raw
-  return { signal, telemetry: { parent: headers } }
-}
-
-/** What nobody foresaw: outward only that it happened, here where. Ours are the caller's to read. */
-function report({ req }: Context, error: unknown): void {
-  if (!isMillraceError(error) && !req.raw.signal.aborted) console.error('millrace: a request failed', error)
-}
-
-function failed(context: Context, error: unknown): Response {
+/** In the words of the API that was called. */
+function failed(context: Context<GatewayEnv>, error: unknown): Response {
   report(context, error)
-  const { status, headers, body } = openaiError(error)
+  const { status, headers, body } = isAnthropic(context) ? anthropicError(error) : openaiError(error)
   return context.json(body, status as 500, headers)
 }
 
-/** What the layers did, as response headers. */
-function factsOf(notes: {
-  cache?: { state?: unknown }
-  retry?: { attempts?: unknown }
-  tokens?: { dropped?: unknown }
-}): Record<string, string> {
-  return {
-    ...(notes.cache === undefined ? {} : { 'x-millrace-cache': String(notes.cache.state) }),
-    ...(notes.retry === undefined ? {} : { 'x-millrace-attempts': String(notes.retry.attempts) }),
-    ...(notes.tokens === undefined ? {} : { 'x-millrace-dropped-messages': String(notes.tokens.dropped) })
-  }
+function isAnthropic({ req }: Context): boolean {
+  // The list of models stands at the same path in both APIs, and only Anthropic's clients name a version.
+  return req.path.startsWith('/v1/messages') || req.header('anthropic-version') !== undefined
 }
-
-/** Compared in constant time, so that the answer's delay tells nothing of the token. */
-function isToken(header: string | undefined, token: string): boolean {
-  const given = Buffer.from((header ?? '').replace(/^bearer +/i, ''))
-  const expected = Buffer.from(token)
-  return given.length === expected.length && timingSafeEqual(given, expected)
-}
-
-const tooLarge = errorBody(`the body is larger than ${maxBodyBytes} bytes`, 'invalid_request_error', 'request_too_large')
-const newId = (): string => `chatcmpl-${randomUUID()}`
-const now = (): number => Math.floor(Date.now() / 1000)

@@ -4,44 +4,58 @@ import { startService } from './service.ts'
 /** `pnpm start`: the gateway until SIGTERM or SIGINT. */
 async function main(): Promise<void> {
   const config = readConfig(process.env)
+  listening = config
   const service = await startService(config, process.env)
 
   let stopping = false
   function stop(): void {
     if (stopping) return
     stopping = true
-    service.close().then(() => process.send === undefined && console.log('Millrace gateway stopped'), fail)
+    service.close().then(stopped, fail)
   }
   process.on('SIGTERM', stop)
   process.on('SIGINT', stop)
   // The demo runs this program as its child: it is told the addresses, and the gateway ends when the demo does.
-  process.send?.({ url: service.url, upstream: service.upstream, model: config.model })
+  const [upstream] = service.upstreams
+  process.send?.({ url: service.url, upstream, model: config.model })
   process.once('disconnect', stop)
 
   if (process.send !== undefined) return
-  const provider = config.upstream === undefined ? `its embedded provider, ${service.upstream.baseURL}` : service.upstream.baseURL
-  console.log(`Millrace gateway on ${service.url}, in front of ${provider}
+  const names = service.upstreams.map(({ name, baseURL }) => `${name} (${baseURL})`)
+  const providers = config.providers.length === 0 ? `its embedded provider, ${upstream?.baseURL}` : names.join(', ')
+  const isGuarded = config.operatorToken !== undefined || config.tenants.length > 0
+  console.log(`Millrace gateway on ${service.url}, in front of ${providers}
 
-Call it:
-  curl ${service.url}/v1/chat/completions -H 'content-type: application/json' \\${config.token === undefined ? '' : '\n    -H "authorization: Bearer $MILLRACE_TOKEN" \\'}
+Open ${service.url} in a browser, or call it:
+  curl ${service.url}/v1/chat/completions -H 'content-type: application/json' \\${isGuarded ? '\n    -H "authorization: Bearer $MILLRACE_TOKEN" \\' : ''}
     -d '{"model": "${config.model}", "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": true}'
 
-or with any OpenAI client: baseURL ${service.url}/v1. What it did so far: ${service.url}/v1/stats, and\n${service.url}/metrics for Prometheus. Stop it with Ctrl+C, or kill ${process.pid}.`)
+or with any OpenAI client: baseURL ${service.url}/v1. What it does: ${service.url}/v1/stats, and
+${service.url}/metrics for Prometheus. Stop it with Ctrl+C, or kill ${process.pid}.`)
+}
+
+/** Where it was told to listen, for the line that says why it could not. */
+let listening: { readonly host: string; readonly port: number } | undefined
+
+function stopped(): void {
+  // Listening for its end keeps the channel to the parent open, and the process with it.
+  if (process.connected) process.disconnect()
+  else if (process.send === undefined) console.log('Millrace gateway stopped')
 }
 
 /** One line that says what to do; a stack trace only for what nobody foresaw. */
 function fail(error: unknown): void {
   process.exitCode = 1
-  const line = explain(error)
-  console.error(line === undefined ? error : `millrace: ${line}`)
+  const text = explain(error)
+  if (text === undefined) console.error(error)
+  else for (const line of text.split('\n')) console.error(`millrace: ${line}`)
   process.disconnect?.()
 }
 
 function explain(error: unknown): string | undefined {
   if (error instanceof ConfigError || error instanceof TypeError) return error.message
   const { code, syscall } = error as { code?: unknown; syscall?: unknown }
-  const host = process.env.HOST || '127.0.0.1'
-  const port = process.env.PORT || '8787'
+  const { host, port } = listening ?? {}
   if (code === 'EADDRINUSE') return `port ${port} is in use: stop what listens there, or set PORT to another one`
   if (syscall !== 'listen' && syscall !== 'getaddrinfo') return undefined
   if (code === 'EACCES') return `port ${port} is not for this user: set PORT to one above 1023`

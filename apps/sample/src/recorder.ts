@@ -1,3 +1,15 @@
+import {
+  type AttemptEnd,
+  type AttemptStart,
+  type CacheLookup,
+  type CallContent,
+  type CallEnd,
+  type CallStart,
+  type ChannelMessage,
+  channels
+} from '@millrace/core'
+import { RecordedCall } from './recorded-call.ts'
+
 /** A stretch of time of a call, in milliseconds since the request arrived. */
 export interface RecordedSpan {
   /** `limits`, `cache`, `attempt 1`, `first text`, `stream`. */
@@ -38,7 +50,10 @@ export interface CallRecord {
 
 /** What routes tell of their request. */
 export type Told = Partial<
-  Pick<CallRecord, 'model' | 'provider' | 'stream' | 'cache' | 'attempts' | 'firstTextMs' | 'overheadMs' | 'inputTokens' | 'outputTokens'>
+  Pick<
+    CallRecord,
+    'model' | 'provider' | 'stream' | 'cache' | 'attempts' | 'firstTextMs' | 'overheadMs' | 'inputTokens' | 'outputTokens'
+  >
 >
 
 export interface OpenRecord {
@@ -50,6 +65,88 @@ export interface OpenRecord {
 export interface Recorder extends Disposable {
   /** What is published under `id` as `callId` on the channels of core becomes its spans. */
   begin(request: { readonly id: string; readonly path: string; readonly arrivedAt: number }): OpenRecord
-  /** The last 50, newest first. */
+  /** The last 50, newest first. Requests that only look at the gateway are not among them. */
   calls(): readonly CallRecord[]
+  /** Messages that could not be read; they never reach a call. */
+  readonly failures: number
+}
+
+const maxCalls = 50
+/** Requests under way that are listened for; beyond, the oldest gets no further spans. */
+const maxOpen = 2000
+const looking: ReadonlySet<string> = new Set(['/v1/live', '/v1/stats', '/v1/faults'])
+
+/** Keeps the last requests of a gateway, and draws their spans from what is published under their ids. */
+export function createRecorder(): Recorder {
+  const open = new Map<string, RecordedCall>()
+  const last: RecordedCall[] = []
+  let failures = 0
+
+  /** An exception in a channel's listener would end the process. Messages of other gateways in this process have other ids. */
+  function heard<M extends ChannelMessage>(tell: (call: RecordedCall, message: M) => void): (message: M) => void {
+    return (message) => {
+      const call = open.get(message.callId)
+      if (call === undefined) return
+      try {
+        tell(call, message)
+      } catch {
+        failures++
+      }
+    }
+  }
+
+  const onCallStart = heard<CallStart>((call, message) => call.started(message))
+  const onCallContent = heard<CallContent>((call, message) => call.received(message))
+  const onCallEnd = heard<CallEnd>((call, message) => {
+    call.finished(message)
+    forget(message.callId, call)
+  })
+  const onAttemptStart = heard<AttemptStart>((call, message) => call.attemptStarted(message))
+  const onAttemptEnd = heard<AttemptEnd>((call, message) => call.attemptEnded(message))
+  const onCacheLookup = heard<CacheLookup>((call, message) => call.lookedUp(message))
+  channels.callStart.subscribe(onCallStart)
+  channels.callContent.subscribe(onCallContent)
+  channels.callEnd.subscribe(onCallEnd)
+  channels.attemptStart.subscribe(onAttemptStart)
+  channels.attemptEnd.subscribe(onAttemptEnd)
+  channels.cacheLookup.subscribe(onCacheLookup)
+
+  /** A stream that can be resumed outlives its response: what it cost is still to come. */
+  function forget(id: string, call: RecordedCall): void {
+    if (call.isOver) open.delete(id)
+  }
+
+  return {
+    begin({ id, path, arrivedAt }) {
+      if (!path.startsWith('/v1/') || looking.has(path)) return { tell() {}, end() {} }
+      const call = new RecordedCall({ id, path, arrivedAt })
+      open.set(id, call)
+      for (const oldest of open.keys()) {
+        if (open.size <= maxOpen) break
+        open.delete(oldest)
+      }
+      last.push(call)
+      if (last.length > maxCalls) last.shift()
+      return {
+        tell: (told) => call.tell(told),
+        end(status, outcome) {
+          call.end(status, outcome)
+          forget(id, call)
+        }
+      }
+    },
+    calls: () => last.toReversed().map((call) => call.record()),
+    get failures() {
+      return failures
+    },
+    [Symbol.dispose]() {
+      channels.callStart.unsubscribe(onCallStart)
+      channels.callContent.unsubscribe(onCallContent)
+      channels.callEnd.unsubscribe(onCallEnd)
+      channels.attemptStart.unsubscribe(onAttemptStart)
+      channels.attemptEnd.unsubscribe(onAttemptEnd)
+      channels.cacheLookup.unsubscribe(onCacheLookup)
+      open.clear()
+    }
+  }
 }

@@ -1,16 +1,27 @@
 import { type Adapter, createAdapter } from '@millrace/adapter'
+import { anthropic } from '@millrace/adapter/anthropic'
 import { openai } from '@millrace/adapter/openai'
-import { spawnScriptedProvider } from '@millrace/testkit'
+import { createCache } from '@millrace/cache'
+import { createLimiter } from '@millrace/limits'
+import { createStreams } from '@millrace/streaming'
+import { type SpawnedProvider, spawnScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
-import { type Config, embeddedKey, type Upstream } from './config.ts'
+import { createAdmission } from './admission.ts'
+import { openBackends } from './backends.ts'
+import { type Config, embeddedKey, type ProviderConfig } from './config.ts'
+import type { Doors } from './context.ts'
+import { createFaults } from './faults.ts'
 import { type Gateway, startGateway } from './gateway.ts'
 import { createPrice } from './price.ts'
+import { startProcessMetrics } from './process-metrics.ts'
+import { createRecorder } from './recorder.ts'
+import { createStreamIds } from './stream-ids.ts'
 import { startExport } from './telemetry.ts'
 
 export interface Service extends AsyncDisposable {
   readonly url: string
-  /** The provider's address without its key: whoever logs a service shows no secret. */
-  readonly upstream: Pick<Upstream, 'baseURL'>
+  /** The providers' addresses without their keys: whoever logs a service shows no secret. */
+  readonly upstreams: readonly { readonly name: string; readonly baseURL: string }[]
   readonly adapter: Adapter
   close(options?: { readonly graceMs?: number }): Promise<void>
 }
@@ -18,24 +29,69 @@ export interface Service extends AsyncDisposable {
 /** Everything the gateway is made of, from the provider to the port, and its end in the right order. */
 export async function startService(config: Config, env: Readonly<Record<string, string | undefined>>): Promise<Service> {
   const opened: AsyncDisposable[] = []
+  function open<T extends AsyncDisposable>(resource: T): T {
+    opened.push(resource)
+    return resource
+  }
   try {
     // First, so that nothing is missed, and closed last, so that the last spans still leave.
-    const telemetry = await startExport(env)
-    opened.push(telemetry)
-    const upstream = config.upstream ?? (await embed(opened))
-    const transport = createTransport({ traceHeaders: telemetry.traceHeaders })
-    opened.push(transport)
-    const adapter = createAdapter({
-      provider: openai(upstream),
+    const telemetry = open(await startExport(env))
+    const embedded = config.providers.length === 0 ? open(await embed()) : undefined
+    const providers = embedded === undefined ? config.providers : embeddedProviders(embedded)
+    const backends = config.redisURL === undefined ? undefined : await openBackends(config.redisURL, config.faults, opened)
+    const price = createPrice(config.model)
+    const limiter = open(
+      createLimiter({
+        // Without numbers it learns them from what the provider tells.
+        limits: config.limits.length === 0 && config.budgets.length === 0 ? [{}] : config.limits,
+        budgets: config.budgets,
+        price,
+        ...(backends && { store: backends.limits, processes: config.processes })
+      })
+    )
+    const transport = open(createTransport({ limits: limiter.send, traceHeaders: telemetry.traceHeaders }))
+    const cache =
+      config.cache &&
+      open(createCache({ ...config.cache, ...(backends && { store: backends.redis, log: backends.cacheLog }), scope }))
+    const adapter = open(
+      createAdapter({
+        provider: candidatesOf(embedded === undefined ? providers : providers.slice(0, 1)),
+        fallback: config.fallback,
+        transport,
+        limits: limiter,
+        cache,
+        tokens: config.contextWindow === undefined ? undefined : { contextWindow: config.contextWindow },
+        price
+      })
+    )
+    const streams = open(
+      createStreams({
+        log: backends?.streamLog,
+        maxStreams: config.maxRequests,
+        maxBytes: 2 * mebibyte,
+        maxAheadBytes: mebibyte / 4
+      })
+    )
+    const recorder = createRecorder()
+    const admission = createAdmission({ maxRequests: config.maxRequests, maxRequestsPerClient: config.maxRequestsPerClient })
+    opened.push({ [Symbol.asyncDispose]: async () => recorder[Symbol.dispose]() })
+    open(startProcessMetrics({ admission, redis: backends?.redis }))
+    const gateway: Gateway = await startGateway({
+      config,
+      adapter,
       transport,
-      cache: { ttlMs: config.cacheTtlMs },
-      tokens: config.contextWindow === undefined ? undefined : { contextWindow: config.contextWindow },
-      price: createPrice(config.model)
+      cache,
+      limiter,
+      streams,
+      streamIds: createStreamIds(secretsOf(config)),
+      telemetry,
+      redis: backends?.redis,
+      doors: doorsOf(providers),
+      providers,
+      recorder,
+      admission,
+      faults: createFaults(config.faults ? { provider: embedded, redis: backends?.proxy } : {})
     })
-    opened.push(adapter)
-    const { host, port, token, model } = config
-    const { prometheus } = telemetry
-    const gateway: Gateway = await startGateway({ adapter, transport, upstream, host, port, token, model, prometheus })
     let closing: Promise<void> | undefined
     async function close(graceMs: number | undefined): Promise<void> {
       await gateway.close(graceMs === undefined ? {} : { graceMs })
@@ -43,7 +99,7 @@ export async function startService(config: Config, env: Readonly<Record<string, 
     }
     const service: Service = {
       url: gateway.url,
-      upstream: { baseURL: upstream.baseURL },
+      upstreams: providers.map(({ name, baseURL }) => ({ name, baseURL })),
       adapter,
       close({ graceMs } = {}) {
         closing ??= close(graceMs)
@@ -58,15 +114,47 @@ export async function startService(config: Config, env: Readonly<Record<string, 
   }
 }
 
+const mebibyte = 1024 * 1024
+
+/** Answers are shared by those whose tenant is the same: it is part of the key. */
+const scope = 'millrace-gateway'
+
+function candidatesOf(providers: readonly ProviderConfig[]): Parameters<typeof createAdapter>[0]['provider'] {
+  const all = providers.map(({ name, api, baseURL, apiKey, model, weight, allowInsecure }) => ({
+    provider: (api === 'openai' ? openai : anthropic)({ name, baseURL, apiKey, allowInsecure }),
+    name,
+    model,
+    weight
+  }))
+  const [only, ...others] = all
+  // A list is for falling back: one provider needs none, unless it calls the model by another name.
+  return only !== undefined && others.length === 0 && only.model === undefined ? only.provider : all
+}
+
+function doorsOf(providers: readonly ProviderConfig[]): Doors {
+  return {
+    openai: providers.find(({ api }) => api === 'openai'),
+    anthropic: providers.find(({ api }) => api === 'anthropic')
+  }
+}
+
+/** What replicas have in common, and nobody else knows. */
+function secretsOf({ operatorToken, tenants }: Config): readonly string[] {
+  return [operatorToken ?? '', ...tenants.flatMap(({ tokens }) => tokens)].toSorted()
+}
+
 /** The embedded provider: a real server in its own process, at a human pace, that refuses what is above its rate limit. */
-async function embed(opened: AsyncDisposable[]): Promise<Upstream> {
-  const provider = await spawnScriptedProvider({
-    tokensPerSecond: 120,
-    firstTokenMs: 200,
-    rateLimit: { requests: 20, perMs: 1000 }
-  })
-  opened.push(provider)
-  return { apiKey: embeddedKey, baseURL: provider.url }
+function embed(): Promise<SpawnedProvider> {
+  return spawnScriptedProvider({ tokensPerSecond: 120, firstTokenMs: 200, rateLimit: { requests: 20, perMs: 1000 } })
+}
+
+/** It speaks both languages; the adapter uses the first. */
+function embeddedProviders({ url }: SpawnedProvider): readonly ProviderConfig[] {
+  const common = { apiKey: embeddedKey, model: undefined, weight: undefined, allowInsecure: false }
+  return [
+    { ...common, name: 'embedded', api: 'openai', baseURL: url },
+    { ...common, name: 'embedded-messages', api: 'anthropic', baseURL: url }
+  ]
 }
 
 async function closeAll(opened: AsyncDisposable[]): Promise<void> {

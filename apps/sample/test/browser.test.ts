@@ -1,40 +1,290 @@
-import { createAdapter } from '@millrace/adapter'
-import { openai } from '@millrace/adapter/openai'
-import { startBrowser, startScriptedProvider } from '@millrace/testkit'
-import { createTransport } from '@millrace/transport'
-import { expect, test } from 'vitest'
-import { startGateway } from '../src/gateway.ts'
+import { readFileSync } from 'node:fs'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
+import { type StartedBrowser, startBrowser } from '@millrace/testkit'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { readConfig } from '../src/config.ts'
+import { readSamples } from '../src/prometheus-text.ts'
+import { type Service, startService } from '../src/service.ts'
 
-test('a page in a real browser shows how to call the gateway and reads a stream from it as it comes', async (context) => {
-  const started = await startBrowser()
-  if ('skip' in started) return context.skip(started.skip)
-  await using provider = await startScriptedProvider({ reply: () => ({ text: 'word '.repeat(60), tokensPerSecond: 60 }) })
-  await using transport = createTransport()
-  const upstream = { apiKey: 'k', baseURL: provider.url }
-  const adapter = createAdapter({ provider: openai(upstream), transport })
-  await using gateway = await startGateway({ adapter, transport, upstream, host: '127.0.0.1', port: 0, model: 'scripted-large' })
-  try {
-    const page = await started.browser.newPage()
-    const errors: string[] = []
-    page.on('console', (message) => message.type() === 'error' && errors.push(message.text()))
-    page.on('pageerror', (error) => errors.push(error.message))
-    await page.goto(gateway.url)
-    expect(await page.textContent('pre')).toContain(`curl ${gateway.url}/v1/chat/completions`)
-    // The page's own words, run in the page: a stream read with fetch, and when each piece came.
-    const pieces = (await page.evaluate(`(async () => {
-      const body = JSON.stringify({ model: 'scripted-large', stream: true, messages: [{ role: 'user', content: 'Hi' }] })
-      const response = await fetch('/v1/chat/completions', { method: 'POST', body })
-      const pieces = []
-      for await (const bytes of response.body) pieces.push([performance.now(), new TextDecoder().decode(bytes)])
-      return pieces
-    })()`)) as [at: number, text: string][]
-    const text = pieces.map(([, piece]) => piece).join('')
-    expect(text.split('"content":"word').length + text.split('"content":" word').length - 2).toBe(60)
-    expect(text).toContain('data: [DONE]')
-    // 60 words at 60 a second: what comes in one lump at the end was not streamed.
-    expect((pieces.at(-1)?.[0] ?? 0) - (pieces[0]?.[0] ?? 0)).toBeGreaterThan(500)
-    expect(errors).toEqual([])
-  } finally {
-    await started.close()
+type Browser = Extract<StartedBrowser, { skip?: undefined }>['browser']
+type Page = Awaited<ReturnType<Browser['newPage']>>
+type ContextOptions = Parameters<Browser['newContext']>[0]
+
+const started = await startBrowser()
+const axe = readFileSync(new URL(import.meta.resolve('axe-core/axe.min.js')), 'utf8')
+
+describe.skipIf(started.skip !== undefined)('the page in a real browser', { timeout: 60_000 }, () => {
+  let service: Service
+  beforeAll(async () => {
+    service = await startService(readConfig({ PORT: '0' }, '/'), {})
+  })
+  afterAll(async () => {
+    await service?.close({ graceMs: 0 })
+    await started.browser?.close()
+  })
+
+  const complaints: string[] = []
+  afterEach(() => {
+    expect(complaints.splice(0)).toEqual([])
+  })
+
+  /** A page of its own for each test; what the browser complains about fails it. */
+  async function open(
+    options: ContextOptions & { readonly url?: string; readonly complains?: RegExp } = {}
+  ): Promise<Page & AsyncDisposable> {
+    const { url = service.url, complains, ...given } = options
+    const context = await (started.browser as Browser).newContext({ locale: 'en-GB', ...given })
+    const page = await context.newPage()
+    page.on('console', (message) => {
+      if (['error', 'warning'].includes(message.type()) && !complains?.test(message.text())) complaints.push(message.text())
+    })
+    page.on('pageerror', (error) => complaints.push(String(error)))
+    await page.goto(url)
+    await page.waitForSelector('#connection[data-state="good"]')
+    return Object.assign(page, {
+      [Symbol.asyncDispose]: () => context.close()
+    })
   }
-}, 60_000)
+
+  async function ask(page: Page, question: string): Promise<void> {
+    await page.fill('#question', question)
+    await page.keyboard.press('Enter')
+  }
+
+  /** The policy of the page forbids the browser to evaluate a text again and again: so it is asked from here. */
+  async function grows(page: Page, characters: number): Promise<void> {
+    await expect
+      .poll(async () => (await page.locator('.answer .text').last().textContent())?.length, { interval: 20, timeout: 5000 })
+      .toBeGreaterThan(characters)
+  }
+
+  /** The facts under the last answer, when it is there. */
+  async function facts(page: Page): Promise<string[]> {
+    await page.waitForSelector('.answer:last-child:not([data-state="running"]) .fact')
+    return page.locator('.answer').last().locator('.fact').allTextContents()
+  }
+
+  test('a chat streams: its text grows over time', async () => {
+    await using page = await open()
+    await ask(page, 'How does a lock lift a boat?')
+    const lengths = new Set<number>()
+    while ((await page.locator('.answer[data-state="running"]').count()) > 0) {
+      lengths.add((await page.locator('.answer .text').textContent())?.length ?? 0)
+      await delay(30)
+    }
+    expect(lengths.size).toBeGreaterThan(5)
+    const told = await facts(page)
+    expect(told).toContain('miss')
+    expect(told).toContain('1 attempt')
+    expect(told.join()).toMatch(/first text .*total .*\d+ in, \d+ out/)
+  })
+
+  test('the same question again is a hit, and says so', async () => {
+    await using page = await open()
+    await page.click('text=How does a water mill work?')
+    expect(await facts(page)).toContain('miss')
+    await page.click('#ready >> text=How does a water mill work?')
+    await page.waitForSelector('.answer >> nth=1')
+    const told = await facts(page)
+    expect(told).toContain('hit')
+    expect(told).toContain('0 attempts')
+    const [first, second] = await page.locator('.answer .text').allTextContents()
+    expect(second).toBe(first)
+  })
+
+  test('a fault shows in a banner, in the call, and goes again', async () => {
+    await using page = await open({ complains: /429|502|503|504/ })
+    await page.locator('input[name="provider"][value="rate-limit"]').check()
+    await page.waitForSelector('#fault-banner:not([hidden])')
+    expect(await page.textContent('#fault-banner')).toContain('Provider: 429s')
+    await ask(page, `Does a refusal reach me? ${Date.now()}`)
+    await page.waitForSelector('.answer[data-state="failed"]', { timeout: 45_000 })
+    expect(await page.locator('.answer .error').textContent()).toMatch(/rate/)
+    await page.waitForSelector('#calls .pill[data-state="bad"]')
+    await page.click('#fault-off')
+    await page.waitForSelector('#fault-banner', { state: 'hidden' })
+    expect(await page.locator('input[name="provider"][value="none"]').isChecked()).toBe(true)
+  })
+
+  test('stop ends the answer at the gateway', async () => {
+    await using page = await open()
+    await ask(page, 'Tell me all about turbines, at length.')
+    await grows(page, 20)
+    await page.click('#stop')
+    expect(await facts(page)).toContain('stopped')
+    const length = (await page.locator('.answer .text').textContent())?.length
+    await delay(400)
+    expect((await page.locator('.answer .text').textContent())?.length).toBe(length)
+    await expect.poll(() => service.adapter.stats().running, { timeout: 5000 }).toBe(0)
+  })
+
+  test('an answer goes on where its connection broke', async () => {
+    await using cut = await startCut(new URL(service.url).port)
+    await using page = await open({ url: cut.url, complains: /ERR_|Failed to load/ })
+    await ask(page, 'Which rivers drive mills in the mountains?')
+    await grows(page, 40)
+    cut.now()
+    const told = await facts(page)
+    expect(told).toContain('resumed')
+    // Whole, and nothing twice: it is what the cache has of the same question.
+    await ask(page, 'Which rivers drive mills in the mountains?')
+    await page.waitForSelector('.answer >> nth=1')
+    expect(await facts(page)).toContain('hit')
+    const [resumed, whole] = await page.locator('.answer .text').allTextContents()
+    expect(resumed).toBe(whole)
+  })
+
+  test('the keyboard alone can ask, stop, and switch a fault', async () => {
+    await using page = await open()
+    await page.keyboard.press('Tab')
+    await page.keyboard.press('Enter')
+    await page.keyboard.type('A long story about springs, please.')
+    await page.keyboard.press('Enter')
+    await grows(page, 10)
+    await page.keyboard.press('Escape')
+    expect(await facts(page)).toContain('stopped')
+    expect(await page.evaluate('document.activeElement.id')).toBe('question')
+    await page.focus('input[name="provider"]:checked')
+    await page.keyboard.press('ArrowRight')
+    await page.waitForSelector('#fault-banner:not([hidden])')
+    await page.keyboard.press('ArrowLeft')
+    await page.waitForSelector('#fault-banner', { state: 'hidden' })
+  })
+
+  test.each([
+    ['light', { colorScheme: 'light', viewport: { width: 1440, height: 900 } }],
+    ['dark', { colorScheme: 'dark', viewport: { width: 1440, height: 900 } }],
+    ['on a phone', { colorScheme: 'light', viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true }]
+  ] as const)('axe finds nothing serious: %s', async (_name, options) => {
+    await using page = await open({ ...options, bypassCSP: true, reducedMotion: 'reduce' })
+    await page.click('#ready button >> nth=0')
+    await facts(page)
+    await page.waitForSelector('#calls tbody tr')
+    await page.click('button.open >> nth=0')
+    await page.locator('input[name="provider"][value="slow"]').check()
+    await page.waitForSelector('#fault-banner:not([hidden])')
+    await page.addScriptTag({ content: axe })
+    const found = (await page.evaluate('axe.run().then(({ violations }) => violations)')) as {
+      id: string
+      impact: string
+      nodes: { html: string; failureSummary: string }[]
+    }[]
+    await page.click('#fault-off')
+    await page.waitForSelector('#fault-banner', { state: 'hidden' })
+    const said = found.map(
+      ({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((node) => `${node.html} ${node.failureSummary}`).join('\n')}`
+    )
+    expect(said.filter((line) => /^(?:serious|critical)/.test(line))).toEqual([])
+  })
+
+  test('a phone scrolls in one direction, and its targets are 44 pixels', async () => {
+    await using page = await open({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true })
+    await page.click('#ready button >> nth=0')
+    await facts(page)
+    await page.waitForSelector('#calls tbody tr')
+    expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(390)
+    const small = await page.evaluate(`[...document.querySelectorAll('button, textarea, .choices label, .check')]
+      .map((target) => [target.textContent, target.getBoundingClientRect()])
+      .filter(([, box]) => box.width > 0 && (box.height < 43.9 || box.width < 43.9)).map(([name]) => name)`)
+    expect(small).toEqual([])
+  })
+
+  test('the numbers of the page are those of /v1/stats and /metrics', async () => {
+    await using page = await open()
+    await page.click('#ready button >> nth=2')
+    await facts(page)
+    await page.click('#ready button >> nth=2')
+    await page.waitForSelector('.answer >> nth=1')
+    await facts(page)
+    await expect.poll(() => service.adapter.stats().running).toBe(0)
+    // The page is told once a second.
+    await delay(2500)
+    const stats = (await (await fetch(`${service.url}/v1/stats`)).json()) as ReturnType<Service['adapter']['stats']>
+    const metrics = await (await fetch(`${service.url}/metrics`)).text()
+    const shown = Object.fromEntries(
+      (await page.evaluate(`[...document.querySelectorAll('data')].map((one) => [one.dataset.figure, Number(one.value)])`)) as [
+        string,
+        number
+      ][]
+    )
+    const origins = Object.values(stats.origins)
+    expect(shown).toMatchObject({
+      hits: stats.cache?.hits,
+      misses: stats.cache?.misses,
+      joined: stats.cache?.joined,
+      hitRate: stats.cache?.hitRate,
+      calls: stats.calls,
+      tokensIn: stats.tokens.input,
+      tokensOut: stats.tokens.output,
+      tokensSaved: stats.tokensSaved.input + stats.tokensSaved.output,
+      moneySpent: stats.moneySpent,
+      moneySaved: stats.moneySaved,
+      upstreamRequests: origins.reduce((sum, origin) => sum + origin.requests, 0),
+      socketsOpened: origins.reduce((sum, origin) => sum + origin.opened, 0)
+    })
+    const samples = [...readSamples(metrics)]
+    function sum(name: string, label = ''): number {
+      return samples
+        .filter((one) => one.name === name && JSON.stringify(one.labels).includes(label))
+        .reduce((all, { value }) => all + value, 0)
+    }
+    for (const state of ['hit', 'miss'])
+      expect(sum('millrace_cache_lookups_total', `"${state}"`)).toBe(state === 'hit' ? shown.hits : shown.misses)
+    expect(sum('millrace_cost_spent_total')).toBeCloseTo(shown.moneySpent as number, 12)
+    expect(shown.hits).toBeGreaterThan(0)
+    const streams = sum('gen_ai_client_operation_time_to_first_chunk_count')
+    expect(await page.textContent('#text-firstText')).toMatch(new RegExp(`^${streams} streams`))
+  })
+
+  test('without the token the page asks for it, and goes on with it', async () => {
+    const token = 'a-token-of-some-length-0123456789'
+    await service.close({ graceMs: 0 })
+    service = await startService(readConfig({ PORT: '0', MILLRACE_TOKEN: token }, '/'), {})
+    const context = await (started.browser as Browser).newContext({ locale: 'en-GB' })
+    const page = await context.newPage()
+    await page.goto(service.url)
+    await page.waitForSelector('#token-form:not([hidden])')
+    await page.fill('#token', 'a-wrong-token-of-some-length-0123')
+    await page.keyboard.press('Enter')
+    await page.waitForSelector('#connection[data-state="bad"]')
+    await page.waitForSelector('#token-form:not([hidden])')
+    await page.fill('#token', token)
+    await page.keyboard.press('Enter')
+    await page.waitForSelector('#connection[data-state="good"]')
+    expect(await page.isVisible('#token-form')).toBe(false)
+    await ask(page, 'Am I in?')
+    expect(await facts(page)).toContain('miss')
+    await context.close()
+  })
+})
+
+/** A way to the gateway that can be cut: all its connections end at once, and new ones are let in. */
+async function startCut(port: string): Promise<AsyncDisposable & { readonly url: string; now(): void }> {
+  const sockets = new Set<Socket>()
+  const server = createServer((near) => {
+    const far = connect(Number(port), '127.0.0.1')
+    near.pipe(far).pipe(near)
+    for (const socket of [near, far]) {
+      sockets.add(socket)
+      socket.on('error', () => socket.destroy())
+      socket.on('close', () => {
+        sockets.delete(socket)
+        near.destroy()
+        far.destroy()
+      })
+    }
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  function now(): void {
+    for (const socket of sockets) socket.destroy()
+  }
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    now,
+    async [Symbol.asyncDispose]() {
+      now()
+      await new Promise((resolve) => server.close(resolve))
+    }
+  }
+}

@@ -7,26 +7,22 @@ import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { type Gateway, type GatewayOptions, startGateway } from '../src/gateway.ts'
+import type { Config } from '../src/config.ts'
+import { type Gateway, startGateway } from '../src/gateway.ts'
+import { partsOf } from './parts.ts'
 
 let provider: ScriptedProvider
 let gateway: Gateway
 let client: OpenAI
 const open: AsyncDisposable[] = []
 
-async function start(more: Partial<GatewayOptions> = {}): Promise<Gateway> {
+async function start(
+  config: Partial<Config> = {},
+  upstream = { apiKey: 'upstream-key', baseURL: provider.url }
+): Promise<Gateway> {
   const transport = createTransport({ retry: { baseMs: 1 } })
-  const upstream = { apiKey: 'upstream-key', baseURL: provider.url }
   const adapter = createAdapter({ provider: openai(upstream), transport, cache: {} })
-  const started = await startGateway({
-    adapter,
-    transport,
-    upstream,
-    host: '127.0.0.1',
-    port: 0,
-    model: 'scripted-large',
-    ...more
-  })
+  const started = await startGateway(partsOf({ adapter, transport, upstream, config }))
   open.push(transport, started)
   return started
 }
@@ -242,7 +238,7 @@ describe('the API', () => {
       400,
       'invalid_request'
     ],
-    ['a body above 4 MiB', JSON.stringify(ask('x'.repeat(5_000_000))), 413, 'request_too_large']
+    ['a body above 1 MiB', JSON.stringify(ask('x'.repeat(1_100_000))), 413, 'request_too_large']
   ])('refuses %s', async (_, body, status, code) => {
     const response = await post(body)
     expect(response.status).toBe(status)
@@ -283,7 +279,7 @@ describe('the API', () => {
   })
 
   test('tells that it is the provider which cannot be reached, also where it passes a request on', async () => {
-    const cut = await start({ upstream: { apiKey: 'x', baseURL: 'http://127.0.0.1:1' } })
+    const cut = await start({}, { apiKey: 'x', baseURL: 'http://127.0.0.1:1' })
     const refused = await post({ ...ask('x'), messages: foreign('x') }, cut.url)
     expect([refused.status, await refused.text()]).toEqual([502, expect.stringContaining('the provider could not be reached')])
   })
@@ -291,7 +287,7 @@ describe('the API', () => {
   test('refuses unknown paths, serves its page, its health and its numbers', async () => {
     expect((await fetch(`${gateway.url}/v2/what`)).status).toBe(404)
     expect(await (await fetch(`${gateway.url}/healthz`)).json()).toEqual({ status: 'ok' })
-    expect(await (await fetch(gateway.url)).text()).toContain('/v1/chat/completions')
+    expect(await (await fetch(gateway.url)).text()).toMatch(/^<!doctype html>/i)
     const stats = (await (await fetch(`${gateway.url}/v1/stats`)).json()) as {
       calls: number
       origins: Record<string, { requests: number }>
@@ -301,28 +297,25 @@ describe('the API', () => {
   })
 
   test('with a token lets only those in who have it', async () => {
-    const guarded = await start({ token: 'letmein' })
+    const guarded = await start({ operatorToken: 'letmein-letmein-letmein' })
     expect((await post(ask('x'), guarded.url)).status).toBe(401)
     expect((await post(ask('x'), guarded.url, { authorization: 'Bearer letmeout' })).status).toBe(401)
-    expect((await post(ask('x'), guarded.url, { authorization: 'Bearer letmein' })).status).toBe(200)
+    expect((await post(ask('x'), guarded.url, { authorization: 'Bearer letmein-letmein-letmein' })).status).toBe(200)
     expect((await fetch(`${guarded.url}/v1/stats`)).status).toBe(401)
     expect((await fetch(`${guarded.url}/healthz`)).status).toBe(200)
   })
 })
 
 test('what is passed on untouched ends after its total time', async () => {
-  const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
-  const hasty = await start({ passTotalMs: 300 })
+  const hasty = await start({ streamMs: 300 })
   const response = await post({ ...ask(''), stream: true, messages: foreign('slow pass') }, hasty.url)
   expect(response.status).toBe(200)
-  await expect(response.text()).rejects.toThrow('terminated')
+  expect(await response.text()).toMatch(/word[^]*data: {"error":{.*"code":"timeout"}}\n\n$/)
   await expect.poll(() => provider.stats().openAnswers).toBe(0)
-  expect(logged).toHaveBeenCalledOnce()
-  logged.mockRestore()
 })
 
 test('a streamed answer ends after its total time, with an error event', async () => {
-  const hasty = await start({ streamTotalMs: 300 })
+  const hasty = await start({ streamMs: 300 })
   const text = await (await post({ ...ask('slow stream'), stream: true }, hasty.url)).text()
   expect(text).toMatch(/word[^]*data: {"error":{.*"code":"timeout"}}\n\n$/)
   await expect.poll(() => provider.stats().openAnswers).toBe(0)
@@ -340,7 +333,7 @@ test('closing waits for what is passed on untouched, and cuts it at the end of t
     await once(later, 'connect')
     const closed = closing.close({ graceMs })
     // An open connection stays while others are answered, but nothing new is passed on.
-    later.write('GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n')
+    later.write('GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n')
     expect(String((await once(later, 'data'))[0])).toMatch(/^HTTP\/1\.1 503 /)
     expect((await text).endsWith('data: [DONE]\n\n')).toBe(whole)
     await closed
@@ -355,7 +348,7 @@ test.each([
   const closing = await start()
   const body = JSON.stringify(asked)
   const socket = connect(Number(new URL(closing.url).port), '127.0.0.1')
-  socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
   await once(socket, 'readable')
   await delay(500)
   const closed = closing.close()

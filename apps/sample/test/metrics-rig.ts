@@ -7,6 +7,7 @@ import { type Random, type ScriptedProvider, seededRandom, startOtlpSink, startS
 import { createTransport, type Transport, type TransportOptions } from '@millrace/transport'
 import { type Gateway, startGateway } from '../src/gateway.ts'
 import { createPrice } from '../src/price.ts'
+import { partsOf } from './parts.ts'
 
 /** One line of what Prometheus scrapes. */
 export interface Series {
@@ -86,8 +87,7 @@ export async function startRig({ transport: more, cache = {}, limited = false, t
     tokens: { contextWindow: 1024 },
     price: createPrice(model)
   })
-  const { prometheus } = telemetry
-  const gateway = opened.use(await startGateway({ adapter, transport, upstream, host: '127.0.0.1', port: 0, model, prometheus }))
+  const gateway = opened.use(await startGateway(partsOf({ adapter, transport, upstream, telemetry })))
   const owned = opened.move()
 
   function post(

@@ -143,16 +143,16 @@ const originFields = ['open', 'busy', 'queued', 'opened', 'reused', 'requests', 
 test('the gateway serves /metrics as Prometheus reads it, only to those who have the token', async () => {
   await using provider = await startScriptedProvider()
   const env = { PORT: '0', OPENAI_API_KEY: 'k', OPENAI_BASE_URL: provider.url, OPENAI_MODEL: 'scripted-large' }
-  await using service = await startService(readConfig({ ...env, MILLRACE_TOKEN: 'letmein' }), env)
+  await using service = await startService(readConfig({ ...env, MILLRACE_TOKEN: 'letmein-letmein-letmein' }), env)
   const get = (path: string, token: string): Promise<Response> =>
     fetch(service.url + path, { headers: { authorization: `Bearer ${token}` } })
   expect((await fetch(`${service.url}/metrics`)).status).toBe(401)
   expect((await get('/metrics', 'letmeout')).status).toBe(401)
   const body = JSON.stringify({ model: 'scripted-large', messages: [{ role: 'user', content: 'Hi' }] })
   await (
-    await fetch(`${service.url}/v1/chat/completions`, { method: 'POST', body, headers: { authorization: 'Bearer letmein' } })
+    await fetch(`${service.url}/v1/chat/completions`, { method: 'POST', body, headers: { authorization: 'Bearer letmein-letmein-letmein' } })
   ).text()
-  const response = await get('/metrics', 'letmein')
+  const response = await get('/metrics', 'letmein-letmein-letmein')
   expect([response.status, response.headers.get('content-type')]).toEqual([200, expect.stringMatching(/^text\/plain/)])
   const series = readMetrics(await response.text())
   expect(sumOf(series, `${duration}_count`, { gen_ai_request_model: 'scripted-large' })).toBe(1)
@@ -165,7 +165,7 @@ test('a call is part of the trace of a caller who may come in, and so is the req
   await using sink = await startOtlpSink()
   vi.stubEnv('OTEL_EXPORTER_OTLP_ENDPOINT', sink.url)
   onTestFinished(() => void vi.unstubAllEnvs())
-  const env = { PORT: '0', OPENAI_API_KEY: 'k', OPENAI_BASE_URL: provider.url, MILLRACE_TOKEN: 'letmein' }
+  const env = { PORT: '0', OPENAI_API_KEY: 'k', OPENAI_BASE_URL: provider.url, MILLRACE_TOKEN: 'letmein-letmein-letmein' }
   const service = await startService(readConfig(env), process.env)
   const call = (trace: string, token: string): Promise<Response> =>
     fetch(`${service.url}/v1/chat/completions`, {
@@ -178,7 +178,7 @@ test('a call is part of the trace of a caller who may come in, and so is the req
       body: JSON.stringify({ model: 'scripted-large', messages: [{ role: 'user', content: `Hi ${trace}` }] })
     })
   for (const [trace, token, status] of [
-    ['a', 'letmein', 200],
+    ['a', 'letmein-letmein-letmein', 200],
     ['c', 'letmeout', 401]
   ] as const) {
     const response = await call(trace, token)

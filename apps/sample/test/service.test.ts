@@ -8,7 +8,7 @@ test('the keys that a service was given are not in what it shows', async () => {
     PORT: '0',
     OPENAI_API_KEY: 'key-of-the-provider',
     OPENAI_BASE_URL: 'http://127.0.0.1:1/v1',
-    MILLRACE_TOKEN: 'letmein'
+    MILLRACE_TOKEN: 'letmein-letmein-letmein'
   }
   await using service = await startService(readConfig(env), env)
   for (const shown of [inspect(service, { depth: 9, showHidden: true }), JSON.stringify(service)]) {

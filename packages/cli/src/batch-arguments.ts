@@ -1,6 +1,5 @@
-import { parseArgs } from 'node:util'
+import { argumentsOf } from './arguments.ts'
 import type { FormatName } from './batch-line.ts'
-import { Exit } from './exit.ts'
 
 /** What `millrace batch` was asked to do. */
 export interface BatchArguments {
@@ -27,6 +26,8 @@ export interface BatchArguments {
   readonly dryRun: boolean
 }
 
+const { parse, wrong, count, seconds } = argumentsOf('batch')
+
 const options = {
   out: { type: 'string' },
   errors: { type: 'string' },
@@ -52,7 +53,7 @@ const options = {
 
 /** @throws {Exit} 2, with one line that says what to write */
 export function readBatchArguments(args: readonly string[]): BatchArguments {
-  const { values, positionals } = parse(args)
+  const { values, positionals } = parse(args, options)
   const [input, ...more] = positionals
   if (input === undefined) throw wrong('which file? millrace batch in.jsonl --out out.jsonl (or - for stdin)')
   if (more.length > 0) throw wrong(`one input file at a time: ${JSON.stringify(more[0])} is one too many`)
@@ -98,37 +99,6 @@ export function readBatchArguments(args: readonly string[]): BatchArguments {
     progress: quiet === true ? 'none' : values['json-progress'] === true ? 'json' : 'text',
     dryRun
   }
-}
-
-function parse(args: readonly string[]): ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>> {
-  try {
-    return parseArgs({ args: [...args], options, allowPositionals: true })
-  } catch (error) {
-    // Node's text quotes no value, and goes on for three sentences.
-    const { code, message } = error as NodeJS.ErrnoException
-    const name = /--?[\w-]+/.exec(message)?.[0] ?? 'an option'
-    if (code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') throw wrong(`there is no option ${name}`)
-    if (code !== 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE') throw error
-    throw wrong(message.includes('does not take') ? `${name} takes no value` : `${name} needs a value`)
-  }
-}
-
-function wrong(message: string): Exit {
-  return new Exit(2, `${message} (millrace batch --help tells more)`)
-}
-
-function count(name: string, text: string, most = 1_000_000_000_000): number {
-  const value = Number(text)
-  if (/^\d+$/.test(text) && value >= 1 && value <= most) return value
-  throw wrong(`--${name} must be a whole number from 1 to ${most}, not ${JSON.stringify(text)}`)
-}
-
-function seconds(name: string, text: string, least: number): number {
-  const value = Number(text)
-  if (/^\d+(?:\.\d+)?$/.test(text) && value >= least && value <= 86_400) return value * 1000
-  throw wrong(
-    `--${name} must be a number of seconds${least > 0 ? ' above 0' : ''} and at most 86400, not ${JSON.stringify(text)}`
-  )
 }
 
 /** The value of a header may be a secret, so no error quotes it. */

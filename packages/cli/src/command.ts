@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { batchCommand } from './batch-command.ts'
+import { doctorCommand } from './doctor-command.ts'
 import { Exit, type ExitCode } from './exit.ts'
-import { batchHelp, help } from './help.ts'
+import { batchHelp, doctorHelp, help } from './help.ts'
 import type { Host } from './host.ts'
 import { printable } from './printable.ts'
 
@@ -21,8 +22,10 @@ async function dispatch(args: readonly string[], host: Host): Promise<ExitCode> 
   if (name === '--version' || name === '-v') return tell(host, `${version()}\n`)
   if (name === '--help' || name === '-h' || name === 'help') return tell(host, help)
   if (name === undefined) throw new Exit(2, 'what to do? millrace --help tells')
-  if (name !== 'batch') throw new Exit(2, `there is no command ${JSON.stringify(name)}: millrace --help lists them`)
-  return rest.includes('--help') || rest.includes('-h') ? tell(host, batchHelp) : batchCommand(rest, host)
+  const asksHelp = rest.includes('--help') || rest.includes('-h')
+  if (name === 'batch') return asksHelp ? tell(host, batchHelp) : batchCommand(rest, host)
+  if (name === 'doctor') return asksHelp ? tell(host, doctorHelp) : doctorCommand(rest, host)
+  throw new Exit(2, `there is no command ${JSON.stringify(name)}: millrace --help lists them`)
 }
 
 function tell({ stdout }: Host, text: string): ExitCode {

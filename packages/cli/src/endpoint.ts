@@ -58,6 +58,7 @@ export function urlOf(base: URL, path: string): string {
   return url.href
 }
 
-function isLoopback(host: string): boolean {
+/** Whether a URL's host is this machine by its very name. */
+export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '[::1]' || /^127(?:\.\d+){3}$/.test(host)
 }

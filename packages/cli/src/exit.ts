@@ -10,7 +10,7 @@ export class Exit extends Error {
 }
 
 /**
- * 0: all succeeded. 1: some items failed. 2: the command or its input is wrong, and nothing was sent. 3: stopped before the
+ * 0: all succeeded. 1: some items, or checks, failed. 2: the command or its input is wrong, and nothing was sent. 3: stopped before the
  * end. 130 and 143: by SIGINT and SIGTERM.
  */
 export type ExitCode = 0 | 1 | 2 | 3 | 130 | 143

@@ -1,7 +1,8 @@
 export const help = `millrace batch IN --out OUT   answer a file of requests, paced and resumable
+millrace doctor URL         examine a running Millrace gateway
 millrace --version
 
-millrace batch --help lists its options.
+millrace batch --help and millrace doctor --help list their options.
 `
 
 export const batchHelp = `millrace batch IN --out OUT [options]
@@ -35,4 +36,24 @@ What is done is kept in OUT.journal, so that a run that was stopped goes on with
 
 Exit codes: 0 all succeeded, 1 some items failed, 2 the command or the input is wrong, 3 stopped before the end,
 130 by Ctrl-C.
+`
+
+export const doctorHelp = `millrace doctor URL [options]
+
+Drives a running Millrace gateway and tells, with the figure that proves it, whether connections are pooled, the cache works,
+tokens are saved, answers stream, memory stays flat, and metrics are tracked. What it sends is told first. The gateway may be
+in use meanwhile; it must be one replica, not a balancer.
+
+  --token-env NAME     the variable that holds the operator's token (MILLRACE_TOKEN); a gateway without one needs none
+  --only NAMES         of pooling, cache, tokens, streaming, memory, metrics, with commas between
+  --model NAME         to ask for (what the gateway says)
+  --calls N            in the row by which pooling is judged (20, at most 1000)
+  --prompt-tokens N    of the talk that must lose messages; more than MILLRACE_CONTEXT_WINDOW (20000, at most 150000)
+  --timeout SECONDS    of each request (60)
+  --yes                do not ask before calls are sent to a gateway on another machine
+  --allow-insecure     plain http to another machine
+  --json               the result as one JSON object
+  --quiet              only what failed
+
+Exit codes: 0 all passed, 1 something failed, 2 the command is wrong, or the gateway cannot be reached or refuses the token.
 `

@@ -24,6 +24,8 @@ export interface LimiterFetchOptions {
  * stream counts by its `content-length`, else only its answer counts. What never reached the provider, or came back with a status
  * from 400 up, takes nothing of a budget.
  *
+ * Around the `fetch` of a transport that has `limiter.send` a call counts once: its permit goes along as `init.permit`.
+ *
  * The response is a view of the one that came: it is read by its own methods, `Response.prototype.text.call(response)` does not
  * take it.
  *
@@ -63,7 +65,8 @@ export function createLimiterFetch(parts: LimiterParts): (fetch: Fetch, options?
       }
       const wired = new WiredCall(parts, estimator, held, call)
       try {
-        const response = await fetch(input, init)
+        // A transport with `limiter.send` goes by it, in place of waiting for another; any other fetch knows no such member.
+        const response = await fetch(input, { ...init, permit: held } as RequestInit)
         wired.hear({ status: response.status, headers: Object.fromEntries(response.headers) })
         if (response.body === null) {
           wired.ended('')

@@ -73,6 +73,12 @@ export class WiredCall {
   }
 
   hear(response: Pick<HttpResponse, 'status' | 'headers'>): void {
+    const { onWire, maybeBilled } = this.#held
+    if (onWire !== undefined && onWire.sent > 0) {
+      // `limiter.send` has heard each attempt, and knows of a refusal behind a 200 too.
+      this.#isRefused = maybeBilled === 0
+      return
+    }
     hear(this.#parts, this.#held, this.#held.subject, response)
     this.#isRefused = response.status >= 400
   }

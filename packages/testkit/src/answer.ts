@@ -37,7 +37,7 @@ export function composeAnswer(request: ScriptedRequest, reply: ScriptedReply, nu
     request,
     text: take(text),
     toolCalls: calls.map((call, index) => ({
-      id: request.api === 'openai' ? `call_${number}_${index}` : `toolu_${number}_${index}`,
+      id: request.api === 'anthropic' ? `toolu_${number}_${index}` : `call_${number}_${index}`,
       name: call.name,
       arguments: take(JSON.stringify(call.arguments))
     }))

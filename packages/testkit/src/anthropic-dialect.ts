@@ -4,9 +4,9 @@ import {
   type BucketState,
   countTokensIn,
   type Dialect,
-  type Frame,
   isObject,
   type JsonObject,
+  namedFrame,
   type RateState,
   Refusal,
   readBearer,
@@ -49,36 +49,52 @@ export const anthropicDialect: Dialect = {
     return writeMessage(answer, [...text, ...uses], stopReasons[answer.finish], answer.tokensOut)
   },
   *frames(answer) {
-    yield frame({ type: 'message_start', message: writeMessage(answer, [], null, 1) })
-    yield frame({ type: 'ping' })
+    yield namedFrame({ type: 'message_start', message: writeMessage(answer, [], null, 1) })
+    yield namedFrame({ type: 'ping' })
     let index = 0
     if (answer.text.length > 0) {
-      yield frame({ type: 'content_block_start', index, content_block: { type: 'text', text: '' } })
+      yield namedFrame({ type: 'content_block_start', index, content_block: { type: 'text', text: '' } })
       for (const text of answer.text) {
-        yield frame({ type: 'content_block_delta', index, delta: { type: 'text_delta', text } }, 'token')
+        yield { ...namedFrame({ type: 'content_block_delta', index, delta: { type: 'text_delta', text } }), token: true }
       }
-      yield frame({ type: 'content_block_stop', index: index++ })
+      yield namedFrame({ type: 'content_block_stop', index: index++ })
     }
     for (const { id, name, arguments: pieces } of answer.toolCalls) {
-      yield frame({ type: 'content_block_start', index, content_block: { type: 'tool_use', id, name, input: {} } })
-      yield frame({ type: 'content_block_delta', index, delta: { type: 'input_json_delta', partial_json: '' } })
+      yield namedFrame({ type: 'content_block_start', index, content_block: { type: 'tool_use', id, name, input: {} } })
+      yield namedFrame({ type: 'content_block_delta', index, delta: { type: 'input_json_delta', partial_json: '' } })
       for (const piece of pieces) {
         const delta = { type: 'input_json_delta', partial_json: piece }
-        yield frame({ type: 'content_block_delta', index, delta }, 'token')
+        yield { ...namedFrame({ type: 'content_block_delta', index, delta }), token: true }
       }
-      yield frame({ type: 'content_block_stop', index: index++ })
+      yield namedFrame({ type: 'content_block_stop', index: index++ })
     }
     const delta = { stop_reason: stopReasons[answer.finish], stop_sequence: null }
-    yield frame({ type: 'message_delta', delta, usage: { output_tokens: answer.tokensOut } })
-    yield frame({ type: 'message_stop' })
+    yield namedFrame({ type: 'message_delta', delta, usage: { output_tokens: answer.tokensOut } })
+    yield namedFrame({ type: 'message_stop' })
+  }
+}
+
+/** Anthropic's count of the tokens of a request, which costs none. */
+export const countTokensDialect: Dialect = {
+  ...anthropicDialect,
+  read(body, headers) {
+    return { ...readMessages(body, headers), api: 'anthropic-count-tokens', stream: false, maxTokens: 0, tokensIn: 0 }
+  },
+  plain({ request }) {
+    return { input_tokens: readMessages(request.body, request.headers).tokensIn }
   }
 }
 
 function read(body: JsonObject, headers: IncomingHttpHeaders): ScriptedRequest {
+  const request = readMessages(body, headers)
+  if (body.max_tokens === undefined) throw new Refusal(400, 'max_tokens: field required')
+  return request
+}
+
+function readMessages(body: JsonObject, headers: IncomingHttpHeaders): ScriptedRequest {
   const { model, messages } = body
   if (headers['anthropic-version'] === undefined) throw new Refusal(400, 'anthropic-version: header is required')
   if (typeof model !== 'string' || model === '') throw new Refusal(400, 'model: field required')
-  if (body.max_tokens === undefined) throw new Refusal(400, 'max_tokens: field required')
   if (!Array.isArray(messages) || messages.length === 0) throw new Refusal(400, 'messages: at least one message is required')
   const system = readContent(body.system, 'system')
   let prompt = ''
@@ -170,8 +186,4 @@ function counterHeaders(what: string, state: BucketState | undefined): Record<st
     [`anthropic-ratelimit-${what}-remaining`]: String(state.remaining),
     [`anthropic-ratelimit-${what}-reset`]: new Date(Date.now() + state.resetMs).toISOString()
   }
-}
-
-function frame(data: JsonObject & { readonly type: string }, kind?: 'token'): Frame {
-  return { bytes: `event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`, token: kind === 'token' }
 }

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { buildOnce } from './build-once.ts'
+import { buildOnce, checkoutCache } from './build-once.ts'
 
 const run = promisify(execFile)
 
@@ -24,6 +24,8 @@ export interface WantedProgram {
   readonly folder: string
   /** How to get one, for the error's text. */
   readonly cure: string
+  /** What it is called with to see whether it runs. @default ['--version'] */
+  readonly trial?: readonly string[]
 }
 
 /**
@@ -33,20 +35,69 @@ export interface WantedProgram {
  * @throws {Error} that says why there is none and how to get one
  */
 export async function findProgram(wanted: WantedProgram, cache: string): Promise<Program> {
-  const { name, variable, folder, cure } = wanted
+  const { name, variable, folder, cure, trial } = wanted
   const named = process.env[variable]
   if (named !== undefined && named !== '') {
-    if (await works({ path: named, env: process.env })) return { path: named, env: process.env }
+    if (await works({ path: named, env: process.env }, trial)) return { path: named, env: process.env }
     throw new Error(`${variable} is ${named}, which does not run; ${cure}`)
   }
   const installed = { path: name, env: process.env }
-  if (await works(installed)) return installed
+  if (await works(installed, trial)) return installed
   if (!existsSync('/usr/bin/apt-get')) throw new Error(`there is no ${name}; ${cure}`)
   return programIn(await buildOnce(cache, folder, (building) => unpack(building, wanted)), name)
 }
 
-async function works({ path, env }: Program): Promise<boolean> {
-  return run(path, ['--version'], { env, timeout: 10_000 }).then(
+/**
+ * The same for a test: where there is none, one visible line says why the tests that need it are skipped, under CI too.
+ *
+ * @example
+ * const { program, skip } = await requireProgram({ name: 'caddy', variable: 'CADDY', packages: ['caddy'], folder: 'caddy', cure: 'install caddy' })
+ * test.skipIf(program === undefined)('takes our configuration', () => {})
+ */
+export function requireProgram(
+  wanted: WantedProgram
+): Promise<{ readonly program: Program; readonly skip?: undefined } | { readonly program?: undefined; readonly skip: string }> {
+  return findProgram(wanted, checkoutCache()).then(
+    (program) => ({ program }),
+    (error: unknown) => skipped(wanted.name, error)
+  )
+}
+
+/**
+ * A file of one of Debian's packages that is wanted for itself, such as a schema, unpacked once and not installed. Where it
+ * cannot be had, one visible line says why the tests that need it are skipped, under CI too.
+ *
+ * @example
+ * const { path, skip } = await requirePackagedFile('tzdata', 'usr/share/zoneinfo/Europe/Berlin')
+ */
+export async function requirePackagedFile(
+  packageName: string,
+  file: string,
+  cache: string = checkoutCache()
+): Promise<{ readonly path: string; readonly skip?: undefined } | { readonly path?: undefined; readonly skip: string }> {
+  try {
+    if (!existsSync('/usr/bin/apt-get')) throw new Error('there is no apt-get')
+    const folder = await buildOnce(cache, packageName, async (building) => {
+      const apt = await openApt(building)
+      await apt.fetch([packageName])
+      await apt.close()
+    })
+    const path = join(folder, file)
+    if (!existsSync(path)) throw new Error(`${packageName} has no ${file}`)
+    return { path }
+  } catch (error) {
+    return skipped(`${file} of Debian's package ${packageName}`, firstLine(error))
+  }
+}
+
+function skipped(what: string, error: unknown): { readonly skip: string } {
+  const skip = `tests that need ${what} are skipped: ${error instanceof Error ? error.message : String(error)}`
+  console.warn(skip)
+  return { skip }
+}
+
+async function works({ path, env }: Program, trial: readonly string[] = ['--version']): Promise<boolean> {
+  return run(path, trial, { env, timeout: 10_000 }).then(
     () => true,
     () => false // not there, not executable, or a library of it is missing: the next way is tried
   )
@@ -68,7 +119,7 @@ async function unpack(folder: string, wanted: WantedProgram): Promise<void> {
   }
 }
 
-async function unpackPackages(folder: string, { name, packages }: WantedProgram): Promise<void> {
+async function unpackPackages(folder: string, { name, packages, trial = ['--version'] }: WantedProgram): Promise<void> {
   const apt = await openApt(folder)
   await apt.fetch(packages)
   // A library may need another one: a few rounds until nothing is missing.
@@ -79,7 +130,7 @@ async function unpackPackages(folder: string, { name, packages }: WantedProgram)
     if (missing.length === 0) {
       await apt.close()
       // It must run, not only link.
-      await run(path, ['--version'], { env })
+      await run(path, trial, { env })
       return
     }
     for (const library of new Set(missing)) await apt.fetchLibrary(library)

@@ -1,8 +1,9 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-/** A chat request of either API, as much of it as an answer depends on. */
+/** A request of any API, as much of it as an answer depends on. */
 export interface ScriptedRequest {
-  readonly api: 'openai' | 'anthropic'
+  /** `openai` stands for chat completions, `anthropic` for messages. */
+  readonly api: 'openai' | 'openai-responses' | 'openai-embeddings' | 'anthropic' | 'anthropic-count-tokens'
   readonly model: string
   readonly stream: boolean
   /** The text of the last user message. */
@@ -14,9 +15,11 @@ export interface ScriptedRequest {
   readonly tools: readonly ScriptedTool[]
   /** `auto`, `none`, `required`, or the name of the tool that must be called. */
   readonly toolChoice: string
+  /** 0 where the API answers without text. */
   readonly maxTokens: number
   /** OpenAI's `stream_options.include_usage`. */
   readonly includeUsage: boolean
+  /** What the provider would charge for: counting tokens costs none. */
   readonly tokensIn: number
   readonly headers: IncomingHttpHeaders
   /** The body as it came. */
@@ -94,6 +97,11 @@ export class Refusal extends Error {
     this.param = param
     this.code = code
   }
+}
+
+/** An event with its type as its name, as Anthropic and the Responses send them. */
+export function namedFrame(data: JsonObject & { readonly type: string }): Frame {
+  return { bytes: `event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`, token: false }
 }
 
 export function isObject(value: unknown): value is JsonObject {

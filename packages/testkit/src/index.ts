@@ -1,7 +1,9 @@
 export type { ScriptedReply } from './answer.ts'
 export { type StartedBrowser, startBrowser } from './browser.ts'
 export { createCertificate, type TestCertificate } from './certificate.ts'
+export { type Program, requirePackagedFile, requireProgram, type WantedProgram } from './debian-package.ts'
 export type { ScriptedRequest, ScriptedTool, ScriptedToolCall } from './dialect.ts'
+export type { ScriptedFault } from './fault.ts'
 export {
   ConnectionGone,
   chunk,

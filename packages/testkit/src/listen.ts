@@ -2,9 +2,9 @@ import { once } from 'node:events'
 import type { Server as HttpServer } from 'node:http'
 import type { AddressInfo, Server } from 'node:net'
 
-/** Listens on loopback only, and gives the port. */
-export async function listen(server: Server, port: number = 0): Promise<number> {
-  server.listen(port, '127.0.0.1')
+/** Listens on loopback only, unless another address is named, and gives the port. */
+export async function listen(server: Server, port: number = 0, host: string = '127.0.0.1'): Promise<number> {
+  server.listen(port, host)
   await once(server, 'listening')
   return (server.address() as AddressInfo).port
 }

@@ -19,6 +19,7 @@ function readArguments(): ScriptedOptions {
   const { values } = parseArgs({
     options: {
       port: { type: 'string' },
+      host: { type: 'string' },
       'tokens-per-second': { type: 'string' },
       'first-token-ms': { type: 'string' },
       requests: { type: 'string' },
@@ -33,6 +34,7 @@ function readArguments(): ScriptedOptions {
   const tokens = number(values.tokens)
   return {
     port: number(values.port),
+    host: values.host,
     tokensPerSecond: number(values['tokens-per-second']),
     firstTokenMs: number(values['first-token-ms']),
     rateLimit:

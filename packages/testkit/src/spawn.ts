@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { extname } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { checkFault, type ScriptedFault } from './fault.ts'
 import type { ScriptedOptions, ScriptedStats } from './scripted.ts'
 
 export interface SpawnedProvider extends AsyncDisposable {
@@ -10,6 +11,12 @@ export interface SpawnedProvider extends AsyncDisposable {
   readonly url: string
   readonly pid: number
   stats(): Promise<ScriptedStats>
+  /**
+   * Does to answers that begin from now on what {@link ScriptedFault} tells.
+   *
+   * @throws {TypeError} for a name that is none of a fault
+   */
+  setFault(name: ScriptedFault): Promise<void>
   close(): Promise<void>
 }
 
@@ -66,14 +73,21 @@ export async function spawnScriptedProvider(options: Omit<ScriptedOptions, 'repl
       const response = await fetch(new URL('/stats', url))
       return (await response.json()) as ScriptedStats
     },
+    async setFault(name) {
+      const body = JSON.stringify({ fault: checkFault(name) })
+      const response = await fetch(new URL('/faults', url), { method: 'PUT', body })
+      await response.arrayBuffer()
+      if (!response.ok) throw new Error(`the scripted provider answered a fault with ${response.status}`)
+    },
     close,
     [Symbol.asyncDispose]: close
   }
 }
 
-function argumentsOf({ port, tokensPerSecond, firstTokenMs, rateLimit, apiKey }: Omit<ScriptedOptions, 'reply'>): string[] {
+function argumentsOf({ port, host, tokensPerSecond, firstTokenMs, rateLimit, apiKey }: Omit<ScriptedOptions, 'reply'>): string[] {
   const flags: Readonly<Record<string, string | number | undefined>> = {
     port,
+    host,
     'tokens-per-second': tokensPerSecond,
     'first-token-ms': firstTokenMs,
     requests: rateLimit?.requests,

@@ -19,13 +19,14 @@ export type Fetch = typeof globalThis.fetch
 /** Options of a call that concern the wire, and those that layers around it read from the same function. */
 export type FetchCallOptions = Pick<
   CallOptions,
-  'callId' | 'deadline' | 'idempotencyKey' | 'priority' | 'signal' | 'stream' | 'tenant' | 'timeouts'
+  'callId' | 'deadline' | 'idempotencyKey' | 'permit' | 'priority' | 'signal' | 'stream' | 'tally' | 'tenant' | 'timeouts'
 >
 
 export interface FetchOptions {
   /**
    * What a call may take, by what is asked; nothing of it goes over the wire. For one call alone, its headers can say the
-   * same: `x-millrace-total-ms`, and so for `connect`, `headers`, `first-chunk` and `idle`.
+   * same: `x-millrace-total-ms`, and so for `connect`, `headers`, `first-chunk` and `idle`. A `permit` may also stand in
+   * `init`, where `limiter.fetch` around this puts it.
    */
   readonly options?: ((url: string, init: RequestInit | undefined) => FetchCallOptions) | undefined
 }

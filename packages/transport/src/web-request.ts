@@ -56,10 +56,27 @@ export async function readWebRequest(
     body = isOfRequest ? await readAhead(source as ReadableStream<Uint8Array>, signal) : await bodyOf(source, headers, signal)
   }
   return {
-    request: { method, url, headers, body, signal, timeouts, deadline: options?.deadline, callId: options?.callId },
+    request: {
+      method,
+      url,
+      headers,
+      body,
+      signal,
+      timeouts,
+      deadline: options?.deadline,
+      callId: options?.callId,
+      tally: options?.tally,
+      permit: options?.permit ?? permitIn(init)
+    },
     redirect,
     alsoEndedBy: signalOf(options?.signal)
   }
+}
+
+/** Where a limiter around this fetch puts it. */
+function permitIn(init: RequestInit | undefined): object | undefined {
+  const permit = init !== undefined && 'permit' in init ? init.permit : undefined
+  return typeof permit === 'object' && permit !== null ? permit : undefined
 }
 
 const redirects: ReadonlySet<string> = new Set(['follow', 'error', 'manual'])
@@ -166,7 +183,9 @@ function checkCallOptions(options: FetchCallOptions): void {
     idempotencyKey: 1,
     timeouts: 1,
     deadline: 1,
-    callId: 1
+    callId: 1,
+    tally: 1,
+    permit: 1
   })
   if (options.timeouts !== undefined) checkTimeouts(options.timeouts)
 }

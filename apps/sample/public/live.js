@@ -1,0 +1,54 @@
+import { Refused } from './api.js'
+import { delay } from './dom.js'
+import { readEvents } from './events.js'
+
+/** @typedef {import('../src/snapshot.ts').Snapshot} Snapshot */
+/** @typedef {'live' | 'paused' | 'waiting' | 'refused'} Connection */
+
+/**
+ * Snapshots as the gateway sends them, one a second. It connects again when the connection ends, and is silent while the
+ * tab is hidden: a browser has six connections to a server, for all its tabs together.
+ *
+ * @param {import('./api.js').Api} api
+ * @param {{ onSnapshot: (snapshot: Snapshot) => void, onState: (state: Connection) => void }} options
+ */
+export function createLive(api, { onSnapshot, onState }) {
+  let paused = false
+  let connection = new AbortController()
+
+  async function listen() {
+    connection.abort()
+    const mine = new AbortController()
+    connection = mine
+    if (paused) return onState('paused')
+    if (document.hidden) return
+    for (let failures = 0; !mine.signal.aborted; failures++) {
+      onState('waiting')
+      try {
+        for await (const { data } of readEvents(await api.fetch('/v1/live', { signal: mine.signal }))) {
+          failures = 0
+          onState('live')
+          onSnapshot(JSON.parse(data))
+        }
+      } catch (error) {
+        if (mine.signal.aborted) return
+        // Asking again would bring the same answer; a new token connects again.
+        if (error instanceof Refused && (error.status === 401 || error.status === 403)) return onState('refused')
+        // The network's: it is tried again, and the pill says so. A mistake of the page's own must not hide behind that.
+        if (!(error instanceof Refused || error instanceof TypeError || error instanceof DOMException)) throw error
+      }
+      await delay(Math.min(5000, 500 * 2 ** failures), mine.signal)
+    }
+  }
+
+  document.addEventListener('visibilitychange', listen)
+  return {
+    /** Begins, or begins anew with another token. */
+    connect: listen,
+    /** @param {{ paused: boolean }} wanted */
+    set(wanted) {
+      paused = wanted.paused
+      return listen()
+    }
+  }
+}

@@ -1,0 +1,54 @@
+import { mkdirSync, statSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { startBrowser } from '@millrace/testkit'
+import { readConfig } from './src/config.ts'
+import { startService } from './src/service.ts'
+
+/**
+ * The pictures of the page in `docs/`: `node --conditions=@millrace/source apps/sample/screenshots.ts`. They show a minute
+ * of the page's own load on the embedded provider, so each takes a minute.
+ */
+const looks = {
+  light: { colorScheme: 'light', viewport: { width: 1440, height: 1000 } },
+  dark: { colorScheme: 'dark', viewport: { width: 1440, height: 1000 } },
+  phone: { colorScheme: 'light', viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 }
+} as const
+
+const folder = fileURLToPath(new URL('../../docs/', import.meta.url))
+mkdirSync(folder, { recursive: true })
+const started = await startBrowser()
+if (started.skip !== undefined) throw new Error(started.skip)
+await using service = await startService(readConfig({ PORT: '0' }, '/'), {})
+try {
+  for (const [name, look] of Object.entries(looks)) {
+    const context = await started.browser.newContext({ locale: 'en-GB', ...look })
+    const page = await context.newPage()
+    await page.goto(service.url)
+    await page.waitForSelector('#connection[data-state="good"]')
+    for (const load of [1, 2]) {
+      await page.click('#load')
+      // In the first half of the second load many ask at once, and two ask the same.
+      await page.waitForTimeout(15_000)
+      if (load === 2) {
+        await page.click('#crowd')
+        await page.waitForTimeout(6000)
+        for (const nth of [0, 1, 1]) {
+          await page.click(`#ready button >> nth=${nth}`)
+          await page.waitForTimeout(3000)
+        }
+      }
+      await page.waitForSelector('#load[aria-pressed="false"]', { timeout: 60_000 })
+    }
+    await page.waitForTimeout(1500)
+    await page.evaluate('window.scrollTo(0, 0)')
+    const path = `${folder}page-${name}.png`
+    // All of it; a phone's is as long as it takes to see that it is readable.
+    await page.screenshot(
+      name === 'phone' ? { path, clip: { x: 0, y: 0, width: 390, height: 1688 }, fullPage: true } : { path, fullPage: true }
+    )
+    console.log(`${path}: ${Math.round(statSync(path).size / 1024)} KiB`)
+    await context.close()
+  }
+} finally {
+  await started.close()
+}

@@ -1,0 +1,40 @@
+import type { CallTally, Completion } from '@millrace/core'
+import { isFromCache } from '@millrace/core'
+import type { Context } from 'hono'
+import type { GatewayEnv } from './context.ts'
+
+/** What the layers did, as response headers, and for the record of the request. */
+export function factsOf(
+  context: Context<GatewayEnv>,
+  { notes, provider, tally }: { notes: Completion['notes']; provider: string | undefined; tally: CallTally }
+): Record<string, string> {
+  const cache = notes.cache?.state
+  const attempts = isFromCache(notes.cache) ? 0 : (notes.retry?.attempts ?? 1)
+  const dropped = notes.tokens?.dropped
+  const overheadMs = overheadOf(context, tally, cache)
+  context.get('record').tell({
+    provider,
+    overheadMs,
+    cache: typeof cache === 'string' ? cache : undefined,
+    attempts: typeof attempts === 'number' ? attempts : undefined
+  })
+  return {
+    ...(cache !== undefined && { 'x-millrace-cache': String(cache) }),
+    'x-millrace-attempts': String(attempts),
+    ...(provider !== undefined && { 'x-millrace-provider': headerText(provider) }),
+    ...(overheadMs !== undefined && { 'x-millrace-overhead-ms': overheadMs.toFixed(2) }),
+    ...(dropped !== undefined && { 'x-millrace-dropped-messages': String(dropped) })
+  }
+}
+
+/** All time less what was waited for others. Who has joined another's call has waited for it, and cannot tell for how long. */
+function overheadOf(context: Context<GatewayEnv>, tally: CallTally, cache: unknown): number | undefined {
+  if (cache === 'joined') return undefined
+  const elapsedMs = performance.now() - context.get('arrivedAt')
+  return Math.max(0, elapsedMs - (tally.providerMs ?? 0) - tally.otherMs)
+}
+
+/** Names come from a configuration: any text, where headers take some. */
+function headerText(text: string): string {
+  return text.replace(/[^\x20-\x7e]/g, '?')
+}

@@ -1,0 +1,104 @@
+import { newQuestion } from './doctor-answer.ts'
+import type { Gateway } from './doctor-gateway.ts'
+import type { Metrics } from './doctor-prometheus.ts'
+import { failed, passed, plural, type Verdict } from './doctor-verdict.ts'
+
+const rounds = 3
+
+/** One count of `/metrics`: how much it should have risen by what doctor did, and has. */
+export interface Tracked {
+  readonly name: string
+  readonly expected: number
+  /** Undefined where `/metrics` has no such name. */
+  readonly risen: number | undefined
+}
+
+const duration = 'gen_ai_client_operation_duration_count'
+const lookups = 'millrace_cache_lookups_total'
+const tokens = 'gen_ai_client_token_usage_sum'
+
+/** Rounds of a miss, a hit, a stream and one that is left: until one has risen by exactly that, for others may call too. */
+export async function measureMetrics(gateway: Gateway): Promise<readonly (readonly Tracked[])[]> {
+  const seen: (readonly Tracked[])[] = []
+  while (seen.length < rounds) {
+    const round = await measureRound(gateway)
+    seen.push(round)
+    if (round.every(({ risen, expected }) => risen === expected) || isShort(round)) break
+  }
+  return seen
+}
+
+async function measureRound(gateway: Gateway): Promise<readonly Tracked[]> {
+  await gateway.settled(({ running }) => running === 0)
+  const before = await gateway.metrics()
+  const question = newQuestion('Name a mountain.')
+  const miss = await gateway.ask(question)
+  await gateway.ask(question)
+  const stream = await gateway.stream(newQuestion('Name a lake.'))
+  const expect: readonly (readonly [name: string, metric: string, labels: Readonly<Record<string, string>>, expected: number])[] =
+    [
+      ['calls', duration, { millrace_outcome: 'success' }, 3],
+      ['time to first text', 'gen_ai_client_operation_time_to_first_chunk_count', {}, 1],
+      ['own time', 'millrace_call_overhead_count', {}, 3],
+      ['hits', lookups, { millrace_cache_state: 'hit' }, 1],
+      ['misses', lookups, { millrace_cache_state: 'miss' }, 2],
+      ['tokens in', tokens, { gen_ai_token_type: 'input' }, miss.promptTokens + stream.promptTokens],
+      ['tokens out', tokens, { gen_ai_token_type: 'output' }, miss.completionTokens + stream.completionTokens],
+      ['requests', 'millrace_pool_requests_total', {}, 2]
+    ]
+  const read = (after: Metrics): readonly Tracked[] =>
+    expect.map(([name, metric, labels, expected]) => {
+      const now = after.sum(metric, labels)
+      return { name, expected, risen: now === undefined ? undefined : now - (before.sum(metric, labels) ?? 0) }
+    })
+  const counted = read(await gateway.settledMetrics((after) => !isShort(read(after))))
+
+  const started = await gateway.metrics()
+  const ended = { millrace_outcome: 'aborted' }
+  const risen = (now: Metrics): number => (now.sum(duration, ended) ?? 0) - (started.sum(duration, ended) ?? 0)
+  const left = await gateway.leave(newQuestion('Tell the story of a forest in five sentences.'))
+  // An answer that was over at once was not left.
+  if (!left) return counted
+  const after = await gateway.settledMetrics((now) => risen(now) >= 1)
+  return [...counted, { name: 'calls left', expected: 1, risen: risen(after) }]
+}
+
+function isShort(round: readonly Tracked[]): boolean {
+  return round.some(({ risen, expected }) => risen === undefined || risen < expected)
+}
+
+/**
+ * Too little is wrong at once. Too much is others' work, unless it is the same surplus in every round: then each of our
+ * calls counts more than once.
+ */
+export function judgeMetrics(seen: readonly (readonly Tracked[])[]): Verdict {
+  const last = seen.at(-1) ?? []
+  const told = last.map(({ name, risen }) => `${name} +${risen ?? 0}`).join(', ')
+  const off = (by: (one: Tracked) => boolean): string =>
+    last
+      .filter(by)
+      .map(({ name, expected, risen }) =>
+        risen === undefined ? `${name} is missing` : `${name} rose by ${risen} of ${expected}`
+      )
+      .join(', ')
+  if (isShort(last)) {
+    return failed(
+      `/metrics: ${told}`,
+      off(({ risen, expected }) => risen === undefined || risen < expected),
+      'see that /metrics is the gateway’s own and not cached on the way, that telemetry is on, and that no balancer stands between'
+    )
+  }
+  const surplus = seen.map((round) =>
+    JSON.stringify(round.map(({ risen = 0, expected }) => (risen - expected > 0 ? (risen - expected) / expected : 0)))
+  )
+  const isExact = last.every(({ risen, expected }) => risen === expected)
+  if (isExact) return passed(`/metrics rose by exactly what was done: ${told}`)
+  if (seen.length >= rounds && new Set(surplus).size === 1) {
+    return failed(
+      `/metrics: ${told}`,
+      `in each of ${plural(seen.length, 'round')} ${off(({ risen = 0, expected }) => risen > expected)}`,
+      'see that no two telemetries listen in the gateway’s process, and that nobody else calls at exactly this pace'
+    )
+  }
+  return passed(`/metrics rose by at least what was done (others call too): ${told}`)
+}
