@@ -6,12 +6,12 @@ import { startService } from './src/service.ts'
 
 /**
  * The pictures of the page in `docs/`: `node --conditions=@millrace/source apps/sample/screenshots.ts`. They show a minute
- * of the page's own load on the embedded provider, so each takes a minute.
+ * of the page's own load on the embedded provider, so each takes a minute; the dark one a fault as well.
  */
 const looks = {
-  light: { colorScheme: 'light', viewport: { width: 1440, height: 1000 } },
-  dark: { colorScheme: 'dark', viewport: { width: 1440, height: 1000 } },
-  phone: { colorScheme: 'light', viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 }
+  light: { colorScheme: 'light', viewport: { width: 1440, height: 1630 } },
+  phone: { colorScheme: 'light', viewport: { width: 390, height: 2420 }, isMobile: true, hasTouch: true },
+  dark: { colorScheme: 'dark', viewport: { width: 1440, height: 1630 } }
 } as const
 
 const folder = fileURLToPath(new URL('../../docs/', import.meta.url))
@@ -39,13 +39,18 @@ try {
       }
       await page.waitForSelector('#load[aria-pressed="false"]', { timeout: 60_000 })
     }
+    if (name === 'dark') {
+      await page.locator('input[name="provider"][value="rate-limit"]').check()
+      await page.click('#load')
+      await page.waitForTimeout(9000)
+      await page.click('#ready button >> nth=3')
+      await page.waitForSelector('.answer:last-child[data-state="failed"]')
+    }
     await page.waitForTimeout(1500)
     await page.evaluate('window.scrollTo(0, 0)')
     const path = `${folder}page-${name}.png`
-    // All of it; a phone's is as long as it takes to see that it is readable.
-    await page.screenshot(
-      name === 'phone' ? { path, clip: { x: 0, y: 0, width: 390, height: 1688 }, fullPage: true } : { path, fullPage: true }
-    )
+    await page.screenshot({ path })
+    if (name === 'dark') await page.click('#fault-off')
     console.log(`${path}: ${Math.round(statSync(path).size / 1024)} KiB`)
     await context.close()
   }

@@ -6,6 +6,9 @@ import uPlot from './uPlot.esm.js'
 /** @typedef {import('../src/snapshot.ts').Snapshot} Snapshot */
 /** @typedef {import('../src/snapshot.ts').HistogramSnapshot} Histogram */
 
+/** Between the lines of an axis that counts: there is no half a call. */
+const wholeSteps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
+
 const histograms = /** @type {const} */ (['firstText', 'duration', 'overhead'])
 
 /**
@@ -125,7 +128,7 @@ function lines(id, series, label, range) {
   return plot(id, {
     scales: {
       x: { time: false, range: [-120, 0] },
-      y: { range: range ?? ((_plot, _low, high) => [0, Math.max(1, (high ?? 0) * 1.15)]) }
+      y: { range: range ?? ((_plot, _low, high) => [0, Math.max(2, (high ?? 0) * 1.15)]) }
     },
     series: [{}, ...series],
     axes: [
@@ -135,7 +138,12 @@ function lines(id, series, label, range) {
         splits: () => [-120, -90, -60, -30, 0],
         values: (_plot, splits) => splits.map((at) => (at === 0 ? 'now' : `${-at} s`))
       },
-      { ...axis(), size: 44, values: (_plot, splits) => splits.map((value) => label(value)) }
+      {
+        ...axis(),
+        size: 44,
+        incrs: range === undefined ? wholeSteps : [0.25, 0.5],
+        values: (_plot, splits) => splits.map((value) => label(value))
+      }
     ]
   })
 }
@@ -171,11 +179,14 @@ function histogram(id) {
         grid: { show: false },
         size: 24,
         splits: () => Array.from({ length: last - first - 1 }, (_, place) => first + 1 + place),
-        // Every second one: they would touch.
+        // Five of them at most: more would touch.
         values: (_plot, splits) =>
-          splits.map((at, place) => (place % 2 === 0 && bounds[at - 1] !== undefined ? short((bounds[at - 1] ?? 0) * 1000) : ''))
+          splits.map((at, place) => {
+            const bound = place % Math.ceil(splits.length / 5) === 0 ? bounds[at - 1] : undefined
+            return bound === undefined ? '' : short(bound * 1000)
+          })
       },
-      { ...axis(), size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000] }
+      { ...axis(), size: 44, incrs: wholeSteps }
     ]
   })
 

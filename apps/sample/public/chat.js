@@ -31,6 +31,7 @@ export function createChat(api, model) {
   let talk = []
   /** @type {{ stop(): void } | undefined} */
   let running
+  let atEnd = true
 
   form.addEventListener('submit', (event) => {
     event.preventDefault()
@@ -44,6 +45,9 @@ export function createChat(api, model) {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return
     event.preventDefault()
     form.requestSubmit()
+  })
+  messages.addEventListener('scroll', () => {
+    atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 40
   })
   stop.addEventListener('click', () => running?.stop())
   byId('chat-title', HTMLElement)
@@ -148,9 +152,9 @@ export function createChat(api, model) {
     if (hadFocus) (state === 'busy' ? stop : question).focus()
   }
 
-  /** The end stays in view for those who are there already. */
+  /** The end stays in view for those who have not scrolled away from it. */
   function follow() {
-    if (messages.scrollHeight - messages.scrollTop - messages.clientHeight < 160) messages.scrollTop = messages.scrollHeight
+    if (atEnd) messages.scrollTop = messages.scrollHeight
   }
 
   /**
@@ -165,7 +169,8 @@ export function createChat(api, model) {
     const made = element('article', { class: `entry ${kind}` }, who, text, ...(kind === 'answer' ? [facts] : []))
     messages.append(made)
     while (messages.querySelectorAll('.entry').length > keptMessages) messages.querySelector('.entry')?.remove()
-    messages.scrollTop = messages.scrollHeight
+    atEnd = true
+    follow()
     return { made, text, facts }
   }
 

@@ -14,7 +14,7 @@ export interface BalancerStats {
   readonly served: readonly number[]
   /** Requests that are under way at each target. */
   readonly open: readonly number[]
-  /** How often a target refused the connection and the next one was asked. */
+  /** How often a target did not take a request and the next one was asked. */
   readonly passedOver: number
   /** Requests that no target took: answered with 502. */
   readonly failed: number
@@ -31,8 +31,8 @@ export interface Balancer extends AsyncDisposable {
 
 /**
  * Deals HTTP requests out in turn, as any balancer before the gateway does: no affinity, nothing buffered, no health checks.
- * Each request has a connection of its own to its target. So a refused connection means that nothing was sent, and only
- * then another target is asked: a model call must not be made twice.
+ * A model call must not be made twice. So a body is sent only when the target has said that it waits for it (100 Continue, as
+ * Node's servers do), and only before that, or without a body, another target is asked.
  *
  * @throws what `listen` reports, such as `EADDRINUSE`
  *
@@ -50,8 +50,21 @@ export async function startBalancer({ targets, port = 0 }: BalancerOptions): Pro
   function forward(incoming: IncomingMessage, response: ServerResponse, first: number, tried: number): void {
     const index = (first + tried) % targets.length
     const { method, url, headers } = incoming
-    const target = new URL(url ?? '/', targets[index])
-    const outgoing = request(target, { method, headers: { ...headers, connection: 'close' }, agent: false, setHost: false })
+    const hasBody = headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined
+    const outgoing = request(new URL(url ?? '/', targets[index]), {
+      method,
+      headers: { ...headers, connection: 'close', ...(hasBody && { expect: '100-continue' }) },
+      agent: false,
+      setHost: false
+    })
+    let sent = false
+    if (hasBody) {
+      outgoing.once('continue', () => {
+        sent = true
+        incoming.pipe(outgoing)
+      })
+    } else outgoing.end()
+
     add(open, index, 1)
     outgoing.once('close', () => add(open, index, -1))
     const abort = (): void => void outgoing.destroy()
@@ -59,15 +72,13 @@ export async function startBalancer({ targets, port = 0 }: BalancerOptions): Pro
     outgoing.once('error', (error: NodeJS.ErrnoException) => {
       response.off('close', abort)
       if (response.destroyed || response.headersSent) return
-      if (error.code === 'ECONNREFUSED' && tried + 1 < targets.length) {
+      if (!sent && tried + 1 < targets.length) {
         counts.passedOver++
         return forward(incoming, response, first, tried + 1)
       }
       counts.failed++
-      response.writeHead(502, { 'content-type': 'text/plain' }).end(`no gateway took this request (${error.code})\n`)
+      response.writeHead(502, { 'content-type': 'text/plain' }).end(`no gateway took this request (${error.code})`)
     })
-    // The body is not touched before the connection stands, so that the next target gets all of it.
-    outgoing.once('socket', (socket) => socket.once('connect', () => incoming.pipe(outgoing)))
     outgoing.once('response', (answer) => {
       add(served, index, 1)
       const { connection: _, 'keep-alive': __, ...passed } = answer.headers

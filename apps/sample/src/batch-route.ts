@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { isJsonObject, isMillraceError, type Json, type JsonObject, parseJson } from '@millrace/core'
 import { openaiError } from '@millrace/streaming'
 import { type Context, Hono } from 'hono'
-import { type Batches, type BatchItem, type LineFault, localBatches } from './batches.ts'
+import type { BatchItem, LineFault } from './batches.ts'
 import type { GatewayEnv, Parts } from './context.ts'
 import { checkURLs, createNameLookup } from './image-urls.ts'
 import { report } from './report-error.ts'
@@ -17,8 +17,8 @@ const maxIdChars = 512
  * answers are taken, so it may be as long as it likes, and a client must read while it sends. A line that cannot be asked
  * gets a line that says why; a failure of the whole is the last line, without a `custom_id`. Leaving ends what runs.
  */
-export function batchRoutes(parts: Parts & { readonly batches?: Batches | undefined }): Hono<GatewayEnv> {
-  const { adapter, config, batches = localBatches({ adapter, itemMs: config.streamMs }) } = parts
+export function batchRoutes(parts: Parts): Hono<GatewayEnv> {
+  const { config, batches } = parts
   const lookup = createNameLookup()
   const app = new Hono<GatewayEnv>()
 

@@ -2,6 +2,7 @@ import { redactCredentials } from '@millrace/core'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { jsonMistake } from './json-mistake.ts'
+import { nearest } from './nearest-word.ts'
 
 /** A provider as the file has it: its key stands in a variable. */
 export interface ProviderEntry {
@@ -238,30 +239,6 @@ function unknownKey(key: string, known: readonly string[]): string {
   const near = nearest(key, known)
   const hint = near === undefined ? `it has ${known.join(', ')}` : `did you mean ${near}?`
   return `has no key ${JSON.stringify(safe(key))}: ${hint}`
-}
-
-/** The known key that differs in the fewest letters, at most a third of them. */
-function nearest(key: string, known: readonly string[]): string | undefined {
-  const wanted = key.slice(0, 64).toLowerCase()
-  const [best] = known
-    .map((candidate) => ({ candidate, away: distance(wanted, candidate.toLowerCase()) }))
-    .filter(({ candidate, away }) => away <= Math.max(1, candidate.length / 3))
-    .toSorted((one, other) => one.away - other.away)
-  return best?.candidate
-}
-
-/** Letters to put in, take out or change. */
-function distance(one: string, other: string): number {
-  let row = Array.from({ length: other.length + 1 }, (_, index) => index)
-  for (const [index, letter] of Array.from(one).entries()) {
-    const next = [index + 1]
-    for (const [place, wanted] of Array.from(other).entries()) {
-      const changed = (row[place] as number) + (letter === wanted ? 0 : 1)
-      next.push(Math.min(changed, (row[place + 1] as number) + 1, (next[place] as number) + 1))
-    }
-    row = next
-  }
-  return row[other.length] as number
 }
 
 function must(be: string): { readonly error: (issue: { readonly input?: unknown }) => string } {

@@ -140,7 +140,7 @@ function tokensOf(entry: TenantEntry, at: string, owners: Map<string, string>, {
 export function checkRules(file: ConfigFile, providers: readonly ProviderConfig[], { mistakes, fileName }: Sources): void {
   const known = {
     tenant: new Set(file.tenants.map(({ name }) => name)),
-    provider: new Set(providers.length === 0 ? ['openai', 'embedded'] : providers.map(({ name }) => name))
+    provider: new Set(providers.length === 0 ? ['embedded', 'embedded-messages'] : providers.map(({ name }) => name))
   }
   for (const list of ['limits', 'budgets'] as const) {
     for (const [index, { only = {} }] of file[list].entries()) {

@@ -6,6 +6,7 @@ import type { Streams } from '@millrace/streaming'
 import type { NodeTelemetry } from '@millrace/telemetry/node'
 import type { Transport } from '@millrace/transport'
 import type { Admission } from './admission.ts'
+import type { Batches } from './batches.ts'
 import type { Config, ProviderConfig } from './config.ts'
 import type { Faults } from './faults.ts'
 import type { OpenRecord, Recorder } from './recorder.ts'
@@ -57,6 +58,7 @@ export interface Parts {
   readonly providers: readonly ProviderConfig[]
   readonly recorder: Recorder
   readonly faults: Faults
+  readonly batches: Batches
   /** Requests under way. */
   readonly admission: Admission
   /** From the beginning of the end on: nothing new begins, what runs may finish. */

@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { CallFailed, type CallResult, call, type Target } from './caller.ts'
 import { ConfigError, embeddedKey, readConfig } from './config.ts'
+import { gatewayFigures } from './demo-figures.ts'
 import { createProgress, type Run, table } from './report.ts'
 import { type Conversation, createWorkload } from './workload.ts'
 
@@ -91,19 +92,8 @@ async function runPlain(workload: readonly Conversation[], target: Target): Prom
 
 async function runMillrace(workload: readonly Conversation[], target: Target): Promise<Run> {
   const { results, wallMs } = await runAll('Millrace', workload, target)
-  const response = await fetch(`${target.baseURL}/stats`, { headers: { authorization: `Bearer ${target.apiKey}` } })
-  const stats = (await response.json()) as {
-    tokens: { input: number }
-    origins: Record<string, { requests: number; opened: number }>
-  }
-  const origins = Object.values(stats.origins)
-  return {
-    calls: results,
-    wallMs,
-    upstreamRequests: sum(origins, (origin) => origin.requests),
-    socketsOpened: sum(origins, (origin) => origin.opened),
-    tokensIn: stats.tokens.input
-  }
+  const { upstreamRequests, socketsOpened, tokensIn } = await gatewayFigures(target)
+  return { calls: results, wallMs, upstreamRequests, socketsOpened, tokensIn }
 }
 
 async function runAll(

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { type IncomingMessage, Server, type ServerResponse } from 'node:http'
-import { type AddressInfo, Server as NetServer } from 'node:net'
+import { type AddressInfo, Server as NetServer, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type HttpBindings, serve } from '@hono/node-server'
 import { MillraceError } from '@millrace/core'
@@ -29,14 +29,14 @@ export interface Gateway extends AsyncDisposable {
   close(options?: { readonly graceMs?: number }): Promise<void>
 }
 
-/** Who was let in a moment before may still be about to ask: for so long calls are taken after the door is closed. */
-const lateMs = 100
+/** Who was let in a moment before may still be about to ask: calls are taken for the first, and by new connections up to the second. */
+const lateMs = { least: 100, most: 1000 }
 /** How long the last words of streams that were ended may take to get out. */
 const lastWordsMs = 1000
 
 /** @throws what `listen` reports, such as `EADDRINUSE` */
 export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gateway> {
-  const { config, adapter, streams, transport } = given
+  const { config, adapter, streams, batches, transport } = given
   let closing: Promise<void> | undefined
   let refusing = false
   const parts: Parts = { ...given, isClosing: () => refusing }
@@ -44,8 +44,15 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     createApp(parts, () => closing !== undefined),
     config
   )
+  /** Connections that have not asked anything yet. */
+  const silent = new Set<Socket>()
+  server.on('connection', (socket: Socket) => {
+    silent.add(socket)
+    socket.once('close', () => silent.delete(socket))
+  })
   let open = 0
-  server.on('request', (_request: IncomingMessage, response: ServerResponse) => {
+  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    silent.delete(request.socket)
     open++
     response.once('close', () => open--)
     cutStalled(response, config.stallMs)
@@ -57,13 +64,15 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     // Not by http's own `close`: it takes an answer that is written for one that is read, and cuts it off.
     const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
     const endsAt = performance.now() + graceMs
-    await delay(Math.min(lateMs, graceMs))
+    const lateAt = performance.now() + Math.min(lateMs.most, graceMs)
+    await delay(Math.min(lateMs.least, graceMs))
+    while (silent.size > 0 && performance.now() < lateAt) await delay(10)
     refusing = true
     // Idle connections go when the last answer is out; with the last words also those whose reader does not take them.
     const sweep = setInterval(() => {
       if (open === 0 || performance.now() > endsAt + lastWordsMs) server.closeAllConnections()
     }, 50)
-    await Promise.all([adapter.close({ graceMs }), streams.close({ graceMs })])
+    await Promise.all([adapter.close({ graceMs }), streams.close({ graceMs }), batches.close({ graceMs })])
     // What is passed on untouched is no call of the adapter.
     while (open > 0 && performance.now() < endsAt) await delay(20)
     await transport.close({ graceMs: 0 })
@@ -84,9 +93,11 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
   return gateway
 }
 
-function listen(app: Hono<GatewayEnv>, { host, port }: Parts['config']): Promise<Server> {
+function listen(app: Hono<GatewayEnv>, { host, port, streamMs }: Parts['config']): Promise<Server> {
   return new Promise((resolve, reject) => {
-    const server = serve({ fetch: app.fetch, hostname: host, port }, () => {
+    // A batch is taken as it is answered, and may take its time.
+    const serverOptions = { requestTimeout: streamMs }
+    const server = serve({ fetch: app.fetch, hostname: host, port, serverOptions }, () => {
       server.off('error', reject)
       resolve(server as Server)
     })

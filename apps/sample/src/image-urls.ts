@@ -98,17 +98,18 @@ async function resolve(name: string): Promise<readonly string[]> {
 
 /**
  * A look-up that keeps what it was told of the last 1000 names for 60 s, so that a conversation asks once about its images.
+ * It asks the name servers where `ask` is left out.
  *
  * @example
  * const lookup = createNameLookup()
  */
-export function createNameLookup(): NameLookup {
+export function createNameLookup(ask: NameLookup = resolve): NameLookup {
   const kept = new Map<string, { readonly until: number; readonly addresses: Promise<readonly string[]> }>()
   return (name) => {
     const known = kept.get(name)
     if (known !== undefined && known.until > performance.now()) return known.addresses
     kept.delete(name)
-    const addresses = resolve(name)
+    const addresses = ask(name)
     kept.set(name, { until: performance.now() + 60_000, addresses })
     // The oldest: a Map keeps the order of its keys.
     if (kept.size > 1000) kept.delete(kept.keys().next().value as string)

@@ -82,7 +82,7 @@ export function createFrames(take: () => Promise<string>, isClosing: () => boole
         },
         // Asked only by a reader that has taken what it had: it gets the latest then, and no queue grows meanwhile.
         async pull(controller) {
-          while (listeners.has(listener) && (latest === undefined || latest === seen)) {
+          if (listeners.has(listener) && (latest === undefined || latest === seen)) {
             await new Promise<void>((resolve) => {
               tell = resolve
             })

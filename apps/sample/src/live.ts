@@ -20,7 +20,8 @@ export function liveRoutes(parts: Parts): Hono<GatewayEnv> {
       streams: streams.stats(),
       requests: admission.stats(),
       recorder: { failures: recorder.failures },
-      replica
+      replica,
+      model: parts.config.model
     })
   )
 

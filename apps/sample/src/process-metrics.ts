@@ -10,9 +10,19 @@ export interface ProcessMetricsOptions {
   readonly redis: Pick<RedisStore, 'ready'> | undefined
 }
 
-/** The delays of the event loop are of the last 10 to 20 s, whoever reads them in between. */
+/** The delays of the event loop are of the last 10 to 20 s; of more where nobody has read for so long. */
 const windowMs = 10_000
-const nanosecond = 1e-9
+const resolutionMs = 10
+
+interface Delays {
+  readonly p99: number
+  readonly max: number
+}
+
+/** Seconds. What Node measures is a timer's whole wait, the 10 ms it asked for included. */
+function delayOf(nanoseconds: number): number {
+  return Math.max(0, nanoseconds / 1e9 - resolutionMs / 1000)
+}
 
 /**
  * Tells the global `MeterProvider` of this process: memory, event loop, requests. The names are those of OpenTelemetry's
@@ -36,10 +46,6 @@ export function startProcessMetrics({ admission, redis }: ProcessMetricsOptions)
     description: 'Heap in use when the last major collection was over: what really stays'
   })
   const resident = meter.createObservableUpDownCounter('process.memory.usage', { ...bytes, description: 'Resident memory' })
-  const delayMean = meter.createObservableGauge('nodejs.eventloop.delay.mean', {
-    ...seconds,
-    description: 'Mean delay of the event loop'
-  })
   const delayP99 = meter.createObservableGauge('nodejs.eventloop.delay.p99', { ...seconds, description: '99th percentile of it' })
   const delayMax = meter.createObservableGauge('nodejs.eventloop.delay.max', { ...seconds, description: 'The longest' })
   const running = meter.createObservableUpDownCounter('millrace.requests.running', {
@@ -58,28 +64,28 @@ export function startProcessMetrics({ admission, redis }: ProcessMetricsOptions)
     unit: '1',
     description: '1 while Redis can be asked, else 0'
   })
-  const all = [heapUsed, heapLimit, heapAfterMajor, resident, delayMean, delayP99, delayMax, running, admitted, refused, redisUp]
+  const all = [heapUsed, heapLimit, heapAfterMajor, resident, delayP99, delayMax, running, admitted, refused, redisUp]
 
   let afterMajor: number | undefined
   const collections = new PerformanceObserver((list) => {
-    const isMajor = (entry: GCEntry): boolean => entry.detail?.kind === constants.NODE_PERFORMANCE_GC_MAJOR
     if (list.getEntries().some(isMajor)) afterMajor = getHeapStatistics().used_heap_size
   })
   collections.observe({ entryTypes: ['gc'] })
-  const delays = monitorEventLoopDelay({ resolution: 10 })
+  const delays = monitorEventLoopDelay({ resolution: resolutionMs })
   delays.enable()
   let windowStartedAt = performance.now()
-  let window: Delays | undefined
+  let before: Delays = { p99: 0, max: 0 }
 
-  /** A scrape and a page read at different times: none of them begins a new window for the other. */
+  /** A scrape and a page read at different times, and neither may begin a new window for the other. */
   function delaysNow(): Delays {
-    const current = { mean: delays.mean, p99: delays.percentile(99), max: delays.max }
-    const now = performance.now()
-    if (now - windowStartedAt < windowMs) return window === undefined ? current : longer(window, current)
-    delays.reset()
-    windowStartedAt = now
-    window = current
-    return current
+    const now: Delays = { p99: delayOf(delays.percentile(99)), max: delayOf(delays.max) }
+    const told = { p99: Math.max(before.p99, now.p99), max: Math.max(before.max, now.max) }
+    if (performance.now() - windowStartedAt >= windowMs) {
+      before = now
+      windowStartedAt = performance.now()
+      delays.reset()
+    }
+    return told
   }
 
   function observe(result: BatchObservableResult): void {
@@ -89,13 +95,9 @@ export function startProcessMetrics({ admission, redis }: ProcessMetricsOptions)
     result.observe(heapLimit, getHeapStatistics().heap_size_limit)
     if (afterMajor !== undefined) result.observe(heapAfterMajor, afterMajor)
     result.observe(resident, process.memoryUsage.rss())
-    const { mean, p99, max } = delaysNow()
-    // Nothing has been measured yet.
-    if (max > 0 && Number.isFinite(mean)) {
-      result.observe(delayMean, mean * nanosecond)
-      result.observe(delayP99, p99 * nanosecond)
-      result.observe(delayMax, max * nanosecond)
-    }
+    const { p99, max } = delaysNow()
+    result.observe(delayP99, p99)
+    result.observe(delayMax, max)
     const requests = admission.stats()
     result.observe(running, requests.running)
     result.observe(admitted, requests.total)
@@ -111,4 +113,9 @@ export function startProcessMetrics({ admission, redis }: ProcessMetricsOptions)
       delays.disable()
     }
   }
+}
+
+function isMajor(entry: PerformanceEntry): boolean {
+  const { detail } = entry as { readonly detail?: { readonly kind?: unknown } }
+  return detail?.kind === constants.NODE_PERFORMANCE_GC_MAJOR
 }

@@ -41,7 +41,7 @@ export function histogramOf(samples: Iterable<Sample>, name: string): HistogramS
     if (sample.name === `${name}_sum`) sum += sample.value
     if (sample.name !== `${name}_bucket`) continue
     const { le = '', ...labels } = sample.labels
-    const key = JSON.stringify(Object.entries(labels).toSorted())
+    const key = JSON.stringify(Object.entries(labels))
     const buckets = series.get(key) ?? new Map<number, number>()
     series.set(key, buckets.set(words[le] ?? Number(le), sample.value))
   }

@@ -164,17 +164,16 @@ export class RecordedCall {
     return { name: 'limits', startMs: this.#callStartedMs ?? 0, endMs: this.#callEndedMs, told: codeOf(error), failed: true }
   }
 
-  /** In the order in which they began; nothing runs on when the response is out. */
+  /** In the order in which they ended; nothing runs on when the response is out. */
   #spans(firstTextMs: number | undefined): readonly RecordedSpan[] {
     const lastMs = this.#totalMs
-    const spans: RecordedSpan[] = this.#attempts.map(({ key: _, ...span }) => span)
-    if (this.#limits !== undefined) spans.push(this.#limits)
-    if (this.#cache !== undefined) spans.push(this.#cache)
+    const spans: RecordedSpan[] = [this.#cache, this.#limits].filter((span) => span !== undefined)
+    spans.push(...this.#attempts.map(({ key: _, ...span }) => span))
     if (firstTextMs !== undefined) {
       spans.push({ name: 'first text', startMs: 0, endMs: firstTextMs })
       spans.push({ name: 'stream', startMs: firstTextMs, endMs: this.#callEndedMs ?? lastMs })
     }
-    spans.sort((a, b) => a.startMs - b.startMs)
+    spans.sort((a, b) => (a.endMs ?? Number.MAX_VALUE) - (b.endMs ?? Number.MAX_VALUE))
     if (lastMs === undefined) return spans
     return spans.flatMap((span) => (span.startMs > lastMs ? [] : [{ ...span, endMs: Math.min(span.endMs ?? lastMs, lastMs) }]))
   }

@@ -8,6 +8,7 @@ import { type SpawnedProvider, spawnScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import { createAdmission } from './admission.ts'
 import { openBackends } from './backends.ts'
+import { localBatches, queuedBatches } from './batches.ts'
 import { type Config, embeddedKey, type ProviderConfig } from './config.ts'
 import type { Doors } from './context.ts'
 import { createFaults } from './faults.ts'
@@ -49,7 +50,10 @@ export async function startService(config: Config, env: Readonly<Record<string, 
         ...(backends && { store: backends.limits, processes: config.processes })
       })
     )
-    const transport = open(createTransport({ limits: limiter.send, traceHeaders: telemetry.traceHeaders }))
+    // Each request under way may be a stream that holds a connection: with fewer of them those that came in would wait for others to end.
+    const transport = open(
+      createTransport({ maxConnections: config.maxRequests, limits: limiter.send, traceHeaders: telemetry.traceHeaders })
+    )
     const cache =
       config.cache &&
       open(createCache({ ...config.cache, ...(backends && { store: backends.redis, log: backends.cacheLog }), scope }))
@@ -72,6 +76,13 @@ export async function startService(config: Config, env: Readonly<Record<string, 
         maxAheadBytes: mebibyte / 4
       })
     )
+    const itemMs = config.streamMs
+    const { maxBodyBytes } = config
+    const batches = open(
+      backends === undefined
+        ? localBatches({ adapter, itemMs })
+        : await queuedBatches({ adapter, itemMs, maxBodyBytes, url: backends.url })
+    )
     const recorder = createRecorder()
     const admission = createAdmission({ maxRequests: config.maxRequests, maxRequestsPerClient: config.maxRequestsPerClient })
     opened.push({ [Symbol.asyncDispose]: async () => recorder[Symbol.dispose]() })
@@ -83,6 +94,7 @@ export async function startService(config: Config, env: Readonly<Record<string, 
       cache,
       limiter,
       streams,
+      batches,
       streamIds: createStreamIds(secretsOf(config)),
       telemetry,
       redis: backends?.redis,

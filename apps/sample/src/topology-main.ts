@@ -48,18 +48,20 @@ async function watch({ replicas, token }: Topology): Promise<Watcher | undefined
 
 async function show(topology: Topology, watcher: Watcher | undefined): Promise<void> {
   console.log(`\n  ${topology.replicas.length} gateways, one Redis, one provider, one balancer: do they behave as one?\n`)
-  print(await proveOneCall(topology))
-  print(await proveOneLimit(topology))
-  print(await proveResume(topology))
-  print(await proveCancel(topology))
+  let sent = 0
+  for (const prove of [proveOneCall, proveOneLimit, proveResume, proveCancel]) {
+    const proof = await prove(topology)
+    sent += proof.calls
+    print(proof)
+  }
   // Before the first of them goes, and its counts with it.
-  if (watcher !== undefined) print(await proveScrape(topology, watcher))
+  if (watcher !== undefined) print(await proveScrape(topology, watcher, sent))
   print(await proveDrain(topology, 1))
   print(await proveCrash(topology, 2))
   print(await proveReturn(topology, [1, 2]))
 }
 
-function print({ claim, figure, holds }: Proof): void {
+function print({ claim, figure, holds }: Omit<Proof, 'calls'>): void {
   console.log(`  ${holds ? 'yes' : 'NO '}  ${claim}\n       ${figure}`)
   if (!holds) process.exitCode = 1
 }

@@ -8,6 +8,8 @@ export interface Proof {
   /** What was counted. */
   readonly figure: string
   readonly holds: boolean
+  /** Model calls that were sent for it. */
+  readonly calls: number
 }
 
 /** The same new question to all replicas at once: one call to the provider, and one answer. */
@@ -27,7 +29,9 @@ export async function proveOneCall(topology: Topology): Promise<Proof> {
   return {
     claim: 'one question to all replicas is one call',
     figure: `${askers} askers at once, ${later.length} later (${states(all)}): ${count(calls, 'call')} to the provider`,
-    holds: calls === 1 && texts.size === 1 && all.every(({ complete }) => complete) && later.every(({ cache }) => cache === 'hit')
+    holds:
+      calls === 1 && texts.size === 1 && all.every(({ complete }) => complete) && later.every(({ cache }) => cache === 'hit'),
+    calls: all.length
   }
 }
 
@@ -48,7 +52,8 @@ export async function proveOneLimit(topology: Topology): Promise<Proof> {
     claim: `one limit of ${perSecond.gateways} calls a second holds for all replicas`,
     figure: `${answered} of ${questions} answered in ${seconds.toFixed(1)} s, ${refused} refused by the provider`,
     // At first a second's worth at once; then two seconds at the least.
-    holds: answered === questions && refused === 0 && after.accepted - before.accepted === questions && seconds > 2
+    holds: answered === questions && refused === 0 && after.accepted - before.accepted === questions && seconds > 2,
+    calls: questions
   }
 }
 
@@ -65,7 +70,8 @@ export async function proveResume(topology: Topology): Promise<Proof> {
   return {
     claim: 'a stream begun at one replica goes on at another',
     figure: `${begun.text.length} letters at the first, ${rest.text.length} at the second, ${whole.text.length} in all; ${count(calls, 'call')}`,
-    holds: rest.complete && begun.text !== '' && begun.text + rest.text === whole.text && calls === 1
+    holds: rest.complete && begun.text !== '' && begun.text + rest.text === whole.text && calls === 1,
+    calls: 2
   }
 }
 
@@ -85,7 +91,8 @@ export async function proveCancel(topology: Topology): Promise<Proof> {
   return {
     claim: 'a stream is cancelled from a third replica',
     figure: `${endedMs} ms later it ended at the first, after ${text.length} of ${whole.text.length} letters; ${count(open, 'answer')} left open at the provider`,
-    holds: cancelled && open === 0 && whole.complete && text.length < whole.text.length && whole.text.startsWith(text)
+    holds: cancelled && open === 0 && whole.complete && text.length < whole.text.length && whole.text.startsWith(text),
+    calls: 2
   }
 }
 
@@ -99,7 +106,8 @@ export async function proveDrain(topology: Topology, index: number): Promise<Pro
   return {
     claim: 'a replica that is asked to end loses no call',
     figure: `${calls} calls, ${atEnd} of them at this replica when SIGTERM came, ${words}; exit code ${code}`,
-    holds: lost === 0 && code === 0 && atEnd > 0
+    holds: lost === 0 && code === 0 && atEnd > 0,
+    calls
   }
 }
 
@@ -113,21 +121,23 @@ export async function proveCrash(topology: Topology, index: number): Promise<Pro
   return {
     claim: 'a replica that is killed loses only what it was answering',
     figure: `${calls} calls, ${atEnd} of them at this replica when it was killed, ${words}`,
-    holds: lost <= atEnd && atEnd > 0
+    holds: lost <= atEnd && atEnd > 0,
+    calls
   }
 }
 
 /** Replicas that were away are started again, and take their part. */
 export async function proveReturn(topology: Topology, indexes: readonly number[]): Promise<Proof> {
   const { replicas, balancer } = topology
-  await Promise.all(indexes.map((index) => replicas[index]?.restart()))
+  await Promise.all(indexes.map(async (index) => replicas[index]?.restart()))
   const before = balancer.stats().served
   const { calls, lost, words } = outcome(await load(topology, 'return'))
   const shares = balancer.stats().served.map((served, index) => served - (before[index] ?? 0))
   return {
     claim: 'replicas that come back take their part',
     figure: `${calls} calls, dealt out ${shares.join(', ')}; ${words}`,
-    holds: lost === 0 && shares.every((share) => share > 0)
+    holds: lost === 0 && shares.every((share) => share > 0),
+    calls
   }
 }
 

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { createServer, type RequestListener, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { afterEach, expect, test } from 'vitest'
 import { startBalancer } from '../src/balancer.ts'
@@ -59,15 +59,23 @@ test('asks the next one with the whole body where a connection is refused, and s
   expect(lost.stats()).toMatchObject({ passedOver: 1, failed: 1 })
 })
 
-test('does not ask twice what was sent once', async () => {
-  let asked = 0
-  const breaking: RequestListener = (request) => {
-    asked++
+test('does not ask twice what was sent once, and asks the next one where a connection breaks before', async () => {
+  const asked: string[] = []
+  const breaking: RequestListener = async (request) => {
+    asked.push(await text(request))
     request.socket.resetAndDestroy()
   }
   await using balancer = await startBalancer({ targets: [await target(breaking), await target(breaking)] })
   expect((await fetch(balancer.url, { method: 'POST', body: 'once' })).status).toBe(502)
-  expect(asked).toBe(1)
+  expect(asked).toEqual(['once'])
+
+  const closing = createTcpServer((socket) => socket.resetAndDestroy()).listen(0, '127.0.0.1')
+  await once(closing, 'listening')
+  const { port } = closing.address() as AddressInfo
+  await using other = await startBalancer({ targets: [`http://127.0.0.1:${port}`, await target(echo('b'))] })
+  expect(await (await fetch(other.url, { method: 'POST', body: 'again' })).text()).toBe('POST / again')
+  expect(other.stats()).toMatchObject({ passedOver: 1, failed: 0 })
+  closing.close()
 })
 
 test('passes events on as they come, and breaks off what its target breaks off', async () => {

@@ -36,7 +36,7 @@ beforeAll(async () => {
 afterAll(() => provider.close())
 
 async function start(options: RoutesOptions = {}, batches?: Batches): Promise<Routes> {
-  const routes = await startRoutes((parts) => batchRoutes({ ...parts, batches }), {
+  const routes = await startRoutes((parts) => batchRoutes({ ...parts, batches: batches ?? parts.batches }), {
     openai: provider.url,
     cache: 'off',
     transport: { retry: false },

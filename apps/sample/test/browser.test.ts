@@ -26,7 +26,8 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
 
   const complaints: string[] = []
   afterEach(() => {
-    expect(complaints.splice(0)).toEqual([])
+    const [complaint] = complaints.splice(0)
+    if (complaint !== undefined) throw new Error(`the browser complained: ${complaint}`)
   })
 
   /** A page of its own for each test; what the browser complains about fails it. */
@@ -91,6 +92,24 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
     expect(told).toContain('0 attempts')
     const [first, second] = await page.locator('.answer .text').allTextContents()
     expect(second).toBe(first)
+  })
+
+  test('twenty who ask the same at once share calls, and the page says how many', async () => {
+    await using page = await open()
+    await page.click('#crowd')
+    const told = await page.textContent('.entry.told .text', { timeout: 15_000 })
+    const [, joined] = /20 answered.* joined (\d+)/.exec(told ?? '') ?? []
+    expect(Number(joined)).toBeGreaterThan(5)
+    expect(told).toContain('misses 1.')
+  })
+
+  test('what is asked and answered is text, whatever it looks like', async () => {
+    await using page = await open()
+    const markup = '<img src="/assets/none" onerror="document.title = 1"><b>turbines</b>'
+    await ask(page, markup)
+    await facts(page)
+    expect(await page.locator('.question .text').textContent()).toBe(markup)
+    expect(await page.locator('#messages img, #messages b').count()).toBe(0)
   })
 
   test('a fault shows in a banner, in the call, and goes again', async () => {
@@ -224,16 +243,16 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
       socketsOpened: origins.reduce((sum, origin) => sum + origin.opened, 0)
     })
     const samples = [...readSamples(metrics)]
-    function sum(name: string, label = ''): number {
+    function total(name: string, label = ''): number {
       return samples
         .filter((one) => one.name === name && JSON.stringify(one.labels).includes(label))
         .reduce((all, { value }) => all + value, 0)
     }
     for (const state of ['hit', 'miss'])
-      expect(sum('millrace_cache_lookups_total', `"${state}"`)).toBe(state === 'hit' ? shown.hits : shown.misses)
-    expect(sum('millrace_cost_spent_total')).toBeCloseTo(shown.moneySpent as number, 12)
+      expect(total('millrace_cache_lookups_total', `"${state}"`)).toBe(state === 'hit' ? shown.hits : shown.misses)
+    expect(total('millrace_cost_spent_total')).toBeCloseTo(shown.moneySpent as number, 12)
     expect(shown.hits).toBeGreaterThan(0)
-    const streams = sum('gen_ai_client_operation_time_to_first_chunk_count')
+    const streams = total('gen_ai_client_operation_time_to_first_chunk_count')
     expect(await page.textContent('#text-firstText')).toMatch(new RegExp(`^${streams} streams`))
   })
 

@@ -35,7 +35,7 @@ describe('the configuration file', () => {
   it('has a schema for editors that is what it is checked by', () => {
     const schema = z.toJSONSchema(configFileSchema, { io: 'input' })
     const file = JSON.parse(readFileSync(new URL('../gateway.schema.json', import.meta.url), 'utf8')) as unknown
-    expect(file, 'run `node --conditions=@millrace/source apps/sample/gateway-schema.ts`').toEqual(schema)
+    expect(file, 'run `node --conditions=@millrace/source apps/sample/test/write-schema.ts`').toEqual(schema)
   })
 
   it.each([

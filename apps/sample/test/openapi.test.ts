@@ -104,8 +104,7 @@ describe.skipIf(judge === undefined)("what the gateway says is what OpenAI's own
     ['streamed', { ...ask('Tell it in pieces'), stream: true }],
     ['streamed with its usage', { ...ask('Tell it in pieces, and count'), ...streamed }],
     ['a tool call', { ...ask('Please get weather in Lima'), tools }],
-    ['a streamed tool call', { ...ask('Please get weather in Quito'), tools, ...streamed }],
-    ,
+    ['a streamed tool call', { ...ask('Please get weather in Quito'), tools, ...streamed }]
   ])('a chat, %s, and again out of the cache', async (_, body) => {
     const first = await post(service, 'chat/completions', body)
     expect([first.status, ofChat(first)]).toEqual([200, []])
@@ -128,7 +127,7 @@ describe.skipIf(judge === undefined)("what the gateway says is what OpenAI's own
   test.each(['plain', 'streamed'])('one %s chat that two share', async (how) => {
     const body = { ...ask(`Slowly, ${how}`), max_tokens: 40, ...(how === 'plain' ? {} : streamed) }
     const both = await Promise.all([post(service, 'chat/completions', body), post(service, 'chat/completions', body)])
-    expect(both.map(({ headers }) => headers.get('x-millrace-cache')).toSorted()).toEqual(['joined', 'miss'])
+    expect(new Set(both.map(({ headers }) => headers.get('x-millrace-cache')))).toEqual(new Set(['joined', 'miss']))
     expect(both.map(ofChat)).toEqual([[], []])
   })
 
@@ -238,14 +237,37 @@ function requestOf({ id, stream, features, request, api }: Recording): JsonObjec
 /** Requests the contract has no words for: what the provider says to them goes out untouched. */
 const isPassed = (recording: Recording): boolean => readRequest(requestOf(recording)) === undefined
 
+const ofVectors = (emitted: Emitted): readonly string[] => mistakes(emitted, 'CreateEmbeddingResponse', 'none')
+
+/** Where OpenAI's own answers are not as OpenAI's own description has them, and why. */
+const contradicted: readonly (readonly [RegExp, string])[] = [
+  [/\/user must be string$/, 'it is null where the request named no user'],
+  [/\/system_fingerprint must be string$/, 'it is null for some models'],
+  [/\/usage must be object$/, 'it is null before the end of a response'],
+  [/'cache_write_tokens'$/, 'the field is younger than the recordings'],
+  [/^ must have required property 'name'$/, 'so is the name at the end of the arguments of a call'],
+  [/\/message must have required property 'refusal'$/, 'so is the refusal of a message'],
+  [/\/embedding must be array$/, 'it is a text where base64 was asked for, as the official client does by itself']
+]
+
+/** Single recordings the description does not fit. */
+const exceptions: Readonly<Record<string, string>> = {
+  'openai-responses-5bd0fdf54d': 'of March 2025: texts have no logprobs yet',
+  'openai-responses-3937cd1379': 'kept without the numbers of its events',
+  'openai-responses-7195d0ce37': 'its picture is done with a status the description does not know',
+  'openai-responses-9046a4b952': 'its error event has the error inside, and a code the description does not know',
+  'openai-responses-9a19b8afe3': 'kept shortened'
+}
+
 describe.skipIf(judge === undefined || chats.length === 0)(
-  'answers of real providers come out as the schema has them (seed 9)',
+  'recorded answers of real providers (seed 9, skipped without them)',
   () => {
     let service: Service
+    let whole = 0
     beforeAll(async () => {
-      const served = await serveAll(chats, 9)
+      const served = await serveAll([...chats, ...responses, ...vectors], 9)
       open.push(served)
-      service = await startBefore(served.url, 'k', { imageURLs: 'any', maxBodyBytes: 16 * 2 ** 20 })
+      service = await startBefore(served.url, 'k', { imageURLs: 'any', maxBodyBytes: 16 * 2 ** 20, fallback: { coolDownMs: 0 } })
       open.push(service)
     })
 
@@ -260,14 +282,39 @@ describe.skipIf(judge === undefined || chats.length === 0)(
       }
     })
 
-    test.each(own.map((recording) => [recording.id, recording] as const))('%s', async (_, recording) => {
-      const emitted = await post(service, 'chat/completions', requestOf(recording))
-      expect(ofChat(emitted)).toEqual([])
-      const broke = eventsOf(emitted.text).at(-1)?.error !== undefined
-      if (emitted.status !== 200 || broke) return
-      // Chat that came through whole comes out of the cache alike.
-      const again = await post(service, 'chat/completions', requestOf(recording))
-      expect(ofChat(again)).toEqual([])
-    })
+    test.each(own.map((recording) => [recording.id, recording] as const))(
+      '%s comes out as the schema has it',
+      async (_, recording) => {
+        const emitted = await post(service, 'chat/completions', requestOf(recording))
+        expect(ofChat(emitted)).toEqual([])
+        if (emitted.status !== 200 || (isStream(emitted) && eventsOf(emitted.text).at(-1)?.error !== undefined)) return
+        whole++
+        // And so it does out of the cache, where it was kept.
+        const again = await post(service, 'chat/completions', requestOf(recording))
+        expect([again.status, ofChat(again)]).toEqual([200, []])
+      }
+    )
+    test('most of them came through whole', () => expect(whole).toBeGreaterThan(180))
+
+    const passed = [
+      ...chats.filter(isPassed).map((recording) => ({ recording, path: 'chat/completions', judged: ofChat })),
+      ...responses.map((recording) => ({ recording, path: 'responses', judged: ofResponse })),
+      ...vectors.map((recording) => ({ recording, path: 'embeddings', judged: ofVectors }))
+    ].filter(({ recording: { status } }) => status === 200)
+
+    test.each(passed.map((one) => [one.recording.id, one] as const))(
+      '%s comes out as it went in, and as the schema has it where it is of OpenAI',
+      async (_, { recording, path, judged }) => {
+        const emitted = await post(service, path, requestOf(recording))
+        const text = recording.body.toString()
+        expect(emitted.status).toBe(200)
+        expect(emitted.text.slice(0, text.length)).toBe(text)
+        // A stream that its recorder cut is told as broken.
+        expect(emitted.text.slice(text.length)).toMatch(/^$|^\n*(event: error\n)?data: .*error/)
+        if (recording.provider !== 'openai' || Object.hasOwn(exceptions, recording.id)) return
+        const known = (mistake: string): boolean => contradicted.some(([pattern]) => pattern.test(mistake))
+        expect(judged({ ...emitted, text }).filter((mistake) => !known(mistake))).toEqual([])
+      }
+    )
   }
 )

@@ -3,6 +3,7 @@ import { createLimiter } from '@millrace/limits'
 import { createStreams } from '@millrace/streaming'
 import type { Transport } from '@millrace/transport'
 import { createAdmission } from '../src/admission.ts'
+import { localBatches } from '../src/batches.ts'
 import { type Config, readConfig } from '../src/config.ts'
 import type { Parts } from '../src/context.ts'
 import { createFaults } from '../src/faults.ts'
@@ -29,6 +30,7 @@ export function partsOf({ adapter, transport, upstream, config: more, telemetry,
     cache,
     limiter: createLimiter(),
     streams: createStreams(),
+    batches: localBatches({ adapter, itemMs: config.streamMs }),
     streamIds: createStreamIds([]),
     telemetry: telemetry ?? { prometheus: async () => ({ contentType: 'text/plain', body: '' }) },
     redis: undefined,

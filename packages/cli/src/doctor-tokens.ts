@@ -53,7 +53,7 @@ export function judgeTokens({ sentTokens, messages, dropped, promptTokens, fitte
       'set MILLRACE_CONTEXT_WINDOW to fewer tokens; where it is larger, give --prompt-tokens above it'
     )
   }
-  const figure = `of ${talk} ${plural(promptTokens, 'token')} went to the provider: ${dropped} of ${messages} messages dropped, ${plural(fitted, 'token')} saved`
+  const figure = `of ${talk} ${plural(promptTokens, 'token')} went to the provider: ${dropped} of ${messages} messages dropped, ${plural(fitted, 'token')} by the gateway's own count`
   if (fitted <= 0)
     return failed(
       figure,

@@ -38,6 +38,24 @@ const tokensUsed = async (limiter: Limiter): Promise<number> =>
   60_000 - (Object.values(await limiter.limits())[0]?.tokensLeft ?? 60_000)
 
 describe('limiter.fetch', () => {
+  it('counts a call once, and a refusal once, around a transport that has limiter.send', async () => {
+    const limiter = open({ limits: [{ by: 'provider', concurrency: 1 }] })
+    const head = { status: 429, headers: { 'retry-after': '0' }, attempts: 1 }
+    const wire = limiter.send(async () => ({
+      ...head,
+      body: { text: async () => '{}', cancel: () => {}, async *[Symbol.asyncIterator]() {} }
+    }))
+    const fetch = limiter.fetch(async (_input, init) => {
+      const { permit } = init as RequestInit & { readonly permit?: object }
+      const response = await wire({ method: 'POST', url: 'https://example.com/v1/responses', headers: {}, body: body(), permit })
+      return new Response(await response.body.text(), { status: response.status, headers: response.headers })
+    })
+    const response = await fetch('https://example.com/v1/responses', { method: 'POST', body: body() })
+    await response.text()
+    const { granted, refusals, running } = limiter.stats()
+    expect({ status: response.status, granted, refusals, running }).toEqual({ status: 429, granted: 1, refusals: 1, running: 0 })
+  })
+
   it.each([
     ['text', (response: Response) => response.text()],
     ['json', (response: Response) => response.json()],

@@ -1,4 +1,4 @@
-import { addressOf } from './attributes.ts'
+import { addressOf, clip } from './attributes.ts'
 import type { Labels } from './labels.ts'
 import { attribute, metric } from './semconv.ts'
 import type { Reading } from './sources.ts'
@@ -7,6 +7,30 @@ import type { Reading } from './sources.ts'
 
 interface AdapterCounts {
   readonly running: number
+  readonly limits?: LimiterCounts | undefined
+  readonly fallback?: FallbackCounts | undefined
+}
+
+interface LimiterCounts {
+  readonly running: number
+  readonly queued: number
+  readonly granted: number
+  readonly refused: Readonly<Record<string, number>>
+  readonly refusals: number
+  readonly degraded: boolean
+  readonly degradedCalls: number
+  readonly storeErrors: number
+}
+
+interface FallbackCounts {
+  readonly movedOn: number
+  readonly exhausted: number
+  readonly providers: readonly {
+    readonly name: string
+    readonly failed: number
+    readonly passedOver: number
+    readonly cooling: number
+  }[]
 }
 
 interface OriginCounts {
@@ -70,9 +94,50 @@ const level = (name: string, value: number, labels: Reading['labels'] = none): R
   labels
 })
 
-export function readAdapter(owner: object): readonly Reading[] {
+export function readAdapter(owner: object, providers: Labels): readonly Reading[] {
   const stats = statsOf<AdapterCounts>(owner, 'running')
-  return stats === undefined ? [] : [level(metric.callsRunning, stats.running)]
+  if (stats === undefined) return []
+  const { limits, fallback } = stats
+  return [
+    level(metric.callsRunning, stats.running),
+    ...(limits === undefined ? [] : readLimits(limits)),
+    ...(fallback === undefined ? [] : readFallback(fallback, providers))
+  ]
+}
+
+/** A limiter is read through its adapter. One that several adapters share is so counted once for each. */
+function readLimits(stats: LimiterCounts): readonly Reading[] {
+  return [
+    level(metric.limitsRunning, stats.running),
+    level(metric.limitsQueued, stats.queued),
+    count(metric.limitsGranted, stats.granted),
+    ...Object.entries(stats.refused).map(([reason, value]) =>
+      count(metric.limitsRefused, value, { [attribute.limitsReason]: wordsOf(reason) })
+    ),
+    count(metric.limitsProviderRefusals, stats.refusals),
+    level(metric.limitsDegraded, stats.degraded ? 1 : 0),
+    count(metric.limitsDegradedCalls, stats.degradedCalls),
+    count(metric.limitsStoreErrors, stats.storeErrors)
+  ]
+}
+
+/** Names of providers beyond what `providers` admits share `_OTHER`. */
+function readFallback(stats: FallbackCounts, providers: Labels): readonly Reading[] {
+  const readings = [count(metric.fallbackMovedOn, stats.movedOn), count(metric.fallbackExhausted, stats.exhausted)]
+  for (const [at, { name, failed, passedOver, cooling }] of stats.providers.entries()) {
+    const labels = { [attribute.provider]: providers.admit(clip(name)) }
+    readings.push(
+      count(metric.fallbackFailed, failed, labels, String(at)),
+      count(metric.fallbackPassedOver, passedOver, labels, String(at)),
+      level(metric.fallbackCooling, cooling, labels)
+    )
+  }
+  return readings
+}
+
+/** `queueFull` is `queue-full`, as the codes of errors are written. */
+function wordsOf(field: string): string {
+  return field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 }
 
 const breakerStates = ['closed', 'open', 'half-open']

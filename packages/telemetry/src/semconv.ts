@@ -58,6 +58,7 @@ export const attribute = {
   savedOutputTokens: 'millrace.usage.saved_output_tokens',
   poolState: 'millrace.pool.state',
   breakerState: 'millrace.breaker.state',
+  limitsReason: 'millrace.limits.reason',
   spanFate: 'millrace.telemetry.fate'
 } as const
 
@@ -102,6 +103,21 @@ export const metric = {
   cacheStoreSkipped: 'millrace.cache.store_skipped',
   cacheTokensSaved: 'millrace.cache.tokens_saved',
   cacheCostSaved: 'millrace.cache.cost_saved',
+
+  limitsRunning: 'millrace.limits.running',
+  limitsQueued: 'millrace.limits.queued',
+  limitsGranted: 'millrace.limits.granted',
+  limitsRefused: 'millrace.limits.refused',
+  limitsProviderRefusals: 'millrace.limits.provider_refusals',
+  limitsDegraded: 'millrace.limits.degraded',
+  limitsDegradedCalls: 'millrace.limits.degraded_calls',
+  limitsStoreErrors: 'millrace.limits.store_errors',
+
+  fallbackMovedOn: 'millrace.fallback.moved_on',
+  fallbackExhausted: 'millrace.fallback.exhausted',
+  fallbackFailed: 'millrace.fallback.failed',
+  fallbackPassedOver: 'millrace.fallback.passed_over',
+  fallbackCooling: 'millrace.fallback.cooling',
 
   telemetryDropped: 'millrace.telemetry.dropped',
   telemetrySpans: 'millrace.telemetry.spans',

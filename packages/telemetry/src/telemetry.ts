@@ -99,8 +99,9 @@ export function createTelemetry(options: TelemetryOptions = {}): Telemetry {
   const content = options.content ?? (asksForContent(process.env) ? {} : false)
   const capture = content === false ? undefined : createContentCapture(content, fail)
   const addresses = createLabels(maxAddresses)
+  const providers = createLabels(maxAddresses)
   // Read guarded: an object whose `stats()` throws is counted, and the others are still read.
-  const adapters = createSources((owner) => guarded(readAdapter)(owner) ?? [])
+  const adapters = createSources((owner) => guarded(readAdapter)(owner, providers) ?? [])
   const transports = createSources((owner) => guarded(readTransport)(owner, addresses) ?? [])
   const caches = createSources((owner) => guarded(readCache)(owner) ?? [])
   const meters = createMeters({ provider: meterProvider, maxModels, addresses, read })

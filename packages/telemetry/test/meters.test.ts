@@ -463,6 +463,39 @@ test('a cache is known by its first lookup, an adapter by its first call', async
   expect([adapter.stats().running, cache.stats().hits]).toEqual([2, 1])
 })
 
+test('limits and fallback of an adapter are read with it, by reason and by provider', async () => {
+  await using harness = createHarness()
+  const refused = { queueFull: 1, queueTimeout: 2, deadline: 3, quota: 4, tooLarge: 5 }
+  const limits = { running: 6, queued: 7, granted: 8, refused, refusals: 9, degraded: true, degradedCalls: 10, storeErrors: 11 }
+  const near = { name: 'near', asked: 9, answered: 8, failed: 14, passedOver: 15, cooling: 16 }
+  const fallback = { calls: 20, movedOn: 12, exhausted: 13, providers: [near, { ...near, name: 'far', failed: 1 }] }
+  const adapter = { stats: () => ({ running: 0, limits, fallback }) }
+  await collect(watch(adapter)(provides())(request, {}))
+
+  const rest = ['running', 'queued', 'granted', 'provider_refusals', 'degraded', 'degraded_calls', 'store_errors']
+  expect(await Promise.all(rest.map(async (name) => await values(harness, `millrace.limits.${name}`)))).toEqual(
+    [6, 7, 8, 9, 1, 10, 11].map((value) => [value])
+  )
+  const reasons = await harness.metric('millrace.limits.refused')
+  expect(reasons.map(({ value, attributes }) => [attributes['millrace.limits.reason'], value])).toEqual([
+    ['queue-full', 1],
+    ['queue-timeout', 2],
+    ['deadline', 3],
+    ['quota', 4],
+    ['too-large', 5]
+  ])
+  expect(await values(harness, 'millrace.fallback.moved_on')).toEqual([12])
+  expect(await values(harness, 'millrace.fallback.exhausted')).toEqual([13])
+  const failed = await harness.metric('millrace.fallback.failed')
+  expect(failed.map(({ value, attributes }) => [attributes['gen_ai.provider.name'], value])).toEqual([
+    ['near', 14],
+    ['far', 1]
+  ])
+  expect(await values(harness, 'millrace.fallback.passed_over')).toEqual([15, 15])
+  expect(await values(harness, 'millrace.fallback.cooling')).toEqual([16, 16])
+  expect([adapter.stats().running, harness.telemetry.stats().failures]).toEqual([0, 0])
+})
+
 test('a process that makes a transport a request keeps none of them', async () => {
   await using telemetry = createTelemetry({ meterProvider: new MeterProvider() })
   const used = (transports: number): number => {

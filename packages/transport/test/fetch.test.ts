@@ -3,7 +3,7 @@ import { getEventListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { inspect } from 'node:util'
 import { brotliCompressSync, gzipSync, zstdCompressSync } from 'node:zlib'
-import { type CallOptions, isMillraceError } from '@millrace/core'
+import { type CallOptions, CallTally, isMillraceError, type Send } from '@millrace/core'
 import { createFetch, createTransport, type Transport } from '@millrace/transport'
 import { describe, expect, test } from 'vitest'
 import { serve, type TestServer, until } from './serve.ts'
@@ -293,6 +293,21 @@ describe('options of a call', () => {
     expect(() => createFetch(undefined as never)).toThrow(/takes a send/)
     expect(() => createFetch(transport.send, { timeouts: {} } as never)).toThrow(/no option "timeouts"/)
     expect(() => createFetch(transport.send, { options: {} } as never)).toThrow(/must be a function/)
+  })
+
+  test('hand a tally and a permit down to the send, the permit of init too', async () => {
+    const sent: unknown[] = []
+    const tally = new CallTally()
+    const permits = [{}, {}]
+    const send: Send = (request) => {
+      sent.push(request.tally, request.permit)
+      return Promise.reject(new Error('not sent'))
+    }
+    const told = createFetch(send, { options: () => ({ tally, permit: permits[0] }) })
+    await rejection(told('http://127.0.0.1/'))
+    await rejection(createFetch(send)('http://127.0.0.1/', { permit: permits[1] } as RequestInit))
+    expect(sent).toEqual([tally, permits[0], undefined, permits[1]])
+    expect([sent[1] === permits[0], sent[3] === permits[1]]).toEqual([true, true])
   })
 
   test('come as x-millrace headers too, go before the function, and never reach the server', async () => {
