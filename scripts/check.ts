@@ -21,7 +21,8 @@ const steps: readonly Step[] = [
     name: 'types',
     commands: [
       ['tsc', '-b'],
-      ['tsc', '-p', 'tsconfig.tests.json']
+      ['tsc', '-p', 'tsconfig.tests.json'],
+      ['tsc', '-p', 'apps/sample/public']
     ]
   },
   // Behind the types, which build each package: the linter reads their declarations.

@@ -97,7 +97,13 @@ function createRow(id, body) {
       write(button, `${new Date(call.at).toLocaleTimeString('en-GB')} ${call.path.replace('/v1/', '')}`)
       write(
         outcome,
-        call.outcome === 'success' ? 'ok' : call.outcome === 'error' ? `error ${call.status ?? ''}`.trim() : call.outcome
+        call.outcome === 'success'
+          ? 'ok'
+          : call.outcome === 'error'
+            ? (call.status ?? 0) >= 400
+              ? `error ${call.status}`
+              : 'broke off'
+            : call.outcome
       )
       outcome.dataset.state = call.outcome === 'success' ? 'good' : call.outcome === 'error' ? 'bad' : 'plain'
       write(cells.cache, call.cache ?? '–')

@@ -27,7 +27,7 @@ export interface AccessRequest {
  * @example
  * const callerOf = accessOf(readConfig(process.env))
  */
-export function accessOf({
+function accessOf({
   operatorToken,
   tenants
 }: Pick<AccessConfig, 'operatorToken' | 'tenants'>): (request: AccessRequest) => Caller {
@@ -66,7 +66,7 @@ function tokenOf(request: AccessRequest): string | undefined {
  *
  * @throws {MillraceError} `invalid-request` with the status 403
  */
-export function checkBrowser({ host, hosts, origins }: AccessConfig, request: AccessRequest): void {
+function checkBrowser({ host, hosts, origins }: AccessConfig, request: AccessRequest): void {
   const called = request.header('host') ?? new URL(request.url).host
   if (isLoopback(host) && !isOwnName(called, hosts)) {
     throw refused(403, 'host', 'the host is no name of this gateway: call it by localhost, or add the name to MILLRACE_HOSTS')

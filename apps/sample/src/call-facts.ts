@@ -1,5 +1,4 @@
-import type { CallTally, Completion } from '@millrace/core'
-import { isFromCache } from '@millrace/core'
+import { type CallTally, type Completion, isFromCache, type Json } from '@millrace/core'
 import type { Context } from 'hono'
 import type { GatewayEnv } from './context.ts'
 
@@ -8,27 +7,26 @@ export function factsOf(
   context: Context<GatewayEnv>,
   { notes, provider, tally }: { notes: Completion['notes']; provider: string | undefined; tally: CallTally }
 ): Record<string, string> {
-  const cache = notes.cache?.state
-  const attempts = isFromCache(notes.cache) ? 0 : (notes.retry?.attempts ?? 1)
-  const dropped = notes.tokens?.dropped
+  const cache = plain(notes.cache?.state)
+  const attempts = isFromCache(notes.cache) ? 0 : Number(notes.retry?.attempts ?? 1)
+  const dropped = plain(notes.tokens?.dropped)
   const overheadMs = overheadOf(context, tally, cache)
-  context.get('record').tell({
-    provider,
-    overheadMs,
-    cache: typeof cache === 'string' ? cache : undefined,
-    attempts: typeof attempts === 'number' ? attempts : undefined
-  })
+  context.get('record').tell({ provider, overheadMs, cache, attempts })
   return {
-    ...(cache !== undefined && { 'x-millrace-cache': String(cache) }),
+    ...(cache !== undefined && { 'x-millrace-cache': cache }),
     'x-millrace-attempts': String(attempts),
     ...(provider !== undefined && { 'x-millrace-provider': headerText(provider) }),
     ...(overheadMs !== undefined && { 'x-millrace-overhead-ms': overheadMs.toFixed(2) }),
-    ...(dropped !== undefined && { 'x-millrace-dropped-messages': String(dropped) })
+    ...(dropped !== undefined && { 'x-millrace-dropped-messages': dropped })
   }
 }
 
+function plain(fact: Json | undefined): string | undefined {
+  return typeof fact === 'string' || typeof fact === 'number' ? String(fact) : undefined
+}
+
 /** All time less what was waited for others. Who has joined another's call has waited for it, and cannot tell for how long. */
-function overheadOf(context: Context<GatewayEnv>, tally: CallTally, cache: unknown): number | undefined {
+function overheadOf(context: Context<GatewayEnv>, tally: CallTally, cache: string | undefined): number | undefined {
   if (cache === 'joined') return undefined
   const elapsedMs = performance.now() - context.get('arrivedAt')
   return Math.max(0, elapsedMs - (tally.providerMs ?? 0) - tally.otherMs)

@@ -6,7 +6,6 @@ import {
   type Chunk,
   checkRequest,
   isJsonObject,
-  type JsonObject,
   MillraceError,
   parseJson
 } from '@millrace/core'

@@ -44,17 +44,20 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     createApp(parts, () => closing !== undefined),
     config
   )
-  /** Connections that have not asked anything yet. */
+  /** Connections whose first request is not there yet. */
   const silent = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
     silent.add(socket)
     socket.once('close', () => silent.delete(socket))
   })
-  let open = 0
+  const open = new Set<ServerResponse>()
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
-    silent.delete(request.socket)
-    open++
-    response.once('close', () => open--)
+    // A call begins when its body is there.
+    const heard = (): boolean => silent.delete(request.socket)
+    if (request.headers['content-length'] === undefined && request.headers['transfer-encoding'] === undefined) heard()
+    else request.once('end', heard)
+    open.add(response)
+    response.once('close', () => open.delete(response))
     cutStalled(response, config.stallMs)
   })
   const { port } = server.address() as AddressInfo
@@ -70,11 +73,11 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     refusing = true
     // Idle connections go when the last answer is out; with the last words also those whose reader does not take them.
     const sweep = setInterval(() => {
-      if (open === 0 || performance.now() > endsAt + lastWordsMs) server.closeAllConnections()
+      if (open.size === 0 || performance.now() > endsAt + lastWordsMs) server.closeAllConnections()
     }, 50)
     await Promise.all([adapter.close({ graceMs }), streams.close({ graceMs }), batches.close({ graceMs })])
     // What is passed on untouched is no call of the adapter.
-    while (open > 0 && performance.now() < endsAt) await delay(20)
+    while (open.size > 0 && performance.now() < endsAt) await delay(20)
     await transport.close({ graceMs: 0 })
     await closed
     clearInterval(sweep)
@@ -131,7 +134,7 @@ function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayEnv> {
     context.set('arrivedAt', performance.now())
     const record = recorder.begin({ id, path: context.req.path, arrivedAt: context.get('arrivedAt') })
     context.set('record', record)
-    const { outgoing } = context.env as unknown as HttpBindings
+    const { outgoing } = context.env as HttpBindings
     outgoing.once('close', () => {
       const status = outgoing.statusCode
       record.end(status, !outgoing.writableFinished ? 'aborted' : status < 400 ? 'success' : 'error')
@@ -152,7 +155,7 @@ function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayEnv> {
     // Watching is no call.
     if (context.req.method !== 'POST') return next()
     const leave = admission.enter(context.get('caller').countedAs)
-    const { outgoing } = context.env as unknown as HttpBindings
+    const { outgoing } = context.env as HttpBindings
     outgoing.once('close', leave)
     await next()
   })
@@ -191,6 +194,10 @@ function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayEnv> {
 function failed(context: Context<GatewayEnv>, error: unknown): Response {
   report(context, error)
   const { status, headers, body } = isAnthropic(context) ? anthropicError(error) : openaiError(error)
+  // The word of OpenAI's own API for a token that is wrong; that of the gateway at its provider is a 502.
+  if (status === 401 && !isAnthropic(context)) {
+    return context.json(errorBody(body.error.message, 'invalid_request_error', 'invalid_api_key'), 401, headers)
+  }
   return context.json(body, status as 500, headers)
 }
 

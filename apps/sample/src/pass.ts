@@ -19,7 +19,7 @@ import { report } from './report-error.ts'
 import { anthropicVersion, credentialsOf, upstreamURL } from './upstream.ts'
 import { type EventDialect, wholeEvents } from './whole-events.ts'
 
-export { type AnthropicError, anthropicError } from './anthropic-error.ts'
+export { anthropicError } from './anthropic-error.ts'
 
 /**
  * What of a request goes up. Credentials are ours, traces are telemetry's, and what a client says about itself is no

@@ -2,7 +2,7 @@ import type { Config } from '../src/config.ts'
 import { type Service, startService } from '../src/service.ts'
 
 /** A whole configuration, with what the test says of it. */
-export function configOf(changes: Partial<Config> = {}): Config {
+function configOf(changes: Partial<Config> = {}): Config {
   return {
     host: '127.0.0.1',
     port: 0,

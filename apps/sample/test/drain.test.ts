@@ -75,6 +75,7 @@ type Kind = (typeof kinds)[number]
 function bodyOf({ name, path }: Kind, prompt: string, maxTokens: number): object {
   const common = { model: 'scripted-large', stream: true }
   if (path === 'responses') return { ...common, input: prompt, max_output_tokens: maxTokens }
+  // The contract has no word for an answer without content: such a chat is passed on untouched.
   const content = name === 'foreign chat' ? [] : undefined
   const foreign = content === undefined ? [] : [{ role: 'assistant', content }]
   return { ...common, max_tokens: maxTokens, messages: [...foreign, { role: 'user', content: prompt }] }

@@ -150,7 +150,11 @@ test('the gateway serves /metrics as Prometheus reads it, only to those who have
   expect((await get('/metrics', 'letmeout')).status).toBe(401)
   const body = JSON.stringify({ model: 'scripted-large', messages: [{ role: 'user', content: 'Hi' }] })
   await (
-    await fetch(`${service.url}/v1/chat/completions`, { method: 'POST', body, headers: { authorization: 'Bearer letmein-letmein-letmein' } })
+    await fetch(`${service.url}/v1/chat/completions`, {
+      method: 'POST',
+      body,
+      headers: { authorization: 'Bearer letmein-letmein-letmein' }
+    })
   ).text()
   const response = await get('/metrics', 'letmein-letmein-letmein')
   expect([response.status, response.headers.get('content-type')]).toEqual([200, expect.stringMatching(/^text\/plain/)])

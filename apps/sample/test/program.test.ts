@@ -45,8 +45,16 @@ test.each([
   ['main', { OPENAI_BASE_URL: 'https://example.invalid/v1' }, /^millrace: .*OPENAI_API_KEY is not/],
   ['main', { OPENAI_API_KEY: 'k', OPENAI_BASE_URL: 'nonsense' }, /^millrace: OPENAI_BASE_URL must be an absolute/],
   ['main', { OPENAI_API_KEY: 'k', OPENAI_BASE_URL: 'http://example.invalid/v1' }, /^millrace: .*use https/],
-  ['main', { HOST: '203.0.113.1', MILLRACE_TOKEN: 'letmein-letmein-letmein' }, /^millrace: HOST=203\.0\.113\.1 is no address of this machine/],
-  ['main', { HOST: 'nonsense.invalid', MILLRACE_TOKEN: 'letmein-letmein-letmein' }, /^millrace: HOST=nonsense\.invalid is no address of this machine/],
+  [
+    'main',
+    { HOST: '203.0.113.1', MILLRACE_TOKEN: 'letmein-letmein-letmein' },
+    /^millrace: HOST=203\.0\.113\.1 is no address of this machine/
+  ],
+  [
+    'main',
+    { HOST: 'nonsense.invalid', MILLRACE_TOKEN: 'letmein-letmein-letmein' },
+    /^millrace: HOST=nonsense\.invalid is no address of this machine/
+  ],
   ['main', { OPENAI_API_KEY: 'k\nk' }, /^millrace: OPENAI_API_KEY holds a line break/],
   ['demo', { OPENAI_BASE_URL: 'https://example.invalid/v1' }, /^millrace: .*OPENAI_API_KEY is not/],
   [

@@ -26,16 +26,19 @@ beforeAll(async () => {
     { name: 'shop', tokens: [tokens.shop] },
     { name: 'bank', tokens: [tokens.bank] }
   ]
-  gateway = await startGateway(
-    partsOf({ adapter, transport, upstream, config: { operatorToken: tokens.operator, tenants } })
-  )
+  gateway = await startGateway(partsOf({ adapter, transport, upstream, config: { operatorToken: tokens.operator, tenants } }))
   open.push(provider, transport, gateway)
 })
 afterAll(async () => {
   for (const resource of open.toReversed()) await resource[Symbol.asyncDispose]()
 })
 
-function call(method: string, path: string, token: string, more: { headers?: Record<string, string>; body?: string } = {}): Promise<Response> {
+function call(
+  method: string,
+  path: string,
+  token: string,
+  more: { headers?: Record<string, string>; body?: string } = {}
+): Promise<Response> {
   return fetch(gateway.url + path, {
     method,
     headers: { authorization: `Bearer ${token}`, ...more.headers },
@@ -49,7 +52,10 @@ function begin(prompt: string, token = tokens.shop): Promise<Response> {
 }
 
 /** The text so far, the last event's id, and whether the end was among it; leaves after `events` of them. */
-async function read(response: Response, events = Number.POSITIVE_INFINITY): Promise<{ text: string; lastId: string; data: string[] }> {
+async function read(
+  response: Response,
+  events = Number.POSITIVE_INFINITY
+): Promise<{ text: string; lastId: string; data: string[] }> {
   let text = ''
   let lastId = ''
   const data: string[] = []

@@ -9,7 +9,7 @@ const bodyBytes = 32 * 1024
 /** Bytes a call may leave behind: a gateway that kept each body would leave four times as many. */
 export const boundBytes: number = bodyBytes / 4
 export const leastRounds = 6
-export const mostRounds = 14
+const mostRounds = 14
 export const callsOfRound = 250
 const workers = 4
 /** Of 900 KiB. */

@@ -2,7 +2,7 @@ import { newQuestion, type Question, type StreamedAnswer } from './doctor-answer
 import type { Gateway } from './doctor-gateway.ts'
 import { failed, milliseconds, passed, plural, type Verdict } from './doctor-verdict.ts'
 
-export const streamTokens = 160
+const streamTokens = 160
 export const streamTries = 3
 
 export interface StreamFigures {
