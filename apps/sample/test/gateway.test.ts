@@ -331,6 +331,9 @@ test('closing waits for what is passed on untouched, and cuts it at the end of t
     const text = running.text().catch(() => 'cut')
     const later = connect(Number(new URL(closing.url).port), '127.0.0.1')
     await once(later, 'connect')
+    // One that has asked nothing yet would be waited for.
+    later.write('GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n')
+    await once(later, 'data')
     const closed = closing.close({ graceMs })
     // An open connection stays while others are answered, but nothing new is passed on, but for what was on its way.
     await delay(150)

@@ -1,0 +1,114 @@
+import { randomBytes } from 'node:crypto'
+import type { HttpBindings } from '@hono/node-server'
+import { isMillraceError, MillraceError } from '@millrace/core'
+import { openaiError } from '@millrace/streaming'
+import { type Context, Hono } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import { accessMiddleware, corsMiddleware, requireOperator } from './access.ts'
+import { batchRoutes } from './batch-route.ts'
+import { chatRoutes } from './chat.ts'
+import type { GatewayEnv, Parts } from './context.ts'
+import { faultRoutes } from './fault-routes.ts'
+import { liveRoutes } from './live.ts'
+import { modelRoutes } from './models.ts'
+import { errorBody } from './openai-answer.ts'
+import { pageRoutes } from './page.ts'
+import { anthropicError, passRoutes } from './pass.ts'
+import { report } from './report-error.ts'
+import { streamRoutes } from './stream-routes.ts'
+
+/**
+ * All routes, and what stands before them. `isLeaving` is true from the first word of the end on, when balancers are to look
+ * elsewhere; calls are refused from `parts.isClosing` on, which is a little later.
+ */
+export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayEnv> {
+  const { config, telemetry, recorder, admission, isClosing } = parts
+  const app = new Hono<GatewayEnv>()
+
+  app.get('/healthz', (context) => context.json({ status: 'ok' }))
+  app.get('/readyz', (context) => {
+    const redis = parts.redis === undefined ? 'off' : parts.redis.ready ? 'up' : 'down'
+    return context.json({ status: isLeaving() ? 'closing' : 'ready', redis }, isLeaving() ? 503 : 200)
+  })
+  app.route('/', pageRoutes())
+
+  app.use('*', async (context, next) => {
+    const id = `req_${randomBytes(12).toString('base64url')}`
+    context.set('requestId', id)
+    context.set('arrivedAt', performance.now())
+    const record = recorder.begin({ id, path: context.req.path, arrivedAt: context.get('arrivedAt') })
+    context.set('record', record)
+    const { outgoing } = context.env as HttpBindings
+    outgoing.once('close', () => {
+      const status = outgoing.statusCode
+      record.end(status, !outgoing.writableFinished ? 'aborted' : status < 400 ? 'success' : 'error')
+    })
+    await next()
+    context.header('x-request-id', id)
+    // A connection that was kept alive would bring the next request to a door that is closed.
+    if (isLeaving()) context.header('connection', 'close')
+  })
+  app.use('*', corsMiddleware(config))
+  app.use('/v1/*', accessMiddleware(config))
+  app.use('/metrics', accessMiddleware(config), requireOperator(config))
+  app.use('/v1/stats', requireOperator(config))
+  app.use('/v1/live', requireOperator(config))
+  app.use('/v1/faults', requireOperator(config))
+  app.use('/v1/*', async (context, next) => {
+    if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
+    // Watching is no call; a reader of a stream is one.
+    if (context.req.method !== 'POST' && !context.req.path.startsWith('/v1/streams/')) return next()
+    const leave = admission.enter(context.get('caller').countedAs)
+    const { outgoing } = context.env as HttpBindings
+    outgoing.once('close', leave)
+    await next()
+  })
+  const limit = bodyLimit({
+    maxSize: config.maxBodyBytes,
+    onError: (context) => {
+      const message = `the body is larger than ${config.maxBodyBytes} bytes`
+      // The rest of the body is not read: no other request can come on this connection.
+      context.header('connection', 'close')
+      return isAnthropic(context)
+        ? context.json({ type: 'error', error: { type: 'request_too_large', message } }, 413)
+        : context.json(errorBody(message, 'invalid_request_error', 'request_too_large'), 413)
+    }
+  })
+  // A batch is read line by line, and may be as long as it likes.
+  app.use('/v1/*', (context, next) => (context.req.path === '/v1/batch' ? next() : limit(context, next)))
+
+  for (const routes of [chatRoutes, streamRoutes, passRoutes, modelRoutes, batchRoutes, liveRoutes, faultRoutes]) {
+    app.route('/', routes(parts))
+  }
+  app.get('/metrics', async (context) => {
+    const { contentType, body } = await telemetry.prometheus()
+    return context.body(body, 200, { 'content-type': contentType })
+  })
+  app.notFound((context) =>
+    context.json(
+      errorBody(`there is no ${context.req.method} ${context.req.path} here`, 'invalid_request_error', 'unknown_url'),
+      404
+    )
+  )
+  app.onError((error, context) => failed(context, error))
+  return app
+}
+
+/** In the words of the API that was called. */
+function failed(context: Context<GatewayEnv>, error: unknown): Response {
+  report(context, error)
+  const { status, headers: told, body } = isAnthropic(context) ? anthropicError(error) : openaiError(error)
+  const attempt = isMillraceError(error) ? error.context.attempt : undefined
+  const headers = { ...told, ...(attempt !== undefined && { 'x-millrace-attempts': String(attempt) }) }
+  context.get('record')?.tell({ attempts: attempt })
+  // The word of OpenAI's own API for a token that is wrong; that of the gateway at its provider is a 502.
+  if (status === 401 && !isAnthropic(context)) {
+    return context.json(errorBody(body.error.message, 'invalid_request_error', 'invalid_api_key'), 401, headers)
+  }
+  return context.json(body, status as 500, headers)
+}
+
+function isAnthropic({ req }: Context): boolean {
+  // The list of models stands at the same path in both APIs, and only Anthropic's clients name a version.
+  return req.path.startsWith('/v1/messages') || req.header('anthropic-version') !== undefined
+}
