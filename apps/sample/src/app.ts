@@ -63,19 +63,23 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
     outgoing.once('close', leave)
     await next()
   })
-  const limit = bodyLimit({
-    maxSize: config.maxBodyBytes,
-    onError: (context) => {
-      const message = `the body is larger than ${config.maxBodyBytes} bytes`
-      // The rest of the body is not read: no other request can come on this connection.
-      context.header('connection', 'close')
-      return isAnthropic(context)
-        ? context.json({ type: 'error', error: { type: 'request_too_large', message } }, 413)
-        : context.json(errorBody(message, 'invalid_request_error', 'request_too_large'), 413)
-    }
+  const tooLarge = (context: Context): Response => {
+    const message = `the body is larger than ${config.maxBodyBytes} bytes`
+    // The rest of the body is not read: no other request can come on this connection.
+    context.header('connection', 'close')
+    return isAnthropic(context)
+      ? context.json({ type: 'error', error: { type: 'request_too_large', message } }, 413)
+      : context.json(errorBody(message, 'invalid_request_error', 'request_too_large'), 413)
+  }
+  const countBytes = bodyLimit({ maxSize: config.maxBodyBytes, onError: tooLarge })
+  app.use('/v1/*', (context, next) => {
+    // A batch is read line by line, and may be as long as it likes.
+    if (context.req.path === '/v1/batch') return next()
+    const length = context.req.header('content-length')
+    // A body that says its length needs no stream around it to be counted: http reads no more than that.
+    if (length === undefined) return context.req.header('transfer-encoding') === undefined ? next() : countBytes(context, next)
+    return Number(length) > config.maxBodyBytes ? Promise.resolve(tooLarge(context)) : next()
   })
-  // A batch is read line by line, and may be as long as it likes.
-  app.use('/v1/*', (context, next) => (context.req.path === '/v1/batch' ? next() : limit(context, next)))
 
   for (const routes of [chatRoutes, streamRoutes, passRoutes, modelRoutes, batchRoutes, liveRoutes, faultRoutes]) {
     app.route('/', routes(parts))
