@@ -7,10 +7,12 @@ export class Refused extends Error {
   /**
    * @param {number} status
    * @param {string} message
+   * @param {Headers} [headers]
    */
-  constructor(status, message) {
+  constructor(status, message, headers = new Headers()) {
     super(message)
     this.status = status
+    this.headers = headers
   }
 }
 
@@ -40,7 +42,7 @@ export function createApi(onUnauthorized) {
       const response = await fetch(path, { ...init, headers })
       if (response.ok) return response
       if (response.status === 401) onUnauthorized()
-      throw new Refused(response.status, await reasonOf(response))
+      throw new Refused(response.status, await reasonOf(response), response.headers)
     }
   }
 }

@@ -35,12 +35,19 @@ export async function ask(api, request, { signal, onFacts, onText, onResume }) {
   /** @type {string | undefined} */
   let lastId
   /** @type {Response | undefined} */
-  let response = await api.fetch('/v1/chat/completions', {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', 'x-millrace-resume': 'true' },
-    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
-    signal
-  })
+  let response
+  try {
+    response = await api.fetch('/v1/chat/completions', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-millrace-resume': 'true' },
+      body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
+      signal
+    })
+  } catch (error) {
+    // What was tried in vain is told too.
+    if (error instanceof Refused) onFacts?.(factsOf(error.headers))
+    throw error
+  }
   const facts = factsOf(response.headers)
   onFacts?.(facts)
 

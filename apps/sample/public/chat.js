@@ -163,7 +163,7 @@ export function createChat(api, model) {
    */
   function entry(kind, words) {
     byId('chat-empty', HTMLElement).hidden = true
-    const text = element('p', { class: 'text' }, words)
+    const text = element('p', { class: 'text', dir: 'auto' }, words)
     const facts = element('p', { class: 'facts' })
     const who = element('span', { class: 'hidden' }, kind === 'question' ? 'You: ' : 'Answer: ')
     const made = element('article', { class: `entry ${kind}` }, who, text, ...(kind === 'answer' ? [facts] : []))

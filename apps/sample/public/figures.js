@@ -1,5 +1,5 @@
 import { byId, element, write } from './dom.js'
-import { bytes, count, milliseconds, money, percent } from './format.js'
+import { bytes, count, limitNames, milliseconds, money, percent } from './format.js'
 
 /** @typedef {import('../src/snapshot.ts').Snapshot} Snapshot */
 /** @typedef {'good' | 'warn' | 'bad' | 'plain'} State */
@@ -76,12 +76,19 @@ export function createFigures() {
         place.value = known ? String(value) : ''
         write(place, known ? written(value) : '–')
       }
-      limits(Object.entries(snapshot.limits).map(([label, state]) => limitRow(label, state)))
+      const names = limitNames(Object.keys(snapshot.limits))
+      limits.show(Object.values(snapshot.limits).map((state, place) => limitRow(names[place] ?? '', state)))
       byId('limits-empty', HTMLElement).hidden = Object.keys(snapshot.limits).length > 0
-      health([
+      health.show([
         redisRow(snapshot.redis),
         ...Object.entries(snapshot.stats.origins).map(([origin, { breaker }]) => breakerRow(origin, breaker))
       ])
+    },
+
+    /** @param {string | undefined} age how long ago this was so; undefined when it is so now */
+    age(age) {
+      limits.age(age)
+      health.age(age)
     }
   }
 }
@@ -89,19 +96,19 @@ export function createFigures() {
 /** @typedef {{ name: string, state: State, pill: string, text: string }} Row */
 
 /**
- * @param {string} label
+ * @param {string} name
  * @param {Snapshot['limits'][string]} state
  * @returns {Row}
  */
-function limitRow(label, { running, requestsLeft, tokensLeft, ceiling, pausedMs }) {
+function limitRow(name, { running, requestsLeft, tokensLeft, ceiling, pausedMs }) {
   // null is no bound.
   const parts = [
     `${count(running)} running${ceiling === null ? '' : ` of ${count(ceiling)}`}`,
     ...(requestsLeft === null ? [] : [`${count(Math.max(0, Math.floor(requestsLeft)))} requests left`]),
     ...(tokensLeft === null ? [] : [`${count(Math.max(0, Math.floor(tokensLeft)))} tokens left`])
   ]
-  if (pausedMs > 0) return { name: label, state: 'warn', pill: `waits ${milliseconds(pausedMs)}`, text: parts.join(', ') }
-  return { name: label, state: 'good', pill: 'open', text: parts.join(', ') }
+  if (pausedMs > 0) return { name, state: 'warn', pill: `waits ${milliseconds(pausedMs)}`, text: parts.join(', ') }
+  return { name, state: 'good', pill: 'open', text: parts.join(', ') }
 }
 
 /**
@@ -133,8 +140,11 @@ function breakerRow(origin, breaker) {
  */
 function createStates(id) {
   const list = byId(id, HTMLUListElement)
+  /** @type {readonly Row[]} */
+  let known = []
+
   /** @param {readonly Row[]} rows */
-  return function show(rows) {
+  function put(rows) {
     while (list.children.length > rows.length) list.lastElementChild?.remove()
     for (const [place, { name, state, pill, text }] of rows.entries()) {
       const item =
@@ -154,6 +164,19 @@ function createStates(id) {
       write(pillAt, pill)
       write(textAt, text)
       pillAt.setAttribute('data-state', state)
+    }
+  }
+
+  return {
+    /** @param {readonly Row[]} rows */
+    show(rows) {
+      known = rows
+      put(rows)
+    },
+    /** Nothing is said to be so that only was. @param {string | undefined} age */
+    age(age) {
+      if (age === undefined) return put(known)
+      put(known.map(({ name, pill }) => ({ name, state: 'plain', pill: `was ${pill}`, text: `last known ${age}` })))
     }
   }
 }

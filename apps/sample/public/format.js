@@ -27,5 +27,19 @@ export function money(value) {
 /** @param {number} value */
 export const bytes = (value) => `${(value / 1_048_576).toFixed(0)} MiB`
 
+/**
+ * What each limit counts, in plain words; which of the limits it is only where there are several.
+ *
+ * @param {readonly string[]} labels such as `limits[0] provider=openai model=gpt-4.1-mini`
+ */
+export function limitNames(labels) {
+  const parts = labels.map((label) => /^limits\[(\d+)\] ?(.*)$/s.exec(label) ?? ['', '0', label])
+  const several = new Set(parts.map(([, index]) => index)).size > 1
+  return parts.map(([, index, rest = '']) => {
+    const named = rest.split(/ (?=(?:provider|model|tenant)=)/).map((part) => part.replace(/^(\w+)=$/, 'no $1').replace('=', ' '))
+    return `${several ? `limit ${Number(index) + 1}: ` : ''}${rest === '' ? 'all calls' : named.join(', ')}`
+  })
+}
+
 /** @param {string} digits */
 const trim = (digits) => (digits.includes('.') ? digits.replace(/0+$/, '').replace(/\.$/, '') : digits)

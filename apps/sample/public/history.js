@@ -32,8 +32,9 @@ export function createHistory() {
       // Ended and running: a call counts when it begins, as what is sent for it does.
       const asked = stats.calls + stats.running
       const last = points.at(-1)
-      // Another replica behind the balancer, or this one started anew: its counts have nothing to do with those before.
-      if (from !== replica || (last !== undefined && asked < last.asked)) points = []
+      // Another replica behind the balancer, or this one started anew: its counts have nothing to do with those before. Nor
+      // has a clock that was set back: its old points would stay for as long.
+      if (from !== replica || (last !== undefined && (asked < last.asked || at < last.at))) points = []
       replica = from
       points.push({ at, asked, sent, lookups: answered + misses, answered })
       points = points.filter((point) => point.at > at - keptMs)

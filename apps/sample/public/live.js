@@ -5,9 +5,14 @@ import { readEvents } from './events.js'
 /** @typedef {import('../src/snapshot.ts').Snapshot} Snapshot */
 /** @typedef {'live' | 'paused' | 'waiting' | 'refused'} Connection */
 
+/** A snapshot comes each second: after so long without one the gateway hangs, or the way to it is lost without a word. */
+const silentMs = 4000
+/** The first may come over a slow network, and nothing is called live before it. */
+const firstMs = 10_000
+
 /**
- * Snapshots as the gateway sends them, one a second. It connects again when the connection ends, and is silent while the
- * tab is hidden: a browser has six connections to a server, for all its tabs together.
+ * Snapshots as the gateway sends them, one a second. It connects again when the connection ends or is silent, and holds none
+ * while the tab is hidden: a browser has six connections to a server, for all its tabs together.
  *
  * @param {import('./api.js').Api} api
  * @param {{ onSnapshot: (snapshot: Snapshot) => void, onState: (state: Connection) => void }} options
@@ -24,8 +29,14 @@ export function createLive(api, { onSnapshot, onState }) {
     if (document.hidden) return
     for (let failures = 0; !mine.signal.aborted; failures++) {
       onState('waiting')
+      const silence = new AbortController()
+      const hush = () => silence.abort()
+      let clock = setTimeout(hush, firstMs)
       try {
-        for await (const { data } of readEvents(await api.fetch('/v1/live', { signal: mine.signal }))) {
+        const signal = AbortSignal.any([mine.signal, silence.signal])
+        for await (const { data } of readEvents(await api.fetch('/v1/live', { signal }))) {
+          clearTimeout(clock)
+          clock = setTimeout(hush, silentMs)
           failures = 0
           onState('live')
           onSnapshot(JSON.parse(data))
@@ -36,7 +47,10 @@ export function createLive(api, { onSnapshot, onState }) {
         if (error instanceof Refused && (error.status === 401 || error.status === 403)) return onState('refused')
         // The network's: it is tried again, and the pill says so. A mistake of the page's own must not hide behind that.
         if (!(error instanceof Refused || error instanceof TypeError || error instanceof DOMException)) throw error
+      } finally {
+        clearTimeout(clock)
       }
+      if (!mine.signal.aborted) onState('waiting')
       await delay(Math.min(5000, 500 * 2 ** failures), mine.signal)
     }
   }

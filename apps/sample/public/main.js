@@ -5,6 +5,7 @@ import { createChat } from './chat.js'
 import { byId, write } from './dom.js'
 import { createFaults } from './faults.js'
 import { createFigures } from './figures.js'
+import { createFreshness } from './freshness.js'
 import { createLive } from './live.js'
 import { createTheme } from './theme.js'
 import { createTries } from './tries.js'
@@ -14,7 +15,7 @@ import { createTries } from './tries.js'
 const states = {
   live: { pill: 'Live', state: 'good' },
   paused: { pill: 'Paused', state: 'plain' },
-  waiting: { pill: 'Connecting', state: 'warn' },
+  waiting: { pill: 'Waiting', state: 'warn' },
   refused: { pill: 'No access', state: 'bad' }
 }
 
@@ -27,12 +28,14 @@ const chat = createChat(api, () => model)
 const tries = createTries(api, () => model, chat.tell)
 const faults = createFaults(api)
 const figures = createFigures()
+const freshness = createFreshness(figures.age)
 const calls = createCalls()
 const charts = createCharts()
 createTheme(byId('theme', HTMLButtonElement), charts.redraw)
 
 const live = createLive(api, {
   onSnapshot(snapshot) {
+    freshness.seen()
     model = snapshot.model
     figures.show(snapshot)
     charts.show(snapshot)
@@ -44,6 +47,7 @@ const live = createLive(api, {
     write(byId('replica', HTMLElement), `Replica ${snapshot.replica}, version ${snapshot.version}.`)
   },
   onState(connection) {
+    freshness.set(connection)
     const pill = byId('connection', HTMLElement)
     write(pill, states[connection].pill)
     pill.dataset.state = states[connection].state

@@ -15,7 +15,6 @@ export interface AccessRequest {
   /** By its name in lower case. */
   header(name: string): string | undefined
   readonly remoteAddress: string | undefined
-  readonly url: string
 }
 
 /**
@@ -62,19 +61,26 @@ function tokenOf(request: AccessRequest): string | undefined {
 
 /**
  * Refuses what a browser was made to send: calls of pages from elsewhere, which would spend the owner's money, and on a
- * loopback address those under a foreign name, by which a page makes itself one of this machine (DNS rebinding).
+ * loopback address those under a foreign name, by which a page makes itself one of this machine (DNS rebinding), or none.
  *
  * @throws {MillraceError} `invalid-request` with the status 403
  */
 function checkBrowser({ host, hosts, origins }: AccessConfig, request: AccessRequest): void {
-  const called = request.header('host') ?? new URL(request.url).host
-  if (isLoopback(host) && !isOwnName(called, hosts)) {
+  // HTTP/1.0 may leave it out: then only the token tells who is there, and on a loopback address there may be none.
+  const called = request.header('host')
+  if (isLoopback(host) && (called === undefined || !isOwnName(called, hosts))) {
     throw refused(403, 'host', 'the host is no name of this gateway: call it by localhost, or add the name to MILLRACE_HOSTS')
   }
   const origin = request.header('origin')
-  if (origin === undefined || origins.includes(origin)) return
+  if (origin === undefined) {
+    // Images, frames and HEAD of another page come without an origin. What is no browser says nothing of a site.
+    if (['same-origin', 'none', undefined].includes(request.header('sec-fetch-site'))) return
+    throw refused(403, 'origin', 'a page from elsewhere may not call this gateway: add its origin to MILLRACE_ORIGINS')
+  }
+  if (origins.includes(origin)) return
   // Behind a proxy that ends TLS the scheme is not known here, and no page can stand at the same host and port but ours.
-  if (URL.parse(origin)?.host === URL.parse(`http://${called}`)?.host && /^https?:/.test(origin)) return
+  const own = called === undefined ? undefined : URL.parse(`http://${called}`)?.host
+  if (own !== undefined && URL.parse(origin)?.host === own && /^https?:/.test(origin)) return
   throw refused(403, 'origin', 'the origin may not call this gateway: add it to MILLRACE_ORIGINS, as in https://app.example.com')
 }
 
@@ -138,7 +144,7 @@ function requestOf(context: Context<GatewayEnv>): AccessRequest {
   // Without a server, as in tests of routes, nobody is at the other end.
   const hasSocket = bindings?.incoming !== undefined || bindings?.server !== undefined
   const remoteAddress = hasSocket ? getConnInfo(context).remote.address : undefined
-  return { header: (name) => req.header(name), remoteAddress, url: req.url }
+  return { header: (name) => req.header(name), remoteAddress }
 }
 
 /**

@@ -6,6 +6,7 @@ import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { accessMiddleware, corsMiddleware, requireOperator } from './access.ts'
 import { batchRoutes } from './batch-route.ts'
+import { attemptsAt } from './call-facts.ts'
 import { chatRoutes } from './chat.ts'
 import type { GatewayEnv, Parts } from './context.ts'
 import { faultRoutes } from './fault-routes.ts'
@@ -36,7 +37,29 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
     const id = `req_${randomBytes(12).toString('base64url')}`
     context.set('requestId', id)
     context.set('arrivedAt', performance.now())
-    const record = recorder.begin({ id, path: context.req.path, arrivedAt: context.get('arrivedAt') })
+    await next()
+    context.header('x-request-id', id)
+    // A connection that was kept alive would bring the next request to a door that is closed.
+    if (isLeaving()) context.header('connection', 'close')
+  })
+  app.use('*', corsMiddleware(config))
+  app.use('/v1/*', async (context, next) => {
+    // Hono answers it as it would a GET, whose streams nobody would read to their end.
+    if (context.req.method === 'HEAD') return context.body(null, 405, { allow: 'GET, POST, PUT, DELETE' })
+    return next()
+  })
+  app.use('/v1/*', accessMiddleware(config))
+  app.use('/metrics', accessMiddleware(config), requireOperator(config))
+  app.use('/v1/stats', requireOperator(config))
+  app.use('/v1/live', requireOperator(config))
+  app.use('/v1/faults', requireOperator(config))
+  app.use('/v1/*', async (context, next) => {
+    // Behind the guard: strangers have no part in what the operator sees.
+    const record = recorder.begin({
+      id: context.get('requestId'),
+      path: context.req.path,
+      arrivedAt: context.get('arrivedAt')
+    })
     context.set('record', record)
     const { outgoing } = context.env as HttpBindings
     outgoing.once('close', () => {
@@ -44,20 +67,11 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
       record.end(status, !outgoing.writableFinished ? 'aborted' : status < 400 ? 'success' : 'error')
     })
     await next()
-    context.header('x-request-id', id)
-    // A connection that was kept alive would bring the next request to a door that is closed.
-    if (isLeaving()) context.header('connection', 'close')
   })
-  app.use('*', corsMiddleware(config))
-  app.use('/v1/*', accessMiddleware(config))
-  app.use('/metrics', accessMiddleware(config), requireOperator(config))
-  app.use('/v1/stats', requireOperator(config))
-  app.use('/v1/live', requireOperator(config))
-  app.use('/v1/faults', requireOperator(config))
   app.use('/v1/*', async (context, next) => {
     if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
     // Watching is no call; a reader of a stream is one.
-    if (context.req.method !== 'POST' && !context.req.path.startsWith('/v1/streams/')) return next()
+    if (watching.has(context.req.path)) return next()
     const leave = admission.enter(context.get('caller').countedAs)
     const { outgoing } = context.env as HttpBindings
     outgoing.once('close', leave)
@@ -98,18 +112,29 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
   return app
 }
 
+/** What the operator looks at has bounds of its own. */
+const watching: ReadonlySet<string> = new Set(['/v1/stats', '/v1/live', '/v1/faults'])
+
 /** In the words of the API that was called. */
-function failed(context: Context<GatewayEnv>, error: unknown): Response {
+function failed(context: Context<GatewayEnv>, thrown: unknown): Response {
+  const error = inWordsOfConfiguration(thrown)
   report(context, error)
   const { status, headers: told, body } = isAnthropic(context) ? anthropicError(error) : openaiError(error)
-  const attempt = isMillraceError(error) ? error.context.attempt : undefined
-  const headers = { ...told, ...(attempt !== undefined && { 'x-millrace-attempts': String(attempt) }) }
-  context.get('record')?.tell({ attempts: attempt })
+  const { attempt, provider } = isMillraceError(error) ? error.context : {}
+  const headers = { ...told, ...attemptsAt(provider, attempt) }
+  context.get('record')?.tell({ attempts: attempt, provider })
   // The word of OpenAI's own API for a token that is wrong; that of the gateway at its provider is a 502.
   if (status === 401 && !isAnthropic(context)) {
     return context.json(errorBody(body.error.message, 'invalid_request_error', 'invalid_api_key'), 401, headers)
   }
   return context.json(body, status as 500, headers)
+}
+
+/** The limiter speaks of options that a caller of the gateway does not have. */
+function inWordsOfConfiguration(error: unknown): unknown {
+  if (!isMillraceError(error, 'invalid-request') || error.details.path !== 'maxUsd') return error
+  const text = 'model: a budget in USD holds this call, and its price is not known: add it under "prices" in gateway.json'
+  return new MillraceError('invalid-request', text, { details: { path: 'model' }, context: error.context })
 }
 
 function isAnthropic({ req }: Context): boolean {

@@ -23,6 +23,7 @@ export function batchRoutes(parts: Parts): Hono<GatewayEnv> {
   const app = new Hono<GatewayEnv>()
 
   app.post('/v1/batch', (context) => {
+    if (parts.redis !== undefined) context.get('record').tell({ isShared: true })
     const lines = new BatchLines(context.get('requestId'))
     const outcomes = batches.run(items(context, lines), context.req.raw.signal)[Symbol.asyncIterator]()
     const body = new ReadableStream<Uint8Array>(

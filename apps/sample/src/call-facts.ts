@@ -25,6 +25,14 @@ function plain(fact: Json | undefined): string | undefined {
   return typeof fact === 'string' || typeof fact === 'number' ? String(fact) : undefined
 }
 
+/** What is known of a call that failed. */
+export function attemptsAt(provider: string | undefined, attempts: number | undefined): Record<string, string> {
+  return {
+    ...(attempts !== undefined && { 'x-millrace-attempts': String(attempts) }),
+    ...(provider !== undefined && { 'x-millrace-provider': headerText(provider) })
+  }
+}
+
 /** All time less what was waited for others. Who has joined another's call has waited for it, and cannot tell for how long. */
 function overheadOf(context: Context<GatewayEnv>, tally: CallTally, cache: string | undefined): number | undefined {
   if (cache === 'joined') return undefined

@@ -14,6 +14,7 @@ import { type Context, Hono } from 'hono'
 import { factsOf } from './call-facts.ts'
 import type { GatewayEnv, Parts } from './context.ts'
 import { checkURLs, createNameLookup } from './image-urls.ts'
+import { checkShape } from './json-shape.ts'
 import { errorBody, writeCompletion } from './openai-answer.ts'
 import { readRequest } from './openai-request.ts'
 import { createPass } from './pass.ts'
@@ -28,6 +29,7 @@ export function chatRoutes(parts: Parts): Hono<GatewayEnv> {
 
   app.post('/v1/chat/completions', async (context) => {
     const text = await context.req.text()
+    checkShape(text)
     const body = parseJson(text)
     if (!isJsonObject(body)) {
       return context.json(errorBody('the body is not a JSON object', 'invalid_request_error', 'invalid_json'), 400)

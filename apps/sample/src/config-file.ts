@@ -1,4 +1,3 @@
-import { redactCredentials } from '@millrace/core'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { jsonMistake } from './json-mistake.ts'
@@ -27,6 +26,7 @@ type Settled =
   | 'port'
   | 'limits'
   | 'budgets'
+  | 'prices'
   | 'processes'
   | 'origins'
   | 'hosts'
@@ -75,7 +75,8 @@ const provider = object({
   apiKeyEnv: variable.optional().describe('The variable that holds its key. Default: OPENAI_API_KEY, or ANTHROPIC_API_KEY.'),
   model: anyOf('the model as this provider calls it, or an object such as { "gpt-4.1-mini": "its-own-name" }', [
     z.string().min(1),
-    z.record(z.string(), z.string().min(1))
+    // Without abort the line would name the key.
+    z.record(z.string(), z.string().min(1, { abort: true }))
   ])
     .optional()
     .describe('What it calls the model, where that is not what the request says: one name, or one for each.'),
@@ -111,6 +112,11 @@ const budget = object({
   per: anyOf('"hour", "day" or a number of milliseconds', [z.enum(['hour', 'day']), z.number().positive()])
     .optional()
     .describe('Hours and days are those of UTC. Default: day.')
+})
+
+const price = object({
+  inputPerMillion: z.number(must('USD for a million tokens')).min(0),
+  outputPerMillion: z.number(must('USD for a million tokens')).min(0)
 })
 
 const cache = object({
@@ -154,6 +160,16 @@ export const configFileSchema: z.ZodType<ConfigFile> = object({
     .describe('Who may call beside the operator, whose token is MILLRACE_TOKEN.'),
   limits: z.array(limit, must('a list of limits, such as [{ "requestsPerMinute": 500 }]')).max(1000).default([]),
   budgets: z.array(budget, must('a list of budgets, such as [{ "usd": 5, "per": "day" }]')).max(1000).default([]),
+  prices: z
+    .record(
+      z.string().min(1),
+      price,
+      must('prices by model, such as { "llama-*": { "inputPerMillion": 0.1, "outputPerMillion": 0.4 } }')
+    )
+    .default({})
+    .describe(
+      'In USD for a million tokens, by model or pattern: for models the table of prices does not know. A budget in USD needs one.'
+    ),
   processes: whole(1, 10_000).default(1).describe('How many gateways share one Redis.'),
   cache: cache.prefault({}),
   contextWindow: whole(256, 100_000_000)
@@ -205,21 +221,16 @@ export function readConfigFile(
 
 function placeOf(path: readonly PropertyKey[]): string {
   return path
-    .map((key) => (typeof key === 'number' ? `[${key}]` : `.${safe(String(key))}`))
+    .map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`))
     .join('')
     .replace(/^\./, '')
-}
-
-// Whoever mistakes the place of a secret may have made it a key.
-function safe(key: string): string {
-  return redactCredentials(key.slice(0, 64))
 }
 
 function object<Shape extends z.ZodRawShape>(shape: Shape): z.ZodObject<Shape, z.core.$strict> {
   return z.strictObject(shape, {
     error: (issue) =>
       issue.code === 'unrecognized_keys'
-        ? issue.keys.map((key) => unknownKey(key, Object.keys(shape))).join('\n')
+        ? issue.keys.map((key) => unknownKey(key, Object.keys(shape), issue.input)).join('\n')
         : 'must be an object, in {}'
   })
 }
@@ -233,12 +244,13 @@ const secrets: Readonly<Record<string, string>> = {
   redisURL: 'put it into the variable REDIS_URL'
 }
 
-function unknownKey(key: string, known: readonly string[]): string {
+function unknownKey(key: string, known: readonly string[], input: unknown): string {
   const cure = Object.hasOwn(secrets, key) ? secrets[key] : undefined
   if (cure !== undefined) return `has ${key}, a secret, which must not stand in a file that is copied and committed: ${cure}`
   const near = nearest(key, known)
-  const hint = near === undefined ? `it has ${known.join(', ')}` : `did you mean ${near}?`
-  return `has no key ${JSON.stringify(safe(key))}: ${hint}`
+  if (near !== undefined) return `has no key ${JSON.stringify(key)}: did you mean ${near}?`
+  // Whoever mistakes the place of a secret may have made it a key.
+  return `does not know its key number ${Object.keys(input as object).indexOf(key) + 1}: it has ${known.join(', ')}`
 }
 
 function must(be: string): { readonly error: (issue: { readonly input?: unknown }) => string } {

@@ -76,6 +76,7 @@ function baseURLMistake(baseURL: string, allowed: 'anything' | 'sayInFile' | 'sa
     return 'must be an absolute http or https address, such as https://api.openai.com/v1'
   }
   if (url.username !== '' || url.password !== '') return 'must hold no user name or password: a key belongs into its variable'
+  if (url.hash !== '') return 'must have no #: leave out what begins with it'
   if (/\/(?:chat\/completions|messages|responses)\/?$/.test(url.pathname)) {
     return 'must end before the endpoint: leave out /chat/completions, /messages or /responses'
   }

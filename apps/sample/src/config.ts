@@ -5,6 +5,7 @@ import { type BudgetOptions, createLimiter, type LimitOptions } from '@millrace/
 import { isLoopback } from './address-guard.ts'
 import { type ConfigFile, readConfigFile } from './config-file.ts'
 import { checkRules, readProviders, readTenants, type Sources, tokenMistake } from './config-parties.ts'
+import type { PriceConfig } from './price.ts'
 
 /** A provider behind the gateway. */
 export interface ProviderConfig {
@@ -41,6 +42,8 @@ export interface Config {
   readonly model: string
   readonly limits: readonly LimitOptions[]
   readonly budgets: readonly BudgetOptions[]
+  /** By model or pattern (`llama-*`): over the table of prices, and for models that are not in it. */
+  readonly prices: Readonly<Record<string, PriceConfig>>
   /** How many replicas share one Redis: each takes its part of the limits while Redis is away. */
   readonly processes: number
   readonly cache:
@@ -128,6 +131,7 @@ export function readConfig(env: Environment, folder: string = process.cwd()): Co
     model: variable('OPENAI_MODEL') ?? file.model ?? modelOf(providers),
     limits: file.limits,
     budgets: file.budgets,
+    prices: file.prices,
     processes: whole('MILLRACE_PROCESSES', 1, 10_000) ?? file.processes,
     cache: freshMs === 0 ? undefined : { ttlMs: freshMs, ...cache },
     contextWindow:

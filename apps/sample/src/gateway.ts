@@ -5,6 +5,7 @@ import { serve } from '@hono/node-server'
 import type { Hono } from 'hono'
 import { createApp } from './app.ts'
 import type { GatewayEnv, Parts } from './context.ts'
+import { cutStalled } from './stalled.ts'
 
 export interface Gateway extends AsyncDisposable {
   readonly url: string
@@ -44,7 +45,7 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     else request.once('end', heard)
     open.add(response)
     response.once('close', () => open.delete(response))
-    cutStalled(response, config.stallMs)
+    cutStalled(response, { stallMs: config.stallMs, totalMs: config.streamMs + config.stallMs })
   })
   const { port } = server.address() as AddressInfo
   const url = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
@@ -57,19 +58,26 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     await delay(Math.min(lateMs.least, graceMs))
     while (silent.size > 0 && performance.now() < lateAt) await delay(10)
     refusing = true
+    const rest = { graceMs: Math.max(0, Math.round(endsAt - performance.now())) }
+    // What is passed on untouched is no call of the adapter: the transport ends it, and each stream tells of that.
+    async function endPassed(): Promise<void> {
+      while (open.size > 0 && performance.now() < endsAt) await delay(20)
+      await transport.close({ graceMs: 0 })
+    }
+    // A batch over a Redis that is away takes its time to close: neither the others nor their last words wait for it.
+    const calls = Promise.allSettled([adapter.close(rest), streams.close(rest), endPassed()])
+    const batched = Promise.allSettled([batches.close(rest)])
+    const ends = await calls
+    const cutAt = performance.now() + lastWordsMs
     // Idle connections go when the last answer is out; with the last words also those whose reader does not take them.
-    const sweep = setInterval(() => {
-      if (open.size === 0 || performance.now() > endsAt + lastWordsMs) server.closeAllConnections()
-    }, 50)
-    const rest = { graceMs: Math.max(0, endsAt - performance.now()) }
-    await Promise.all([adapter.close(rest), streams.close(rest), batches.close(rest)])
-    // What is passed on untouched is no call of the adapter.
-    while (open.size > 0 && performance.now() < endsAt) await delay(20)
-    await transport.close({ graceMs: 0 })
+    while (open.size > 0 && performance.now() < cutAt) await delay(20)
+    server.closeAllConnections()
+    ends.push(...(await batched))
     await closed
-    clearInterval(sweep)
     // Nothing is left to close but a timer of http's.
     server.close()
+    // One that could not be closed keeps none of the others open.
+    for (const end of ends) if (end.status === 'rejected') throw end.reason
   }
 
   const gateway: Gateway = {
@@ -92,14 +100,5 @@ function listen(app: Hono<GatewayEnv>, { host, port, streamMs }: Parts['config']
       resolve(server as Server)
     })
     server.once('error', reject)
-  })
-}
-
-/** A client that takes nothing holds its answer in memory: it is cut off when it has not taken a byte for so long. */
-function cutStalled(response: ServerResponse, stallMs: number): void {
-  response.setTimeout(stallMs, () => {
-    // Silence of the provider's, or of the client's between two requests, is no stall.
-    if (response.writableLength > 0 || (response.socket?.writableLength ?? 0) > 0) response.destroy()
-    else response.setTimeout(stallMs)
   })
 }

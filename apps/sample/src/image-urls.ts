@@ -6,13 +6,17 @@ import type { Config } from './config.ts'
 /** The addresses of a name; none where it has none or nobody answers in time. It never rejects. */
 export type NameLookup = (name: string) => Promise<readonly string[]>
 
-const watched: ReadonlySet<string> = new Set(['url', 'image_url', 'file_url', 'server_url'])
+/** Of keys: `url`, `image_url`, `audioUrl`, `uri` and lists such as `urls`. */
+const watched = /ur[il]s?$/i
+/** What every parser takes for the same host: no user name, and nothing that some read as `/` or leave out. */
+const plain = /^https?:\/\/(?:\[[\da-f:.]+\]|[\w.~\u00a1-\uffff-]+)(?::\d{1,5})?(?:\/[^\\\0- \u007f]*|[?#][^@\\\0- \u007f]*)?$/i
 const maxNames = 16
 
 /**
  * Refuses a request body whose image, file or server URLs lead a provider to where its caller must not reach: this machine, a
- * private network, a cloud's metadata. It looks at `url`, `image_url`, `file_url` and `server_url` wherever they stand. In
- * the mode `data` any URL but `data:` is refused, in the mode `any` none.
+ * private network, a cloud's metadata. It looks at what stands, alone or in a list, under a key that ends in `url` or `uri`. In the mode
+ * `data` any URL but `data:` is refused, in the mode `any` none. It knows what `JSON.parse` made of the body: where its bytes
+ * go up as they are, `checkShape` comes first.
  *
  * A provider that resolves the name again may be told something else; whoever runs one within reach of secrets closes its
  * way out, too.
@@ -28,10 +32,14 @@ export async function checkURLs(body: Json, mode: Config['imageURLs'], lookup: N
   const names = new Map<string, Place>()
   for (const place of urlsOf(body)) {
     const url = URL.parse(place.value as string)
-    // Nothing can fetch it; whether it is an image nevertheless, the provider knows.
-    if (url === null || url.protocol === 'data:') continue
+    // Nothing can fetch what has no scheme; whether it is an image nevertheless, the provider knows.
+    if (url === null && !/^\s*[a-z][a-z\d+.-]*:/i.test(place.value as string)) continue
+    if (url?.protocol === 'data:') continue
     if (mode === 'data') throw refused(place, 'this gateway takes data: URLs only')
-    if (url.protocol !== 'https:' && url.protocol !== 'http:') throw refused(place, 'must be an https, http or data: URL')
+    if (url !== null && url.protocol !== 'https:' && url.protocol !== 'http:') {
+      throw refused(place, 'must be an https, http or data: URL')
+    }
+    if (url === null || !plain.test(place.value as string)) throw refused(place, notPlain)
     const kind = kindOfHost(url.hostname)
     if (kind === 'name') names.set(url.hostname, names.get(url.hostname) ?? place)
     else if (kind !== 'public') throw refused(place, notPublic)
@@ -46,6 +54,7 @@ export async function checkURLs(body: Json, mode: Config['imageURLs'], lookup: N
   )
 }
 
+const notPlain = 'must be a plain URL, such as https://host/path: no user name, space, backslash or control character'
 const notPublic = 'leads to an address that is not public: send the content itself as a data: URL'
 
 /** A value and how it was reached; the text of the path is made only where it is told. */
@@ -53,11 +62,13 @@ interface Place {
   readonly value: Json | undefined
   readonly key: string | number
   readonly parent: Place | undefined
+  /** Whether text here is a URL. */
+  readonly isURL: boolean
 }
 
 /** With a stack of its own: a body may be nested deeper than calls can be. The body's size bounds it. */
 function* urlsOf(body: Json): Generator<Place> {
-  const stack: Place[] = [{ value: body, key: '', parent: undefined }]
+  const stack: Place[] = [{ value: body, key: '', parent: undefined, isURL: false }]
   for (let place = stack.pop(); place !== undefined; place = stack.pop()) {
     const { value } = place
     if (typeof value !== 'object' || value === null) continue
@@ -65,10 +76,11 @@ function* urlsOf(body: Json): Generator<Place> {
       const inner: Place = {
         value: (value as Readonly<Record<string, Json | undefined>>)[key],
         key: Array.isArray(value) ? Number(key) : key,
-        parent: place
+        parent: place,
+        isURL: Array.isArray(value) ? place.isURL : watched.test(key)
       }
       if (typeof inner.value === 'object') stack.push(inner)
-      else if (typeof inner.value === 'string' && watched.has(key)) yield inner
+      else if (typeof inner.value === 'string' && inner.isURL) yield inner
     }
   }
 }

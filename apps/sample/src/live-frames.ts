@@ -56,38 +56,48 @@ export function createFrames(take: () => Promise<string>, isClosing: () => boole
     }
     let seen: Uint8Array | undefined
     let tell: (() => void) | undefined
-    let listener: Listener
+    let listener: Listener | undefined
+
+    function join(controller: ReadableStreamDefaultController<Uint8Array>): Listener {
+      const joined: Listener = {
+        wake: () => tell?.(),
+        end() {
+          if (!listeners.has(joined)) return
+          leave()
+          controller.close()
+          tell?.()
+        }
+      }
+      listener = joined
+      // Others may have taken the last place since: this page comes again, and is told.
+      if (signal.aborted || listeners.size >= maxListeners) {
+        controller.close()
+        return joined
+      }
+      listeners.add(joined)
+      signal.addEventListener('abort', joined.end)
+      if (!isRunning) void run()
+      return joined
+    }
 
     function leave(): void {
+      if (listener === undefined) return
       signal.removeEventListener('abort', listener.end)
       listeners.delete(listener)
     }
 
     return new ReadableStream<Uint8Array>(
       {
-        start(controller) {
-          listener = {
-            wake: () => tell?.(),
-            end() {
-              if (!listeners.has(listener)) return
-              leave()
-              controller.close()
-              tell?.()
-            }
-          }
-          listeners.add(listener)
-          signal.addEventListener('abort', listener.end)
-          if (signal.aborted) listener.end()
-          else if (!isRunning) void run()
-        },
-        // Asked only by a reader that has taken what it had: it gets the latest then, and no queue grows meanwhile.
+        // Asked only by a reader that has taken what it had: it gets the latest then, and no queue grows meanwhile. An
+        // answer that nobody reads, to HEAD for one, takes no place.
         async pull(controller) {
-          if (listeners.has(listener) && (latest === undefined || latest === seen)) {
+          const self = listener ?? join(controller)
+          if (listeners.has(self) && (latest === undefined || latest === seen)) {
             await new Promise<void>((resolve) => {
               tell = resolve
             })
           }
-          if (!listeners.has(listener) || latest === undefined) return
+          if (!listeners.has(self) || latest === undefined) return
           seen = latest
           controller.enqueue(latest)
         },

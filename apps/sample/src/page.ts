@@ -22,6 +22,7 @@ const ours = [
   'events.js',
   'faults.js',
   'figures.js',
+  'freshness.js',
   'format.js',
   'history.js',
   'icon.svg',

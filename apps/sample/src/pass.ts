@@ -15,6 +15,7 @@ import { factsOf } from './call-facts.ts'
 import type { ProviderConfig } from './config.ts'
 import type { GatewayEnv, Parts } from './context.ts'
 import { checkURLs, createNameLookup } from './image-urls.ts'
+import { checkShape } from './json-shape.ts'
 import { report } from './report-error.ts'
 import { anthropicVersion, credentialsOf, upstreamURL } from './upstream.ts'
 import { type EventDialect, wholeEvents } from './whole-events.ts'
@@ -25,7 +26,7 @@ export { anthropicError } from './anthropic-error.ts'
  * What of a request goes up. Credentials are ours, traces are telemetry's, and what a client says about itself is no
  * business of the provider's.
  */
-const sentUp = ['accept', 'content-type', 'anthropic-version', 'anthropic-beta', 'openai-beta'] as const
+const sentUp = ['accept', 'anthropic-version', 'anthropic-beta', 'openai-beta'] as const
 
 /**
  * What of a response comes back: what clients act on. Not the rate limits: they are the account's, which callers share.
@@ -81,7 +82,9 @@ export function createPass(parts: Parts): Pass {
     const api = dialect === 'messages' ? 'anthropic' : 'openai'
     const door = doors[api]
     if (door === undefined) throw noDoor(api)
-    const asked = parseJson(typeof body === 'string' ? body : new TextDecoder().decode(body))
+    const text = typeof body === 'string' ? body : new TextDecoder().decode(body)
+    checkShape(text)
+    const asked = parseJson(text)
     if (!isJsonObject(asked)) throw wrong('the body is not a JSON object')
     checkLength(asked, dialect, config.maxMessages)
     await checkURLs(asked, config.imageURLs, lookup)
@@ -104,8 +107,20 @@ export function createPass(parts: Parts): Pass {
     const url = upstreamURL(door, path)
     const beta = context.req.query('beta')
     if (beta !== undefined) url.searchParams.set('beta', beta)
-    const response = await fetch(url.href, init).catch(known)
+    const response = await fetch(url.href, init)
+      .catch(known)
+      .finally(() => {
+        if (tally.otherMs >= minWaitMs) context.get('record').tell({ waitedMs: tally.otherMs })
+      })
     const { status } = response
+    if (status >= 300 && status < 400) {
+      // Its address would lead the client, and what it says names, past the gateway.
+      await response.body?.cancel()
+      throw new MillraceError('protocol', `the provider answered with a redirect (${status})`, {
+        details: { reason: 'unexpected', status },
+        context: { provider: door.name }
+      })
+    }
     if (status === 401 || status === 403) {
       // It is the gateway's key that was refused, and providers repeat it in what they say.
       await response.body?.cancel()
@@ -119,13 +134,20 @@ export function createPass(parts: Parts): Pass {
     const state = response.headers.get('x-millrace-cache')
     const notes = { retry: { attempts: tally.attempts }, ...(state !== null && { cache: { state } }) }
     if (isStream) context.get('record').tell({ firstTextMs: performance.now() - context.get('arrivedAt') })
-    const headers = { ...headersBack(response), ...factsOf(context, { notes, provider: door.name, tally }) }
+    const headers = { ...headersBack(response, door.apiKey), ...factsOf(context, { notes, provider: door.name, tally }) }
     if (dialect === 'messages') headers['request-id'] ??= context.get('requestId')
 
-    if (status >= 400) return new Response(clean(await response.text().catch(known), door.apiKey), { status, headers })
-    if (!isStream || response.body === null) return new Response(response.body, { status, headers })
-    const events = wholeEvents(response.body, { dialect, signal, onError: (error) => report(context, error) })
-    return new Response(events, { status, headers })
+    const withoutKeys = (text: string): string => clean(text, door.apiKey)
+    if (status >= 400) return new Response(withoutKeys(await response.text().catch(known)), { status, headers })
+    if (isStream && response.body !== null) {
+      const onError = (error: unknown): void => report(context, error)
+      return new Response(wholeEvents(response.body, { dialect, signal, clean: withoutKeys, onError }), { status, headers })
+    }
+    // Whole, for it may tell an error, also by its end; the transport holds it to 16 MiB.
+    const bytes = Buffer.from(await response.arrayBuffer().catch(known))
+    const answer = tellsError(bytes) ? withoutKeys(bytes.toString()) : bytes
+    // To some statuses there is no body.
+    return new Response(answer.length === 0 ? null : answer, { status, headers })
   }
 }
 
@@ -223,11 +245,11 @@ function keyOf(tenant: string | undefined, key: string): string {
         .digest('base64url')
 }
 
-function headersBack({ headers }: Response): Record<string, string> {
+function headersBack({ headers }: Response, apiKey: string): Record<string, string> {
   const back: Record<string, string> = {}
   for (const name of passedOn) {
     const value = headers.get(name)
-    if (value !== null) back[name] = value
+    if (value !== null) back[name] = clean(value, apiKey)
   }
   return back
 }
@@ -250,6 +272,18 @@ function clean(text: string, apiKey: string): string {
   }
   return redactCredentials(known)
 }
+
+/** Whether it is JSON with an error in it. The official API's say `"error": null` where there is none. */
+function tellsError(bytes: Buffer): boolean {
+  if (!errorField.test(bytes.toString('latin1'))) return false
+  const body = parseJson(bytes.toString())
+  return isJsonObject(body) && body.error !== undefined && body.error !== null
+}
+
+const errorField = /"error"\s*:\s*(?!null\b)\S/
+
+/** Shorter waits are no wait for a limit, but what the layers take themselves. */
+const minWaitMs = 5
 
 function noDoor(api: 'openai' | 'anthropic'): MillraceError<'invalid-request'> {
   return new MillraceError(

@@ -20,7 +20,7 @@ const maxChars = 120
 
 /** What is known of one request so far. A class, for it is told of each message of its calls. */
 export class RecordedCall {
-  readonly #id: string
+  readonly id: string
   readonly #path: string
   readonly #arrivedAt: number
   readonly #at: number
@@ -44,7 +44,7 @@ export class RecordedCall {
   #totalMs: number | undefined
 
   constructor({ id, path, arrivedAt }: { readonly id: string; readonly path: string; readonly arrivedAt: number }) {
-    this.#id = id
+    this.id = id
     this.#path = path.slice(0, maxChars)
     this.#arrivedAt = arrivedAt
     this.#at = Date.now() - (performance.now() - arrivedAt)
@@ -85,26 +85,28 @@ export class RecordedCall {
     const { usage, cost, saved, provider, overheadMs, outcome } = end
     this.#callsRunning--
     this.#callEndedMs = this.#now()
-    this.#hasFailed ||= outcome === 'error'
+    // Lines of a batch fail by themselves, and wait beside each other.
+    const isWhole = end.callId === this.id
+    this.#hasFailed ||= isWhole && outcome === 'error'
     if (provider !== undefined) this.#heard.provider = provider
-    if (overheadMs !== undefined) this.#heard.overheadMs = overheadMs
+    if (isWhole && overheadMs !== undefined) this.#heard.overheadMs = overheadMs
     if (typeof cost === 'number') this.#cost = (this.#cost ?? 0) + cost
     if (saved !== undefined) this.#saved = (this.#saved ?? 0) + saved
     if (usage !== undefined) {
       this.#heard.inputTokens = this.#input += inputTokens(usage)
       this.#heard.outputTokens = this.#output += outputTokens(usage)
     }
-    this.#limits ??= this.#limitsOf(end)
+    if (isWhole) this.#limits ??= this.#limitsOf(end)
   }
 
-  attemptStarted({ attempt, origin }: AttemptStart): void {
+  attemptStarted({ callId, attempt, origin }: AttemptStart): void {
     this.#attemptsMade++
     if (this.#attempts.length >= maxAttempts) return
-    this.#attempts.push({ key: `${attempt} ${origin}`, name: `attempt ${this.#attemptsMade}`, startMs: this.#now() })
+    this.#attempts.push({ key: `${callId} ${attempt} ${origin}`, name: `attempt ${this.#attemptsMade}`, startMs: this.#now() })
   }
 
-  attemptEnded({ attempt, origin, status, error, aborted }: AttemptEnd): void {
-    const span = this.#attempts.findLast(({ key, endMs }) => key === `${attempt} ${origin}` && endMs === undefined)
+  attemptEnded({ callId, attempt, origin, status, error, aborted }: AttemptEnd): void {
+    const span = this.#attempts.findLast(({ key, endMs }) => key === `${callId} ${attempt} ${origin}` && endMs === undefined)
     if (span === undefined) return
     span.endMs = this.#now()
     span.told = aborted === true ? 'aborted' : error === undefined ? String(status) : codeOf(error)
@@ -112,8 +114,8 @@ export class RecordedCall {
   }
 
   /** Told late where another's call was joined: with the first content of that. */
-  lookedUp({ state, elapsedMs }: CacheLookup): void {
-    this.#heard.cache = state
+  lookedUp({ callId, state, elapsedMs }: CacheLookup): void {
+    if (callId === this.id) this.#heard.cache = state
     const now = this.#now()
     if (state === 'joined') {
       this.#cache ??= { name: 'cache', startMs: this.#callStartedMs ?? Math.max(0, now - elapsedMs), endMs: now, told: state }
@@ -124,12 +126,19 @@ export class RecordedCall {
   }
 
   record(): CallRecord {
-    const facts = { ...this.#heard, attempts: this.#attemptsMade, ...this.#told }
+    const { waitedMs: _, isShared, ...told } = this.#told
+    const heard = {
+      ...this.#heard,
+      attempts: this.#attemptsMade,
+      cost: this.#cost,
+      saved: this.#saved
+    }
+    const facts: Mutable<Partial<CallRecord>> = { ...(isShared !== true && heard), ...told }
     const firstTextMs = facts.stream === true ? (facts.firstTextMs ?? this.#firstOfDoor()) : undefined
     const outcome = this.#outcome === 'success' && this.#hasFailed ? 'error' : this.#outcome
     return {
       ...facts,
-      id: this.#id,
+      id: this.id,
       at: this.#at,
       path: this.#path,
       model: facts.model?.slice(0, maxChars),
@@ -137,9 +146,7 @@ export class RecordedCall {
       outcome,
       totalMs: this.#totalMs,
       firstTextMs,
-      cost: this.#cost,
-      saved: this.#saved,
-      spans: this.#spans(firstTextMs)
+      spans: isShared === true ? [] : this.#spans(firstTextMs)
     }
   }
 
@@ -164,10 +171,19 @@ export class RecordedCall {
     return { name: 'limits', startMs: this.#callStartedMs ?? 0, endMs: this.#callEndedMs, told: codeOf(error), failed: true }
   }
 
+  /** As its route told. What was sent to nobody was refused behind the wait. */
+  #waited(): RecordedSpan | undefined {
+    const { waitedMs } = this.#told
+    if (waitedMs === undefined) return undefined
+    const sentMs = this.#attempts[0]?.startMs
+    const endMs = sentMs ?? this.#totalMs ?? this.#now()
+    return { name: 'limits', startMs: Math.max(0, endMs - waitedMs), endMs, ...(sentMs === undefined && { failed: true }) }
+  }
+
   /** In the order in which they ended; nothing runs on when the response is out. */
   #spans(firstTextMs: number | undefined): readonly RecordedSpan[] {
     const lastMs = this.#totalMs
-    const spans: RecordedSpan[] = [this.#cache, this.#limits].filter((span) => span !== undefined)
+    const spans: RecordedSpan[] = [this.#cache, this.#limits ?? this.#waited()].filter((span) => span !== undefined)
     spans.push(...this.#attempts.map(({ key: _, ...span }) => span))
     if (firstTextMs !== undefined) {
       spans.push({ name: 'first text', startMs: 0, endMs: firstTextMs })

@@ -54,7 +54,12 @@ export type Told = Partial<
     CallRecord,
     'model' | 'provider' | 'stream' | 'cache' | 'attempts' | 'firstTextMs' | 'overheadMs' | 'inputTokens' | 'outputTokens'
   >
->
+> & {
+  /** For limits, where the call does not tell: its span. */
+  readonly waitedMs?: number | undefined
+  /** Its calls may be made by other processes: what is heard of them here is not all, and counts for nothing. */
+  readonly isShared?: boolean | undefined
+}
 
 export interface OpenRecord {
   tell(told: Told): void
@@ -63,7 +68,7 @@ export interface OpenRecord {
 }
 
 export interface Recorder extends Disposable {
-  /** What is published under `id` as `callId` on the channels of core becomes its spans. */
+  /** What is published under `id` as `callId` on the channels of core, or as `id-1` and so on of a batch, becomes its spans. */
   begin(request: { readonly id: string; readonly path: string; readonly arrivedAt: number }): OpenRecord
   /** The last 50, newest first. Requests that only look at the gateway are not among them. */
   calls(): readonly CallRecord[]
@@ -82,10 +87,15 @@ export function createRecorder(): Recorder {
   const last: RecordedCall[] = []
   let failures = 0
 
+  /** Calls of a batch have a number behind its id. */
+  function callOf(id: string): RecordedCall | undefined {
+    return open.get(id) ?? open.get(id.slice(0, Math.max(0, id.lastIndexOf('-'))))
+  }
+
   /** An exception in a channel's listener would end the process. Messages of other gateways in this process have other ids. */
   function heard<M extends ChannelMessage>(tell: (call: RecordedCall, message: M) => void): (message: M) => void {
     return (message) => {
-      const call = open.get(message.callId)
+      const call = callOf(message.callId)
       if (call === undefined) return
       try {
         tell(call, message)
@@ -99,7 +109,7 @@ export function createRecorder(): Recorder {
   const onCallContent = heard<CallContent>((call, message) => call.received(message))
   const onCallEnd = heard<CallEnd>((call, message) => {
     call.finished(message)
-    forget(message.callId, call)
+    forget(call)
   })
   const onAttemptStart = heard<AttemptStart>((call, message) => call.attemptStarted(message))
   const onAttemptEnd = heard<AttemptEnd>((call, message) => call.attemptEnded(message))
@@ -112,8 +122,8 @@ export function createRecorder(): Recorder {
   channels.cacheLookup.subscribe(onCacheLookup)
 
   /** A stream that can be resumed outlives its response: what it cost is still to come. */
-  function forget(id: string, call: RecordedCall): void {
-    if (call.isOver) open.delete(id)
+  function forget(call: RecordedCall): void {
+    if (call.isOver) open.delete(call.id)
   }
 
   return {
@@ -131,7 +141,7 @@ export function createRecorder(): Recorder {
         tell: (told) => call.tell(told),
         end(status, outcome) {
           call.end(status, outcome)
-          forget(id, call)
+          forget(call)
         }
       }
     },

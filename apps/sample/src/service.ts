@@ -24,6 +24,8 @@ export interface Service extends AsyncDisposable {
   /** The providers' addresses without their keys: whoever logs a service shows no secret. */
   readonly upstreams: readonly { readonly name: string; readonly baseURL: string }[]
   readonly adapter: Adapter
+  /** Whether Redis is there, for the line at the start. */
+  readonly redis: 'reached' | 'not reached yet' | 'off'
   close(options?: { readonly graceMs?: number }): Promise<void>
 }
 
@@ -40,7 +42,7 @@ export async function startService(config: Config, env: Readonly<Record<string, 
     const embedded = config.providers.length === 0 ? open(await embed()) : undefined
     const providers = embedded === undefined ? config.providers : embeddedProviders(embedded)
     const backends = config.redisURL === undefined ? undefined : await openBackends(config.redisURL, config.faults, opened)
-    const price = createPrice(config.model)
+    const price = createPrice(config.model, { providers, prices: config.prices })
     const limiter = open(
       createLimiter({
         // Without numbers it learns them from what the provider tells.
@@ -111,8 +113,9 @@ export async function startService(config: Config, env: Readonly<Record<string, 
     }
     const service: Service = {
       url: gateway.url,
-      upstreams: providers.map(({ name, baseURL }) => ({ name, baseURL })),
+      upstreams: providers.map(({ name, baseURL }) => ({ name, baseURL: shown(baseURL) })),
       adapter,
+      redis: backends === undefined ? 'off' : backends.redis.ready ? 'reached' : 'not reached yet',
       close({ graceMs } = {}) {
         closing ??= close(graceMs)
         return closing
@@ -141,6 +144,12 @@ function candidatesOf(providers: readonly ProviderConfig[]): Parameters<typeof c
   const [only, ...others] = all
   // A list is for falling back: one provider needs none, unless it calls the model by another name.
   return only !== undefined && others.length === 0 && only.model === undefined ? only.provider : all
+}
+
+/** Without its query, where some put a key. */
+function shown(baseURL: string): string {
+  const { origin, pathname } = new URL(baseURL)
+  return origin + pathname
 }
 
 function doorsOf(providers: readonly ProviderConfig[]): Doors {

@@ -1,4 +1,4 @@
-import { type ContentScanner, createContentScanner, isMillraceError, MillraceError } from '@millrace/core'
+import { createContentScanner, MillraceError } from '@millrace/core'
 import { openaiError } from '@millrace/streaming'
 import { anthropicError } from './anthropic-error.ts'
 
@@ -9,12 +9,14 @@ export interface WholeEventsOptions {
   readonly dialect: EventDialect
   /** Of the client: who has left is told nothing. */
   readonly signal: AbortSignal
+  /** Takes secrets out of events that tell an error; the others go out as they came. */
+  readonly clean: (text: string) => string
   /** Told why the stream broke. */
   readonly onError: (error: unknown) => void
 }
 
-/** An event that is longer goes out in pieces; where it breaks, its client gets half of it. */
-const maxHeldBytes = 1024 * 1024
+/** As long as the transport lets an event be: images come in one. */
+const maxEventBytes = 16 * 1024 * 1024
 
 /**
  * The bytes of a stream of events as they come, whole events at a time. A stream that breaks, or ends before its answer
@@ -22,34 +24,24 @@ const maxHeldBytes = 1024 * 1024
  * for one to be tried again, and an end for the end. Nothing is read ahead, and leaving it leaves `body`.
  */
 export function wholeEvents(body: ReadableStream<Uint8Array>, options: WholeEventsOptions): ReadableStream<Uint8Array> {
-  const { dialect, signal, onError } = options
+  const { dialect, signal, clean, onError } = options
   const reader = body.getReader()
   const held = new HeldBytes()
-  let scanner: ContentScanner | undefined = createContentScanner()
+  const scanner = createContentScanner({ maxEventChars: maxEventBytes })
   let last: Uint8Array | undefined
 
-  function scan(tell: (scanner: ContentScanner) => void): void {
-    try {
-      if (scanner !== undefined) tell(scanner)
-    } catch (error) {
-      // An event too long for a scanner is none too long for its client: from here on only the bytes tell.
-      if (!isMillraceError(error, 'protocol')) throw error
-      scanner = undefined
-    }
-  }
-
-  /** Whether the client has all it was promised, be it an error. */
-  function hasEnded(): boolean {
-    return scanner === undefined || scanner.ended || scanner.errorStatus !== undefined
+  /** Errors are looked for one by one only behind the first. */
+  function cleaned(pieces: readonly Uint8Array[]): readonly Uint8Array[] {
+    return scanner.errorStatus === undefined ? pieces : [cleanErrors(Buffer.concat(pieces), clean)]
   }
 
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         function close(error: unknown): void {
-          if (!hasEnded()) {
+          // Whether the client has all it was promised, be it an error.
+          if (!scanner.ended && scanner.errorStatus === undefined) {
             onError(error)
-            if (held.isOpen) controller.enqueue(encoder.encode('\n\n'))
             controller.enqueue(errorEvent(error, dialect, last))
           }
           controller.close()
@@ -58,19 +50,23 @@ export function wholeEvents(body: ReadableStream<Uint8Array>, options: WholeEven
           for (;;) {
             const { done, value } = await reader.read()
             if (done) break
-            scan((one) => one.push(value))
+            scanner.push(value)
             const whole = held.push(value)
             if (whole.length === 0) continue
             last = whole.at(-1)
-            for (const piece of whole) controller.enqueue(piece)
+            for (const piece of cleaned(whole)) controller.enqueue(piece)
             return
           }
+          scanner.end()
         } catch (error) {
           if (signal.aborted) throw error
-          return close(error)
+          close(error)
+          // Where an event has no end, the body has none either.
+          return reader.cancel(error).catch(() => {}) // it is its own error that it fails with, told already
         }
-        scan((one) => one.end())
-        if (hasEnded()) for (const piece of held.take()) controller.enqueue(piece)
+        if (scanner.ended || scanner.errorStatus !== undefined) {
+          for (const piece of cleaned(held.take())) controller.enqueue(piece)
+        }
         close(incomplete())
       },
       cancel: (reason) => reader.cancel(reason)
@@ -84,10 +80,12 @@ class HeldBytes {
   #pieces: Uint8Array[] = []
   #bytes = 0
   #tail: Uint8Array = nothing
-  /** Whether half an event has gone out. */
-  isOpen = false
 
-  /** What may go out, `bytes` included. */
+  /**
+   * What may go out, `bytes` included.
+   *
+   * @throws {MillraceError} `protocol` with `reason: 'too-large'` for an event, comments before it included, of more than 16 MiB
+   */
   push(bytes: Uint8Array): readonly Uint8Array[] {
     const seam =
       this.#tail.byteLength === 0
@@ -96,20 +94,20 @@ class HeldBytes {
     const end = afterBlankLine(seam) - this.#tail.byteLength
     if (end <= 0) {
       this.#hold(bytes, seam)
-      if (this.#bytes <= maxHeldBytes) return []
-      this.isOpen = true
-      return this.#letGo()
+      if (this.#bytes > maxEventBytes) throw tooLarge()
+      return []
     }
-    const whole = [...this.#letGo(), bytes.subarray(0, end)]
-    this.isOpen = false
-    this.#tail = nothing
+    const whole = [...this.take(), bytes.subarray(0, end)]
     if (end < bytes.byteLength) this.#hold(bytes.subarray(end), Buffer.from(bytes.subarray(end)))
     return whole
   }
 
   take(): readonly Uint8Array[] {
+    const pieces = this.#pieces
+    this.#pieces = []
+    this.#bytes = 0
     this.#tail = nothing
-    return this.#letGo()
+    return pieces
   }
 
   #hold(bytes: Uint8Array, seam: Uint8Array): void {
@@ -117,14 +115,24 @@ class HeldBytes {
     this.#bytes += bytes.byteLength
     this.#tail = seam.slice(-2)
   }
-
-  #letGo(): readonly Uint8Array[] {
-    const pieces = this.#pieces
-    this.#pieces = []
-    this.#bytes = 0
-    return pieces
-  }
 }
+
+/** Each event that tells an error without its secrets, the others as they are. */
+function cleanErrors(bytes: Buffer, clean: (text: string) => string): Uint8Array {
+  const events = bytes.toString('latin1').match(anEvent) ?? []
+  return Buffer.concat(
+    events.map((text) => {
+      const event = Buffer.from(text, 'latin1')
+      const scanner = createContentScanner({ maxEventChars: maxEventBytes })
+      scanner.push(event)
+      scanner.end()
+      return scanner.errorStatus === undefined ? event : Buffer.from(clean(event.toString()))
+    })
+  )
+}
+
+/** To its blank line, or to the end. */
+const anEvent = /[^]+?(?:\n\r?\n|\r\r|$)/g
 
 /** Where the last blank line ends, in any of the three ways to end a line; at most 0 where there is none. */
 function afterBlankLine(bytes: Buffer): number {
@@ -160,6 +168,13 @@ function sequenceAfter(last: Uint8Array | undefined): number {
 function incomplete(): MillraceError<'protocol'> {
   return new MillraceError('protocol', 'the stream ended before its answer did', {
     details: { reason: 'incomplete' },
+    context: { provider: 'upstream' }
+  })
+}
+
+function tooLarge(): MillraceError<'protocol'> {
+  return new MillraceError('protocol', `an event of the stream is longer than ${maxEventBytes} bytes`, {
+    details: { reason: 'too-large' },
     context: { provider: 'upstream' }
   })
 }

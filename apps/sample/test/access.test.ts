@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import type { AddressInfo, Server } from 'node:net'
+import { type AddressInfo, connect, type Server } from 'node:net'
 import { serve } from '@hono/node-server'
 import { openaiError } from '@millrace/streaming'
 import { Hono } from 'hono'
@@ -156,8 +156,44 @@ describe('a browser', () => {
     }
   )
 
+  it.each(['cross-site', 'same-site', 'something-new'])(
+    'is not believed where it sends no origin but says that the request is %s',
+    async (site) => {
+      const url = await start({ origins: ['https://app.example.com'] })
+      for (const mode of ['no-cors', 'navigate']) {
+        for (const method of ['GET', 'HEAD']) {
+          const { status } = await call(`${url}/v1/who`, { 'sec-fetch-site': site, 'sec-fetch-mode': mode }, method)
+          expect(status).toBe(403)
+        }
+      }
+      expect((await call(`${url}/v1/who`, { 'sec-fetch-site': site })).body).toContain('add its origin to MILLRACE_ORIGINS')
+      const origin = 'https://app.example.com'
+      expect((await call(`${url}/v1/who`, { 'sec-fetch-site': site, origin })).status).toBe(200)
+    }
+  )
+
+  it.each(['same-origin', 'none'])('may call without an origin where it says %s', async (site) => {
+    const url = await start()
+    expect((await call(`${url}/v1/who`, { 'sec-fetch-site': site })).status).toBe(200)
+  })
+
   it('finds an open address by any name, for a token keeps that', async () => {
     const url = await start({ host: '0.0.0.0', operatorToken })
     expect((await call(`${url}/v1/who`, { host: 'gateway.example', ...bearer(operatorToken) })).status).toBe(200)
+  })
+
+  it('or whoever else says no host at all is sent away from a loopback address, and an origin is then nobody’s', async () => {
+    const plain = async (url: string, more = ''): Promise<string> => {
+      const socket = connect(Number(new URL(url).port), '127.0.0.1')
+      socket.end(`GET /v1/who HTTP/1.0\r\n${more}\r\n`)
+      let text = ''
+      for await (const piece of socket) text += String(piece)
+      return text
+    }
+    expect(await plain(await start())).toMatch(/^HTTP\/1\.1 403 .*MILLRACE_HOSTS/s)
+    const open = await start({ host: '0.0.0.0', operatorToken })
+    const authorization = `authorization: Bearer ${operatorToken}\r\n`
+    expect(await plain(open, authorization)).toMatch(/^HTTP\/1\.1 200 /)
+    expect(await plain(open, `${authorization}origin: http://127.0.0.1\r\n`)).toMatch(/^HTTP\/1\.1 403 /)
   })
 })

@@ -1,11 +1,13 @@
 import { readFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { type StartedBrowser, startBrowser } from '@millrace/testkit'
+import { requireRedis, type StartedBrowser, startBrowser } from '@millrace/testkit'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { readConfig } from '../src/config.ts'
+import { startFreezableProxy } from '../src/freezable-proxy.ts'
 import { readSamples } from '../src/prometheus-text.ts'
 import { type Service, startService } from '../src/service.ts'
+import { startProcess } from './gateway-process.ts'
 
 type Browser = Extract<StartedBrowser, { skip?: undefined }>['browser']
 type Page = Awaited<ReturnType<Browser['newPage']>>
@@ -32,15 +34,16 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
 
   /** A page of its own for each test; what the browser complains about fails it. */
   async function open(
-    options: ContextOptions & { readonly url?: string; readonly complains?: RegExp } = {}
+    options: ContextOptions & { readonly url?: string; readonly complains?: RegExp; readonly clock?: 'ours' } = {}
   ): Promise<Page & AsyncDisposable> {
-    const { url = service.url, complains, ...given } = options
+    const { url = service.url, complains, clock, ...given } = options
     const context = await (started.browser as Browser).newContext({ locale: 'en-GB', ...given })
     const page = await context.newPage()
     page.on('console', (message) => {
       if (['error', 'warning'].includes(message.type()) && !complains?.test(message.text())) complaints.push(message.text())
     })
     page.on('pageerror', (error) => complaints.push(String(error)))
+    if (clock === 'ours') await page.clock.install()
     await page.goto(url)
     await page.waitForSelector('#connection[data-state="good"]')
     return Object.assign(page, {
@@ -79,6 +82,29 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
     expect(told).toContain('miss')
     expect(told).toContain('1 attempt')
     expect(told.join()).toMatch(/first text .*total .*\d+ in, \d+ out/)
+  })
+
+  test('Redis that freezes is said to be down, calls go on, and it comes back', async ({ skip }) => {
+    const { server, skip: without } = await requireRedis()
+    if (server === undefined) return skip(without)
+    await using redis = server
+    await using shared = await startProcess({ REDIS_URL: redis.url })
+    await using page = await open({ url: shared.url })
+    const row = page.locator('#health li').first()
+    await expect.poll(() => row.textContent(), { timeout: 5000 }).toMatch(/^Redis ?up/)
+    await page.locator('input[name="redis"][value="frozen"]').check()
+    await page.waitForSelector('#fault-banner:not([hidden])')
+    const question = `Who remembers this? ${Date.now()}`
+    await ask(page, question)
+    expect(await facts(page)).toContain('miss')
+    await expect.poll(() => row.textContent(), { timeout: 5000 }).toMatch(/^Redis ?down/)
+    // From the memory of this process.
+    await ask(page, question)
+    await page.waitForSelector('.answer >> nth=1')
+    expect(await facts(page)).toContain('hit')
+    expect(await page.textContent('#connection')).toBe('Live')
+    await page.click('#fault-off')
+    await expect.poll(() => row.textContent(), { timeout: 8000 }).toMatch(/^Redis ?up/)
   })
 
   test('the same question again is a hit, and says so', async () => {
@@ -120,10 +146,114 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
     await ask(page, `Does a refusal reach me? ${Date.now()}`)
     await page.waitForSelector('.answer[data-state="failed"]', { timeout: 45_000 })
     expect(await page.locator('.answer .error').textContent()).toMatch(/rate/)
+    const told = (await facts(page)).join()
+    expect(told).toMatch(/\d attempts?,/)
+    expect(told).toContain('embedded')
     await page.waitForSelector('#calls .pill[data-state="bad"]')
     await page.click('#fault-off')
     await page.waitForSelector('#fault-banner', { state: 'hidden' })
     expect(await page.locator('input[name="provider"][value="none"]').isChecked()).toBe(true)
+  })
+
+  test('a slow provider keeps one waiting, and one that resets costs a second attempt', async () => {
+    await using page = await open({ complains: /502|503|504/ })
+    await page.locator('input[name="provider"][value="slow"]').check()
+    await page.waitForSelector('#fault-banner:not([hidden])')
+    await ask(page, `Is anybody in a hurry? ${Date.now()}`)
+    // Five times what its first text takes otherwise.
+    await delay(1000)
+    expect(await page.locator('.answer[data-state="running"] .text').textContent()).toBe('')
+    await page.click('#stop')
+    expect(await facts(page)).toContain('stopped')
+    await page.locator('input[name="provider"][value="reset"]').check()
+    await page.waitForSelector('#fault-name:has-text("Resets")')
+    await ask(page, `Does a reset reach me? ${Date.now()}`)
+    await page.waitForSelector('.answer:last-child[data-state="failed"] .error', { timeout: 15_000 })
+    // Its second answer breaks off behind some text, which is shown; what has been said cannot be asked for again.
+    expect(await facts(page)).toContain('2 attempts')
+    await page.click('#fault-off')
+    await page.waitForSelector('#fault-banner', { state: 'hidden' })
+  })
+
+  test('a gateway that falls silent is not called live: what was known is said to be old, until it speaks again', async () => {
+    await using way = await startFreezableProxy({ host: '127.0.0.1', port: Number(new URL(service.url).port) })
+    await fetch(`${service.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model: 'scripted-large', max_tokens: 1, messages: [{ role: 'user', content: 'A short one.' }] })
+    }).then((response) => response.text())
+    await using page = await open({ url: `http://127.0.0.1:${way.port}`, clock: 'ours', complains: /ERR_/ })
+    const health = page.locator('#health')
+    await expect.poll(() => health.textContent()).toMatch(/closed.*calls go through/)
+    way.freeze()
+    await page.clock.runFor(4100)
+    await page.waitForSelector('#connection[data-state="warn"]')
+    expect(await page.textContent('#connection')).toBe('Waiting')
+    await page.clock.runFor(2000)
+    expect(await page.textContent('#stale')).toMatch(/No word from the gateway\..* last known \d s ago/)
+    expect(await page.textContent('#stale-said[aria-live="polite"]')).toContain('not current')
+    expect(await health.textContent()).toMatch(/was off.*was closed.*last known \d s ago/)
+    expect(await health.textContent()).not.toContain('go through')
+    expect(await page.locator('#live[data-stale] .tile').first().isVisible()).toBe(true)
+    // It asks again and again, each time for a while: one that comes back is found without a reload.
+    await page.clock.runFor(11_000)
+    expect(await page.textContent('#stale-age')).toMatch(/1\d s ago/)
+    way.thaw()
+    await page.clock.runFor(5000)
+    await page.waitForSelector('#connection[data-state="good"]')
+    expect(await page.isVisible('#stale')).toBe(false)
+    expect(await health.textContent()).toContain('calls go through')
+  })
+
+  test('figures that were paused say how old they are', async () => {
+    await using page = await open({ clock: 'ours' })
+    await page.click('#pause')
+    await page.clock.runFor(3000)
+    expect(await page.textContent('#stale')).toMatch(/Paused\..* last known \d s ago/)
+    await page.click('#pause')
+    await page.waitForSelector('#stale', { state: 'hidden' })
+  })
+
+  test('a language that is written from right to left is laid out so, and its neighbour in English is not', async () => {
+    await using page = await open()
+    await page.fill('#question', 'كيف تعمل طاحونة الماء؟')
+    const directionOf = (place: string): Promise<unknown> =>
+      page.evaluate(`getComputedStyle([...document.querySelectorAll('${place}')].at(-1)).direction`)
+    expect(await directionOf('#question')).toBe('rtl')
+    await page.keyboard.press('Enter')
+    await page.waitForSelector('.question')
+    expect(await directionOf('.question .text')).toBe('rtl')
+    await page.keyboard.press('Escape')
+    await facts(page)
+    await ask(page, 'And in English?')
+    await page.waitForSelector('.question >> nth=1')
+    expect(await directionOf('.question .text')).toBe('ltr')
+    await page.keyboard.press('Escape')
+  })
+
+  test('two tabs are live both, and each sees the calls of the other', async () => {
+    await using one = await open()
+    const two = await one.context().newPage()
+    await two.goto(service.url)
+    await two.waitForSelector('#connection[data-state="good"]')
+    const before = await one.locator('#calls tbody button.open').first().getAttribute('aria-controls')
+    await ask(two, `Who reads this? ${Date.now()}`)
+    expect(await facts(two)).toContain('miss')
+    const latest = (page: Page): Promise<string | null> =>
+      page.locator('#calls tbody button.open').first().getAttribute('aria-controls')
+    await expect.poll(() => latest(one), { timeout: 5000 }).not.toBe(before)
+    await expect.poll(async () => (await latest(one)) === (await latest(two)), { timeout: 5000 }).toBe(true)
+    expect(await one.textContent('#connection')).toBe('Live')
+  })
+
+  test('a page that stays open for long keeps no more than it shows', async () => {
+    await using page = await open()
+    for (let asked = 0; asked < 27; asked++) {
+      await ask(page, 'The same again?')
+      await facts(page)
+    }
+    expect(await page.locator('#messages .entry').count()).toBe(50)
+    await expect.poll(() => page.locator('#calls tbody tr').count(), { timeout: 5000 }).toBe(30)
   })
 
   test('stop ends the answer at the gateway', async () => {

@@ -13,6 +13,7 @@ function configOf(changes: Partial<Config> = {}): Config {
     model: 'scripted-large',
     limits: [],
     budgets: [],
+    prices: {},
     processes: 1,
     cache: { ttlMs: 300_000, staleWhileRevalidateMs: 0, staleIfErrorMs: 0, maxBytes: 64 * 2 ** 20, maxEntryBytes: 2 ** 20 },
     contextWindow: undefined,

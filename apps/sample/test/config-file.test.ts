@@ -60,7 +60,7 @@ describe('the configuration file', () => {
     ],
     [
       { providers: [{ name: 'a', api: 'openai', xyz: 1 }] },
-      /providers\[0\] has no key "xyz": it has name, api, baseURL, apiKeyEnv,/
+      /providers\[0\] does not know its key number 3: it has name, api, baseURL, apiKeyEnv,/
     ],
     [
       { providers: [{ name: 'a', api: 'openai', model: 3 }] },
@@ -97,6 +97,22 @@ describe('the configuration file', () => {
     expect(lines).toContain('providers[0].apiKeyEnv must be the name of an environment variable in capitals')
     expect(lines).not.toContain('canary')
   })
+
+  it.each(['hunter2-hunter2', 'correct horse battery staple', 'x'.repeat(100), '0123456789'])(
+    'repeats no key that is none of its own, whatever it looks like: %s',
+    (secret) => {
+      for (const file of [
+        { [secret]: 1 },
+        { cache: { [secret]: 1 } },
+        { providers: [{ name: 'a', api: 'openai', model: { [secret]: '' } }] },
+        { providers: [{ name: 'a', api: 'openai', model: { [secret]: 1 } }] }
+      ]) {
+        const lines = mistakes(file)
+        expect(lines).toHaveLength(1)
+        expect(lines[0]).not.toContain(secret.slice(0, 8))
+      }
+    }
+  )
 
   it.each([
     ['', '1:1 the file is empty: write {} at least'],

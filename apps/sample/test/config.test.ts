@@ -169,6 +169,10 @@ describe('what the file and the variables say together', () => {
       'providers[0].baseURL must end before the endpoint: leave out /chat/completions, /messages or /responses'
     ],
     [
+      { providers: [{ ...openai, apiKeyEnv: 'KEY', baseURL: 'https://x.example/v1#hunter2' }] },
+      'providers[0].baseURL must have no #: leave out what begins with it'
+    ],
+    [
       { providers: [{ ...openai, apiKeyEnv: 'KEY', baseURL: 'http://models:8000/v1' }] },
       'providers[0].baseURL would send the key unencrypted: use https, or http only to this machine; if you trust the network, say "allowInsecure": true'
     ],

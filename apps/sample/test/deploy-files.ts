@@ -7,6 +7,10 @@ export const folder: string = fileURLToPath(new URL('../deploy/', import.meta.ur
 
 export interface ComposeService {
   readonly image: string
+  readonly build?: { readonly context: string; readonly dockerfile: string }
+  readonly pull_policy?: string
+  readonly profiles?: readonly string[]
+  readonly env_file?: string
   readonly command?: readonly string[]
   readonly environment?: Readonly<Record<string, string | number | null>>
   readonly ports?: readonly string[]
@@ -29,6 +33,11 @@ export function text(name: string): Promise<string> {
 
 export async function yaml<T>(name: string): Promise<T> {
   return parse(await text(name), { merge: true }) as T
+}
+
+/** The variables of a file such as `.env`. */
+export async function variables(name: string): Promise<Record<string, string>> {
+  return Object.fromEntries([...(await text(name)).matchAll(/^(\w+)=(.*)$/gm)].map(([, key = '', value = '']) => [key, value]))
 }
 
 /** As Compose fills variables in; a required one that is missing is an error. */

@@ -1,7 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -10,11 +10,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { requirePackagedFile, requireProgram } from '@millrace/testkit'
+import { createPrices } from '@millrace/tokens'
 import { Ajv2019 } from 'ajv/dist/2019.js'
 import { afterAll, describe, expect, test } from 'vitest'
-import { readConfig } from '../src/config.ts'
+import { type Config, readConfig } from '../src/config.ts'
 import { dashboard } from './dashboard-file.ts'
-import { type Compose, filled, folder, text, yaml } from './deploy-files.ts'
+import { type Compose, filled, folder, text, variables, yaml } from './deploy-files.ts'
 
 const run = promisify(execFile)
 const temporary = await mkdtemp(join(tmpdir(), 'millrace-deploy-'))
@@ -33,13 +34,30 @@ const promtool = await requireProgram({
 
 const secrets = { MILLRACE_TOKEN: 'a-token-of-more-than-16-letters', GRAFANA_PASSWORD: 'secret' }
 
-/** The gateway's environment as Compose would make it. */
-function gatewayEnv(variables: Readonly<Record<string, string>>, config: string): Record<string, string> {
-  const given = Object.entries(services.gateway?.environment ?? {}).flatMap(([name, value]) => {
-    const set = value === null ? variables[name] : filled(String(value), variables)
-    return set === undefined ? [] : [[name, set] as const]
-  })
-  return { HOST: '0.0.0.0', PORT: '8787', ...Object.fromEntries(given), MILLRACE_CONFIG: `${folder}${config}` }
+/** `.env` as it is copied, with the required ones filled in: a scripted provider answers. */
+const scripted = { ...(await variables('.env.example')), ...secrets }
+
+/**
+ * The gateway's configuration as Compose would make it of `.env` and, where that names no other file, of `gateway.env`. A file
+ * with more in it stands in for the one that is mounted.
+ */
+async function gatewayConfig(
+  env: Readonly<Record<string, string>>,
+  own: Readonly<Record<string, string>> = {},
+  mounted = ''
+): Promise<{ readonly config: Config; readonly asked: ReadonlySet<string>; readonly set: readonly string[] }> {
+  const { environment = {}, env_file: envFile = '', volumes: [mount = ''] = [] } = services.gateway ?? {}
+  const name = filled(envFile, env)
+  const file = name === './gateway.env' ? own : await variables(name)
+  const given = Object.entries(environment).map(([key, value]) => [key, filled(String(value), env)])
+  const all = { HOST: '0.0.0.0', PORT: '8787', ...file, ...Object.fromEntries(given) }
+  const [path = ''] = filled(mount, env).split(':')
+  const asked = new Set<string>()
+  const watched = new Proxy(
+    { ...all, MILLRACE_CONFIG: mounted || join(folder, path) },
+    { get: (target: Record<string, string>, key) => (asked.add(String(key)), target[String(key)]) }
+  )
+  return { config: readConfig(watched), asked, set: given.map(([key = '']) => key) }
 }
 
 const caddy = await requireProgram({
@@ -80,14 +98,14 @@ describe('compose.yaml', () => {
     }
   })
 
-  test('does not start without a token, which it then asks for by name', () => {
-    expect(() => gatewayEnv({}, 'gateway.json')).toThrow(/^MILLRACE_TOKEN: set it in \.env/)
+  test('does not start without a token, which it then asks for by name', async () => {
+    await expect(gatewayConfig({})).rejects.toThrow(/^MILLRACE_TOKEN: set it in \.env/)
     expect(() => filled(String(services.grafana?.environment?.GF_SECURITY_ADMIN_PASSWORD), {})).toThrow('GRAFANA_PASSWORD')
   })
 
-  test('is a configuration that the gateway takes, with the scripted provider and with a key', () => {
-    const scripted = readConfig(gatewayEnv(secrets, 'gateway.scripted.json'))
-    expect(scripted).toMatchObject({
+  test('is a configuration that the gateway takes, with .env as it is copied: a scripted provider answers', async () => {
+    const { config } = await gatewayConfig(scripted)
+    expect(config).toMatchObject({
       host: '0.0.0.0',
       operatorToken: secrets.MILLRACE_TOKEN,
       processes: 3,
@@ -95,19 +113,62 @@ describe('compose.yaml', () => {
       graceMs: 20_000,
       providers: [{ name: 'scripted', baseURL: 'http://provider:8080/v1', allowInsecure: true }]
     })
-    const real = readConfig(gatewayEnv({ ...secrets, OPENAI_API_KEY: 'sk-canary' }, 'gateway.json'))
-    expect(real.providers).toMatchObject([{ name: 'openai', apiKey: 'sk-canary' }])
-    expect(real.faults).toBe(false)
   })
 
-  test('sets no variable of the gateway that the gateway does not ask for', () => {
-    const asked = new Set<string>()
-    for (const config of ['gateway.json', 'gateway.scripted.json']) {
-      const env = gatewayEnv({ ...secrets, ANTHROPIC_API_KEY: 'sk-canary' }, config)
-      readConfig(new Proxy(env, { get: (target, name) => (asked.add(String(name)), target[String(name)]) }))
+  test('asks only the providers whose keys there are', async () => {
+    for (const [variable, name] of [
+      ['OPENAI_API_KEY', 'openai'],
+      ['ANTHROPIC_API_KEY', 'anthropic']
+    ] as const) {
+      const { config } = await gatewayConfig(secrets, { ...(await variables('gateway.env.example')), [variable]: 'sk-canary' })
+      expect(config.providers.map((provider) => [provider.name, provider.apiKey])).toEqual([[name, 'sk-canary']])
+      expect(config.faults).toBe(false)
+      // A budget in money refuses what has no price.
+      expect(createPrices().priceOf(config.model), config.model).not.toBeNull()
     }
-    const set = Object.keys(services.gateway?.environment ?? {}).filter((name) => !name.startsWith('OTEL_'))
-    expect(set.filter((name) => !asked.has(name))).toEqual([])
+  })
+
+  test('gives the gateways every variable of gateway.env, tenants with their tokens too', async () => {
+    const file = join(temporary, 'gateway.json')
+    const tenants = [{ name: 'website', tokenEnv: 'WEBSITE_TOKEN' }]
+    await writeFile(file, JSON.stringify({ ...JSON.parse(await text('gateway.json')), tenants }))
+    const own = { OPENAI_API_KEY: 'sk-canary', WEBSITE_TOKEN: 'another-token-of-16-letters', MILLRACE_TOKEN: 'not this one' }
+    const { config } = await gatewayConfig(secrets, own, file)
+    expect(config.tenants).toEqual([{ name: 'website', tokens: [own.WEBSITE_TOKEN] }])
+    expect(config.operatorToken).toBe(secrets.MILLRACE_TOKEN)
+    for (const ignored of ['.gitignore', 'Dockerfile.dockerignore'])
+      expect(await text(ignored)).toMatch(/^(\*\*\/)?gateway\.env$/m)
+  })
+
+  test('starts the scripted provider where it is asked, and without it needs nothing of it', () => {
+    expect(scripted).toMatchObject({ COMPOSE_PROFILES: services.provider?.profiles?.join() })
+    // Compose refuses a service that waits for one of a profile that is off.
+    for (const [name, service] of Object.entries(services)) {
+      for (const other of Object.keys(service.depends_on ?? {}))
+        expect([name, services[other]?.profiles]).toEqual([name, undefined])
+    }
+  })
+
+  test('builds each image once, and fetches none that it builds', () => {
+    const own = Object.values(services).filter(({ image }) => image === 'millrace-sample')
+    expect(own.filter(({ build }) => build !== undefined)).toHaveLength(1)
+    for (const { build, pull_policy: pull } of own) expect(build === undefined ? pull : 'never').toBe('never')
+  })
+
+  test('lets all who call without a tenant take as much as there is: their one address is the balancer', async () => {
+    for (const env of [scripted, secrets]) {
+      const { config } = await gatewayConfig(env, { OPENAI_API_KEY: 'sk-canary' })
+      expect(config.maxRequestsPerClient).toBe(config.maxRequests)
+    }
+  })
+
+  test('sets no variable of the gateway that the gateway does not ask for', async () => {
+    const asked = new Set<string>()
+    for (const env of [scripted, secrets]) {
+      const { asked: some, set } = await gatewayConfig(env, { OPENAI_API_KEY: 'sk-canary' })
+      for (const name of some) asked.add(name)
+      expect(set.filter((name) => !name.startsWith('OTEL_') && !asked.has(name))).toEqual([])
+    }
   })
 
   test('gives the gateways longer to end than they take', () => {
@@ -141,6 +202,17 @@ test('the image has the versions of Node and pnpm that the repository names', as
   const images = [...dockerfile.matchAll(/^FROM (\S+)/gm)].map(([, image]) => image)
   expect(new Set(images)).toEqual(new Set([`node:${root.devDependencies.node}-slim`]))
   expect(dockerfile).toContain(root.packageManager)
+})
+
+test('the image installs again only where a manifest or the lockfile changed', async () => {
+  const dockerfile = await text('Dockerfile')
+  const copied = dockerfile.slice(0, dockerfile.indexOf('RUN pnpm install'))
+  expect(copied).not.toMatch(/^COPY \. /m)
+  const root = new URL('../../../', import.meta.url)
+  for (const name of await readdir(new URL('packages/', root))) {
+    if (!existsSync(new URL(`packages/${name}/package.json`, root))) continue
+    expect(copied).toContain(`COPY packages/${name}/package.json packages/${name}/\n`)
+  }
 })
 
 test.skipIf(promtool.program === undefined)('Prometheus takes its configuration and our rules', async () => {

@@ -5,14 +5,14 @@ import { createServer, type IncomingMessage, request, type ServerResponse } from
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { type ScriptedOptions, startScriptedProvider } from '@millrace/testkit'
-import { describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type GatewayProcess, startProcess } from './gateway-process.ts'
 
 const token = 'operator-canary-0123456789'
 const program = fileURLToPath(
   new URL('src/main.ts', `file://${realpathSync(new URL('../node_modules/@millrace/cli', import.meta.url))}/`)
 )
-const pace: ScriptedOptions = { tokensPerSecond: 300, firstTokenMs: 60 }
+const pace: ScriptedOptions = { tokensPerSecond: 600, firstTokenMs: 60 }
 
 interface Examined {
   readonly code: number | null
@@ -66,13 +66,29 @@ async function startGateway(
 /** Passes all on to a gateway, but what `own` answers. */
 async function startProxy(
   target: string,
-  own: (incoming: IncomingMessage, response: ServerResponse) => boolean
+  own: (incoming: IncomingMessage, response: ServerResponse) => boolean,
+  edit?: (text: string, path: string) => string
 ): Promise<AsyncDisposable & { readonly url: string }> {
   const server = createServer((incoming, response) => {
     if (own(incoming, response)) return
     const { method, headers, url = '/' } = incoming
-    const onward = request(new URL(url, target), { method, headers }, (answer) => {
+    const onward = request(new URL(url, target), { method, headers: { ...headers, 'accept-encoding': 'identity' } }, (answer) => {
+      if (edit !== undefined) delete answer.headers['content-length']
       response.writeHead(answer.statusCode ?? 500, answer.headers)
+      if (edit !== undefined) {
+        let whole = ''
+        const isStream = answer.headers['content-type']?.includes('event-stream') === true
+        answer
+          .setEncoding('utf8')
+          .on('data', (text: string) => {
+            if (isStream) response.write(edit(text, url))
+            else whole += text
+          })
+          .on('end', () => response.end(edit(whole, url)))
+          .on('error', () => response.destroy())
+        response.on('close', () => onward.destroy())
+        return
+      }
       // The provider's side is read to its end, whoever has left on this one.
       answer.on('data', (bytes: Buffer) => response.write(bytes)).on('end', () => response.end())
     })
@@ -89,9 +105,15 @@ async function startProxy(
   }
 }
 
+/** As it starts; what breaks a gateway has one of its own. */
+let shared: Awaited<ReturnType<typeof startGateway>>
+beforeAll(async () => {
+  shared = await startGateway()
+})
+afterAll(() => shared[Symbol.asyncDispose]())
+
 it('all six checks pass for the gateway as it starts, each with its figure', { timeout: 240_000 }, async () => {
-  await using gateway = await startGateway()
-  const { code, stdout, stderr } = await doctor(gateway.url)
+  const { code, stdout, stderr } = await doctor(shared.url, '--calls', '10')
   expect(stderr).toBe('')
   expect(stdout.match(/^✗.*\n.*\n.*$/gm)).toBeNull()
   expect(code).toBe(0)
@@ -102,7 +124,7 @@ it('all six checks pass for the gateway as it starts, each with its figure', { t
     /^✓ token optimisation takes effect\n {4}of a talk of about 20,000 tokens [\d,]+ tokens went to the provider: \d+ of 82 messages dropped/m,
     /^✓ answers stream\n {4}first text after \d+ ms of \d+ ms, in \d+ arrivals; a stream that was left let go within [\d.]+ ms$/m,
     /^✓ memory does not leak\n {4}[\d.]+ KB a call stayed \(bound 8\) over [\d,]+ calls/m,
-    /^✓ metrics are tracked\n {4}\/metrics rose by exactly what was done: calls \+3/m,
+    /^✓ metrics are tracked\n {4}\/metrics rose by exactly what was done: calls \+3, seconds \+[\d.]+/m,
     /^✓ 6 of 6 passed in \d+ s\n$/m
   ]) {
     expect(stdout).toMatch(figure)
@@ -110,11 +132,10 @@ it('all six checks pass for the gateway as it starts, each with its figure', { t
 })
 
 it('a gateway that others use meanwhile passes too', { timeout: 120_000 }, async () => {
-  await using gateway = await startGateway()
   const over = new AbortController()
   async function other(): Promise<void> {
     for (let number = 0; !over.signal.aborted; number++) {
-      const response = await fetch(`${gateway.url}/v1/chat/completions`, {
+      const response = await fetch(`${shared.url}/v1/chat/completions`, {
         method: 'POST',
         headers: { authorization: `Bearer ${token}` },
         body: JSON.stringify({
@@ -127,7 +148,7 @@ it('a gateway that others use meanwhile passes too', { timeout: 120_000 }, async
     }
   }
   const others = other()
-  const { code, stdout } = await doctor(gateway.url, '--only', 'pooling,cache,streaming,metrics')
+  const { code, stdout } = await doctor(shared.url, '--only', 'pooling,cache,streaming,metrics', '--calls', '5')
   over.abort()
   await others
   expect(stdout).toMatch(/others call too/)
@@ -136,24 +157,24 @@ it('a gateway that others use meanwhile passes too', { timeout: 120_000 }, async
 
 describe('a gateway that is broken fails the check with cause and cure, and exit code 1', () => {
   async function expectFailure(url: string, name: string, cause: RegExp): Promise<void> {
-    const { code, stdout } = await doctor(url, '--only', name, '--json')
+    const { code, stdout } = await doctor(url, '--only', name, '--json', '--calls', '5')
     const report = JSON.parse(stdout) as { checks: { name: string; pass: boolean; cause: string; cure: string }[] }
     expect(report.checks).toMatchObject([{ name, pass: false, cause: expect.stringMatching(cause) as string }])
     expect(report.checks[0]?.cure).toMatch(/\w/)
     expect(code).toBe(1)
   }
 
-  it('pooling, before a provider that closes each connection', { timeout: 60_000 }, async () => {
+  it.concurrent('pooling, before a provider that closes each connection', { timeout: 60_000 }, async () => {
     await using gateway = await startGateway({ ...pace, reply: () => ({ headers: { connection: 'close' } }) })
     await expectFailure(gateway.url, 'pooling', /opened anew/)
   })
 
-  it('cache, where it is off', { timeout: 60_000 }, async () => {
+  it.concurrent('cache, where it is off', { timeout: 60_000 }, async () => {
     await using gateway = await startGateway(pace, { cache: { ttlMs: 0 } })
     await expectFailure(gateway.url, 'cache', /no hit/)
   })
 
-  it('tokens, without a context window', { timeout: 60_000 }, async () => {
+  it.concurrent('tokens, without a context window', { timeout: 60_000 }, async () => {
     await using gateway = await startGateway(pace, { contextWindow: undefined })
     await expectFailure(gateway.url, 'tokens', /no message was dropped from a talk of about 20,000 tokens/)
   })
@@ -163,7 +184,7 @@ describe('a gateway that is broken fails the check with cause and cure, and exit
     await expectFailure(gateway.url, 'streaming', /all text came at once/)
   })
 
-  it('streaming, behind a proxy that reads on for a client that has left', { timeout: 60_000 }, async () => {
+  it.concurrent('streaming, behind a proxy that reads on for a client that has left', { timeout: 60_000 }, async () => {
     // Slow enough that the stream does not end by itself while doctor looks.
     await using gateway = await startGateway({ tokensPerSecond: 30, firstTokenMs: 60 })
     await using proxy = await startProxy(gateway.url, () => false)
@@ -185,11 +206,10 @@ describe('a gateway that is broken fails the check with cause and cure, and exit
     await expectFailure(gateway.url, 'memory', /the heap grew by \d+\.\d KB with each call/)
   })
 
-  it('memory and metrics, behind a proxy whose /metrics stand still', { timeout: 120_000 }, async () => {
-    await using gateway = await startGateway()
+  it.concurrent('memory and metrics, behind a proxy whose /metrics stand still', { timeout: 120_000 }, async () => {
     const headers = { authorization: `Bearer ${token}` }
-    const frozen = await (await fetch(`${gateway.url}/metrics`, { headers })).text()
-    await using proxy = await startProxy(gateway.url, ({ url }, response) => {
+    const frozen = await (await fetch(`${shared.url}/metrics`, { headers })).text()
+    await using proxy = await startProxy(shared.url, ({ url }, response) => {
       if (url === '/metrics') response.end(frozen)
       return url === '/metrics'
     })
@@ -198,9 +218,45 @@ describe('a gateway that is broken fails the check with cause and cure, and exit
   })
 })
 
+describe('a proxy that changes what the gateway says fails the check, though the counts are right', () => {
+  /** Of each piece that comes; answers are asked for uncompressed. */
+  async function expectCaught(name: string, edit: (text: string, path: string) => string, cause: RegExp): Promise<void> {
+    await using proxy = await startProxy(shared.url, () => false, edit)
+    const { code, stdout } = await doctor(proxy.url, '--only', name, '--calls', '1')
+    expect(stdout).toMatch(cause)
+    expect(code).toBe(1)
+  }
+  const content = (text: string): string => text.replace(/("message":\{.*?"content":)"(?:[^"\\]|\\.)*"/, '$1""')
+
+  it('empty answers', { timeout: 60_000 }, () => expectCaught('cache', content, /why: {2}an answer was without text/))
+
+  it('one answer for everybody', { timeout: 60_000 }, () =>
+    expectCaught(
+      'cache',
+      (text) => content(text).replace('"content":""', '"content":"another’s secret"'),
+      /one and the same text/
+    )
+  )
+
+  it('each chunk of a stream twice', { timeout: 60_000 }, () =>
+    expectCaught(
+      'streaming',
+      (text) => text.replace(/^data: \{.*"delta":\{.*"content":.*\n\n/gm, '$&$&'),
+      /another text than the same answer/
+    )
+  )
+
+  it('durations that never rise', { timeout: 60_000 }, () =>
+    expectCaught(
+      'metrics',
+      (text, path) => (path === '/metrics' ? text.replace(/^(gen_ai_client_operation_duration_sum\S* )\S+/gm, '$10') : text),
+      /seconds rose by 0/
+    )
+  )
+})
+
 it('a token that is missing or wrong ends it with 2 and one line', { timeout: 60_000 }, async () => {
-  await using gateway = await startGateway()
-  const { code, stdout, stderr } = await doctor(gateway.url, '--token-env', 'NOT_SET')
+  const { code, stdout, stderr } = await doctor(shared.url, '--token-env', 'NOT_SET')
   expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
   expect(stderr).toMatch(/^millrace: http:\S+ it asks for a token: set NOT_SET to the operator's[^\n]*\n$/)
 })

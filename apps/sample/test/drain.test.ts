@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { Agent, get, type IncomingMessage } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
-import { type SpawnedProvider, spawnScriptedProvider } from '@millrace/testkit'
-import { afterEach, expect, test } from 'vitest'
+import { requireRedis, type SpawnedProvider, spawnScriptedProvider } from '@millrace/testkit'
+import { afterAll, afterEach, expect, test } from 'vitest'
 import { type GatewayProcess, startProcess } from './gateway-process.ts'
 
 const open: AsyncDisposable[] = []
@@ -16,7 +16,7 @@ async function startProvider(tokensPerSecond: number): Promise<SpawnedProvider> 
   return provider
 }
 
-async function start({ url }: SpawnedProvider, graceMs: number): Promise<GatewayProcess> {
+async function start({ url }: SpawnedProvider, graceMs: number, more: Record<string, string> = {}): Promise<GatewayProcess> {
   const started = await startProcess(
     {
       OPENAI_API_KEY: 'k',
@@ -24,7 +24,8 @@ async function start({ url }: SpawnedProvider, graceMs: number): Promise<Gateway
       OPENAI_MODEL: 'scripted-large',
       ANTHROPIC_API_KEY: 'k',
       ANTHROPIC_BASE_URL: url.replace(/\/v1$/, ''),
-      MILLRACE_GRACE_MS: String(graceMs)
+      MILLRACE_GRACE_MS: String(graceMs),
+      ...more
     },
     { maxRequestsPerClient: 1000 }
   )
@@ -201,4 +202,24 @@ test.each(['SIGTERM', 'SIGINT'] as const)(
     await expect(fetch(`${provider}/models`)).rejects.toThrow('fetch failed')
   },
   30_000
+)
+
+const { server: redis, skip } = await requireRedis()
+afterAll(() => redis?.stop())
+
+test.skipIf(skip !== undefined)(
+  'a Redis that has frozen takes no stream its last word at SIGTERM',
+  async () => {
+    const provider = await startProvider(2)
+    const gateway = await start(provider, 500, { REDIS_URL: redis?.url ?? '' })
+    const running = await Promise.all(kinds.map(async (kind) => ({ kind, response: await begin(gateway, kind, kind.name, 100) })))
+    redis?.pause()
+    const texts = Promise.all(running.map(async ({ response }) => response.text().catch(String)))
+    gateway.child.kill('SIGTERM')
+    const whole = await texts
+    for (const [number, { kind }] of running.entries()) expect(whole[number], kind.name).toMatch(kind.cut)
+    expect((await gateway.ended).code).toBe(0)
+    redis?.resume()
+  },
+  60_000
 )

@@ -3,12 +3,14 @@ import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { createAdapter } from '@millrace/adapter'
 import { openai } from '@millrace/adapter/openai'
+import { parseSSE } from '@millrace/core'
 import { type ScriptedProvider, startScriptedProvider } from '@millrace/testkit'
 import { createTransport } from '@millrace/transport'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import type { Config } from '../src/config.ts'
 import { type Gateway, startGateway } from '../src/gateway.ts'
+import type { Snapshot } from '../src/snapshot.ts'
 import { partsOf } from './parts.ts'
 
 let provider: ScriptedProvider
@@ -371,3 +373,56 @@ test('closing lets a running stream finish and refuses new calls', async () => {
   await closed
   await expect(post(ask('x'), closing.url)).rejects.toThrow('fetch failed')
 })
+
+describe('what a client cannot do', () => {
+  test('a HEAD is refused, for nobody would read the stream it began', async () => {
+    const looked = await fetch(`${gateway.url}/v1/live`, { method: 'HEAD' })
+    expect([looked.status, looked.headers.get('allow')]).toEqual([405, 'GET, POST, PUT, DELETE'])
+  })
+
+  test('readers of streams count among the requests of their client', async () => {
+    const narrow = await start({ maxRequestsPerClient: 2 })
+    const begun = await post({ ...ask('slow to be read'), stream: true }, narrow.url, { 'x-millrace-resume': 'true' })
+    const path = `${narrow.url}/v1/streams/${begun.headers.get('x-millrace-stream-id')}`
+    const second = await fetch(path)
+    const third = await fetch(path)
+    expect([second.status, third.status, third.headers.get('retry-after')]).toEqual([200, 429, '1'])
+    await fetch(`${narrow.url}/v1/stats`).then((response) => expect(response.status).toBe(200))
+    await Promise.all([begun.body?.cancel(), second.body?.cancel()])
+  })
+
+  test('who has no token leaves no trace among the last calls', async () => {
+    const token = 'letmein-letmein-letmein'
+    const guarded = await start({ operatorToken: token })
+    for (let times = 0; times < 3; times++) await post(ask('x'), guarded.url)
+    await (await post(ask('x'), guarded.url, { authorization: `Bearer ${token}` })).text()
+    const live = await fetch(`${guarded.url}/v1/live`, { headers: { authorization: `Bearer ${token}` } })
+    for await (const { data } of parseSSE(live.body as ReadableStream<Uint8Array>)) {
+      expect((JSON.parse(data) as Snapshot).calls.map(({ status }) => status)).toEqual([200])
+      break
+    }
+  })
+
+  test('it is cut off when it takes nothing, though it goes on sending', async () => {
+    const hasty = await start({ stallMs: 400 })
+    const body = JSON.stringify({ ...ask('huge'), stream: true })
+    const socket = connect(Number(new URL(hasty.url).port), '127.0.0.1')
+    const closed = new Promise((resolve) => socket.once('close', resolve))
+    socket.on('error', () => {}) // it is cut off: that is the test
+    const head = (length: number): string =>
+      `POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${length}\r\n\r\n`
+    socket.pause()
+    socket.write(`${head(body.length)}${body}${head(900_000)}`)
+    const sending = setInterval(() => socket.write('x'), 100)
+    await expect.poll(async () => (await requestsOf(hasty)).total).toBeGreaterThan(0)
+    await expect.poll(async () => (await requestsOf(hasty)).running, { timeout: 10_000 }).toBe(0)
+    clearInterval(sending)
+    socket.resume()
+    await closed
+  })
+})
+
+async function requestsOf({ url }: Gateway): Promise<{ total: number; running: number }> {
+  const { requests } = (await (await fetch(`${url}/v1/stats`)).json()) as { requests: { total: number; running: number } }
+  return requests
+}

@@ -34,7 +34,6 @@ describe('the URLs of a request', () => {
   it.each([
     'http://127.0.0.1/x',
     'http://2130706433/x',
-    ' HTTP:\\\\169.254.169.254/latest',
     'https://[::ffff:10.0.0.1]/x',
     'https://localhost:8787/v1/stats',
     'https://models/x',
@@ -47,12 +46,35 @@ describe('the URLs of a request', () => {
   it.each([
     'https://images.example.com/x.png',
     'https://8.8.8.8/x',
-    'data:image/png;base64,AAAA',
+    'https://8.8.8.8:8443/@user/é?q=a%20b#c',
+    'https://8.8.8.8?x',
+    'https://[2606:4700:4700::1111]/x',
+    'https://bücher.example.com/x',
+    'data:image/png;base64,AAAA\nBBBB',
     'https://not-there.example.com/x',
     'no URL',
     ''
   ])('may be %j', async (url) => {
     expect(await toldOf(chat(url))).toBeUndefined()
+  })
+
+  it.each([
+    'http://1.1.1.1\\@169.254.169.254/',
+    ' HTTP:\\\\169.254.169.254/latest',
+    'https://8.8.8.8/a\\b',
+    'https://8.8.8.8/a b',
+    'https://8.8.8.8\t/',
+    'https://8.8.8.8/\u0000',
+    'https://8.8.8.8/\u007f',
+    'https:/8.8.8.8/',
+    'https://8.8.8.8@images.example.com/',
+    'https://8.8.8.8#@169.254.169.254/',
+    'http://169.254.169.254 .example.com/',
+    'http://8.8.8.8:99999/'
+  ])('are such that every parser reads the same host: not %j', async (url) => {
+    expect(await toldOf(chat(url))).toBe(
+      `${at} must be a plain URL, such as https://host/path: no user name, space, backslash or control character`
+    )
   })
 
   it.each(['file:///etc/passwd', 'ftp://8.8.8.8/x', 'gopher://8.8.8.8/x'])('have a scheme for the web: not %s', async (url) => {
@@ -81,7 +103,14 @@ describe('the URLs of a request', () => {
       },
       { messages: [{ content: [{ type: 'image', source: { type: 'url', url } }] }] },
       { tools: [{ type: 'mcp', server_url: url }] },
-      { mcp_servers: [{ type: 'url', url }] }
+      { mcp_servers: [{ type: 'url', url }] },
+      { messages: [{ content: [{ type: 'audio_url', audio_url: url }] }] },
+      { messages: [{ content: [{ type: 'video_url', video_url: url }] }] },
+      { messages: [{ content: [{ type: 'image_url', image_url: [url] }] }] },
+      { messages: [{ content: [{ type: 'image_url', image_url: [[{ a: 1 }, 'x', [{ url }]]] }] }] },
+      { contents: [{ fileData: { fileUri: url } }] },
+      { imageURLs: ['https://8.8.8.8/', url] },
+      { IMAGE_URL: url }
     ]
     for (const body of bodies) expect(await toldOf(body)).toContain('not public')
   })

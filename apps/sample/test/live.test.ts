@@ -91,9 +91,11 @@ test('the hundred and first page is refused, and a place is free when one leaves
     () => false
   )
   const stop = new AbortController()
+  const late = frames.follow(stop.signal).getReader()
   const readers = Array.from({ length: 100 }, () => frames.follow(stop.signal).getReader())
-  expect(() => frames.follow(stop.signal)).toThrow('100 pages are open already')
   const first = await Promise.all(readers.map((reader) => reader.read()))
+  expect(() => frames.follow(stop.signal)).toThrow('100 pages are open already')
+  expect((await late.read()).done).toBe(true)
   expect(new Set(first.map(({ value }) => new TextDecoder().decode(value)))).toEqual(new Set(['1']))
   await readers[0]?.cancel()
   readers[0] = frames.follow(stop.signal).getReader()
@@ -103,6 +105,34 @@ test('the hundred and first page is refused, and a place is free when one leaves
   const before = taken
   await delay(1500)
   expect(taken).toBe(before)
+})
+
+test('an answer that nobody reads takes no place and no snapshot', async () => {
+  let taken = 0
+  const frames = createFrames(
+    async () => `${++taken}`,
+    () => false
+  )
+  const stop = new AbortController()
+  const unread = Array.from({ length: 200 }, () => frames.follow(stop.signal))
+  await delay(20)
+  expect(taken).toBe(0)
+  await unread[0]?.cancel()
+  const reader = frames.follow(stop.signal).getReader()
+  expect((await reader.read()).done).toBe(false)
+  stop.abort()
+  expect((await reader.read()).done).toBe(true)
+  expect((await (unread[1] as ReadableStream<Uint8Array>).getReader().read()).done).toBe(true)
+})
+
+test('a page from elsewhere may lead a browser to ours, but not read or hold open what we do', async () => {
+  await using service = await start()
+  const from = { 'sec-fetch-site': 'cross-site' }
+  // A link: the page is public, and asks as our own from then on.
+  expect((await fetch(service.url, { headers: from })).status).toBe(200)
+  for (const path of ['/v1/live', '/v1/stats', '/metrics']) {
+    expect((await fetch(service.url + path, { headers: from })).status).toBe(403)
+  }
 })
 
 test('a reader that is slow misses frames and gets the latest; nothing queues up for it', async () => {

@@ -73,3 +73,31 @@ test.each([
 ])('what is not in the list is not served: %s', async (path) => {
   expect((await app.request(path)).status).toBe(404)
 })
+
+test('a limit is named in words, and by its place only among several', async () => {
+  const { limitNames } = (await load('format.js')) as { limitNames(labels: readonly string[]): string[] }
+  expect(limitNames(['limits[0] provider=embedded model=scripted-large'])).toEqual(['provider embedded, model scripted-large'])
+  expect(limitNames(['limits[0]'])).toEqual(['all calls'])
+  expect(limitNames(['limits[0] tenant=a b=c', 'limits[0] tenant=', 'limits[2]'])).toEqual([
+    'limit 1: tenant a b=c',
+    'limit 1: no tenant',
+    'limit 3: all calls'
+  ])
+})
+
+test('the history behind the charts is two minutes, however long the page is open and whatever its clock does', async () => {
+  const { createHistory } = (await load('history.js')) as {
+    createHistory(): { add(snapshot: object): void; series(): { ago: number[] } }
+  }
+  const history = createHistory()
+  const add = (at: number): void => history.add({ at, replica: 'a', stats: { calls: 0, running: 0, origins: {} } })
+  for (let second = 0; second < 1000; second++) add(second * 1000)
+  expect(history.series().ago).toHaveLength(120)
+  for (let second = 0; second < 1000; second++) add(second * 1000 - 3_600_000)
+  expect(history.series().ago).toHaveLength(120)
+})
+
+/** A script of the page that touches no document. */
+function load(name: string): Promise<unknown> {
+  return import(new URL(name, folder).href)
+}

@@ -1,19 +1,23 @@
 import { createServer, type IncomingHttpHeaders } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
+import { gzipSync } from 'node:zlib'
 import Anthropic from '@anthropic-ai/sdk'
 import {
   chunk,
   loadRecordings,
+  namedSse,
   responseHead,
   serveRecording,
   sse,
   startFaultServer,
   startScriptedProvider
 } from '@millrace/testkit'
+import type { Hono } from 'hono'
 import OpenAI from 'openai'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { passRoutes } from '../src/pass.ts'
+import type { GatewayEnv, Parts } from '../src/context.ts'
+import { createPass, passRoutes } from '../src/pass.ts'
 import { type Routes, type RoutesOptions, startRoutes } from './routes-rig.ts'
 
 async function start(options: RoutesOptions): Promise<Routes> {
@@ -30,7 +34,7 @@ interface Seen {
 
 /** A provider that keeps what it was sent. */
 async function startEcho(
-  answer: (seen: Seen) => { readonly status?: number; readonly headers?: Record<string, string>; readonly body: string }
+  answer: (seen: Seen) => { readonly status?: number; readonly headers?: Record<string, string>; readonly body: string | Buffer }
 ): Promise<{ readonly url: string; readonly seen: Seen[] }> {
   const seen: Seen[] = []
   const server = createServer(async (request, response) => {
@@ -58,7 +62,9 @@ function post(url: string, body: string | object, headers: Record<string, string
 }
 
 const bodyFor = (path: string): object =>
-  path === '/messages' ? { model: 'm', max_tokens: 9, messages: [{ role: 'user', content: 'hi' }] } : { model: 'm', input: 'hi' }
+  path === '/messages' || path === '/chat/completions'
+    ? { model: 'm', max_tokens: 9, messages: [{ role: 'user', content: 'hi' }] }
+    : { model: 'm', input: 'hi' }
 
 describe.each([
   ['openai.responses', '/responses'],
@@ -375,6 +381,195 @@ describe('a stream that breaks behind its head', () => {
     await routes.transport.close({ graceMs: 0 })
     expect(await response.text()).toContain('"code":"closed"')
   })
+})
+
+const whole = {
+  '/responses': {
+    begin: namedSse([
+      { type: 'response.created', sequence_number: 0, response: { id: 'r' } },
+      { type: 'response.output_text.delta', sequence_number: 1, delta: 'hi' }
+    ] as never),
+    long: namedSse([
+      { type: 'response.image_generation_call.partial_image', sequence_number: 2, partial_image_b64: 'A'.repeat(1_600_000) }
+    ] as never),
+    end: namedSse([
+      {
+        type: 'response.completed',
+        sequence_number: 3,
+        response: {
+          id: 'r',
+          status: 'completed',
+          output: [{ type: 'message', status: 'completed', content: [{ type: 'output_text', text: 'hi' }] }],
+          usage: { input_tokens: 1, output_tokens: 1 }
+        }
+      }
+    ] as never)
+  },
+  '/messages': {
+    begin: namedSse([
+      {
+        type: 'message_start',
+        message: { id: 'm', type: 'message', role: 'assistant', content: [], usage: { input_tokens: 1, output_tokens: 1 } }
+      },
+      { type: 'content_block_start', index: 0, content_block: { type: 'text', text: '' } },
+      { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'hi' } }
+    ] as never),
+    long: namedSse([
+      { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'A'.repeat(1_600_000) } }
+    ] as never),
+    end: namedSse([
+      { type: 'content_block_stop', index: 0 },
+      { type: 'message_delta', delta: { stop_reason: 'end_turn', stop_sequence: null }, usage: { output_tokens: 2 } },
+      { type: 'message_stop' }
+    ] as never)
+  },
+  '/chat/completions': {
+    begin: sse([{ id: 'c', choices: [{ index: 0, delta: { content: 'hi' } }] }]),
+    long: sse([{ id: 'c', choices: [{ index: 0, delta: { content: 'A'.repeat(1_600_000) } }] }]),
+    end: sse([{ id: 'c', choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] }, '[DONE]'])
+  }
+} as const
+
+/** What the contract has no words for goes through the door too. */
+function chatRoutes(parts: Parts): Hono<GatewayEnv> {
+  const pass = createPass(parts)
+  const path = '/chat/completions'
+  return passRoutes(parts).post(`/v1${path}`, async (context) => pass(context, { path, body: await context.req.text() }))
+}
+
+type Streamed = keyof typeof whole
+const streamed = Object.keys(whole) as Streamed[]
+
+/** Sends these pieces of a stream; `reset` instead of an end in order. */
+async function startStream(pieces: readonly string[], end: 'end' | 'reset', headers: object = {}): Promise<Routes> {
+  const server = await startFaultServer(async (connection) => {
+    for (;;) {
+      await connection.request()
+      await connection.write(
+        responseHead(200, { 'content-type': 'text/event-stream', 'transfer-encoding': 'chunked', ...headers })
+      )
+      for (const piece of pieces) await connection.write(chunk(piece))
+      await connection.pause(50)
+      if (end === 'reset') return connection.reset()
+      await connection.write('0\r\n\r\n')
+    }
+  })
+  onTestFinished(() => server.close())
+  const routes = await startRoutes(chatRoutes, {
+    openai: `${server.url}/v1`,
+    anthropic: server.url,
+    transport: { retry: false }
+  })
+  onTestFinished(() => routes[Symbol.asyncDispose]())
+  return routes
+}
+
+const askStream = (routes: Routes, path: Streamed): Promise<Response> =>
+  post(`${routes.url}/v1${path}`, { ...bodyFor(path), stream: true, store: false, temperature: 0 })
+
+describe.each(streamed)('a stream of %s with an event of more than 1 MiB', (path) => {
+  const { begin, long, end } = whole[path]
+
+  test('arrives whole', async () => {
+    const routes = await startStream([begin, long, end], 'end')
+    expect((await (await askStream(routes, path)).text()) === begin + long + end).toBe(true)
+  })
+
+  test.each(['reset', 'end'] as const)('that breaks behind it by a %s tells so', async (ending) => {
+    const routes = await startStream([begin, long], ending)
+    const text = await (await askStream(routes, path)).text()
+    expect(text.startsWith(begin + long)).toBe(true)
+    const [, data] = /^(?:event: error\n)?data: (.*)\n\n$/.exec(text.slice((begin + long).length)) ?? []
+    expect(JSON.parse(data ?? 'null')).toMatchObject({ error: { message: expect.any(String) } })
+  })
+})
+
+test('a stream whose event has no end is told as one that broke, and read no further', async () => {
+  let gone = false
+  const { begin } = whole['/responses']
+  const server = await startFaultServer(async (connection) => {
+    void connection.closed.then(() => (gone = true))
+    await connection.request()
+    await connection.write(responseHead(200, { 'content-type': 'text/event-stream', 'transfer-encoding': 'chunked' }))
+    await connection.write(chunk(`${begin}data: `))
+    for (;;) await connection.write(chunk('x'.repeat(1_000_000)))
+  })
+  onTestFinished(() => server.close())
+  const routes = await start({ openai: `${server.url}/v1`, transport: { retry: false } })
+  const text = await (await askStream(routes, '/responses')).text()
+  expect(text.length).toBeLessThan(10_000)
+  expect(text.slice(begin.length)).toMatch(/^event: error\ndata: \{"type":"error","sequence_number":2,"code":"protocol"/)
+  await vi.waitFor(() => expect(gone).toBe(true), 10_000)
+})
+
+describe('a key of the gateway in a 200', () => {
+  const said = 'bad key upstream-key, or sk-proj-0123456789abcdef0123'
+  const harmless = 'bad key [redacted], or [redacted]'
+
+  test.each([
+    ['/responses', namedSse([{ type: 'error', sequence_number: 2, code: 'x', message: said }] as never)],
+    ['/responses', namedSse([{ type: 'response.failed', response: { status: 'failed', error: { message: said } } }] as never)],
+    ['/messages', namedSse([{ type: 'error', error: { type: 'api_error', message: said } }] as never)],
+    ['/chat/completions', sse([{ error: { message: said } }])]
+  ] as const)('is taken out of an error event of %s, and nothing out of content', async (path, event) => {
+    const { begin } = whole[path]
+    const content = begin.replace('"hi"', '"call it upstream-key"')
+    for (const pieces of [[event], [content, event], [content + event], [content, event.slice(0, -30), event.slice(-30)]]) {
+      const routes = await startStream(pieces, 'end')
+      const text = await (await askStream(routes, path)).text()
+      expect(text).toBe(pieces.join('').replace(said, harmless))
+    }
+  })
+
+  test('is taken out of JSON that tells an error, and other JSON is as it came', async () => {
+    const bodies = [
+      `{ "error": {"message": "${said}"}, "n": 1.0 }`,
+      `{"status": "failed", "error" : {"message": "${said}"}}`,
+      `{"error": null, "output": [{"error": {"message": "${said}"}}]}`
+    ]
+    for (const [at, body] of bodies.entries()) {
+      const { url } = await startEcho(() => ({ body }))
+      const routes = await start({ openai: url })
+      const response = await post(`${routes.url}/v1/responses`, bodyFor('/responses'))
+      expect(await response.text()).toBe(at < 2 ? body.replace(said, harmless) : body)
+    }
+  })
+})
+
+test.each(['/messages', '/responses'] as const)(
+  'a stream of %s is a hit the second time, byte by byte, compressed upstream or not',
+  async (path) => {
+    const { begin, end } = whole[path]
+    for (const encoding of ['identity', 'gzip']) {
+      const { url, seen } = await startEcho(() => ({
+        headers: { 'content-type': 'text/event-stream', 'content-encoding': encoding },
+        body: encoding === 'gzip' ? gzipSync(begin + end) : begin + end
+      }))
+      const routes = await start({ openai: url, anthropic: url.replace('/v1', '') })
+      for (const state of ['miss', 'hit']) {
+        const response = await askStream(routes, path)
+        expect([response.headers.get('x-millrace-cache'), await response.text()]).toEqual([state, begin + end])
+      }
+      expect(seen).toHaveLength(1)
+    }
+  }
+)
+
+test('the wait for a limit is told to the record, of a call that was refused for it too', async () => {
+  const { url } = await startEcho(() => ({ body: '{}' }))
+  const routes = await start({
+    openai: url,
+    cache: 'off',
+    limits: { limits: [{ by: 'provider', concurrency: 1 }], queueMs: 150 }
+  })
+  const permit = await routes.parts.limiter.acquire({ provider: 'own openai' })
+  const [waiting] = [post(`${routes.url}/v1/responses`, bodyFor('/responses'))]
+  await delay(60)
+  permit.release()
+  expect((await waiting).status).toBe(200)
+  const told = routes.told.get('/v1/responses')
+  expect(told?.waitedMs).toBeGreaterThan(20)
+  expect(told?.waitedMs).toBeLessThan(5000)
 })
 
 describe('a stream', () => {

@@ -120,6 +120,52 @@ test('a call through a fetch door has the spans that are told of it, and the wor
   expect(span(call, 'attempt 1')?.told).toBe('200')
 })
 
+test('what a fetch door waited for a limit is a span before its attempt, and a failed one where nothing was sent', async () => {
+  await using calls = await startCalls()
+  using recorder = createRecorder()
+  const arrivedAt = performance.now() - 200
+  const sent = recorder.begin({ id: 'sent', path, arrivedAt })
+  const fetch = createFetch(calls.transport.send, { options: () => ({ callId: 'sent' }) })
+  await (await fetch(`${calls.url}/models`)).text()
+  sent.tell({ waitedMs: 150 })
+  sent.end(200, 'success')
+  const refused = recorder.begin({ id: 'refused', path, arrivedAt })
+  refused.tell({ waitedMs: 150 })
+  refused.end(429, 'error')
+  const [last, first] = recorder.calls() as [CallRecord, CallRecord]
+  expect(names(first)).toEqual(['limits', 'attempt 1'])
+  expect(span(first, 'limits')).toEqual({ name: 'limits', startMs: expect.any(Number), endMs: span(first, 'attempt 1')?.startMs })
+  expect(last.spans).toEqual([{ name: 'limits', startMs: expect.any(Number), endMs: last.totalMs, failed: true }])
+  expect(first).not.toHaveProperty('waitedMs')
+})
+
+test('a batch adds up its lines; one that fails is no failure of all; where others answer too nothing is told', async () => {
+  await using calls = await startCalls()
+  using recorder = createRecorder()
+  for (const [at, id] of ['req_a-1', 'req_b-1'].entries()) {
+    const record = recorder.begin({ id, path: '/v1/batch', arrivedAt: performance.now() })
+    if (at === 1) record.tell({ isShared: true })
+    await Promise.all([0, 1].map((line) => calls.adapter.complete(ask(`${at} ${line}`), { callId: `${id}-${line}` })))
+    const late = { callId: `${id}-2`, timeouts: { totalMs: 5 } }
+    await expect(calls.adapter.complete(ask(`${at} late`), late)).rejects.toMatchObject({ code: 'timeout' })
+    record.end(200, 'success')
+  }
+  const [shared, whole] = recorder.calls() as [CallRecord, CallRecord]
+  expect(whole).toMatchObject({ id: 'req_a-1', outcome: 'success', cost: 1 })
+  expect(whole).not.toHaveProperty('overheadMs')
+  expect(whole.outputTokens).toBeGreaterThan(20)
+  // Whether the late one was sent is a matter of time.
+  expect(whole.attempts).toBeGreaterThanOrEqual(2)
+  expect(names(whole).filter((name) => name.startsWith('attempt'))).toHaveLength(whole.attempts as number)
+  expect(shared).toMatchObject({ id: 'req_b-1', outcome: 'success', spans: [] })
+  for (const name of ['attempts', 'inputTokens', 'outputTokens', 'cost', 'isShared'] as const) {
+    expect(shared[name as 'attempts']).toBeUndefined()
+  }
+  // A call that comes later is nobody's.
+  await calls.adapter.complete(ask('later'), { callId: 'req_a-1-3' })
+  expect(recorder.calls()[1]?.attempts).toBe(whole.attempts)
+})
+
 test('a stream that fails behind its head is an error, whatever its status was', async () => {
   await using calls = await startCalls()
   using recorder = createRecorder()

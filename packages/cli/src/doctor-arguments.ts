@@ -23,6 +23,8 @@ export interface DoctorArguments {
   readonly promptTokens: number
   /** Of each request. */
   readonly timeoutMs: number
+  /** Of each check. */
+  readonly budgetMs: number
   readonly yes: boolean
   readonly json: boolean
   readonly quiet: boolean
@@ -35,6 +37,7 @@ const options = {
   calls: { type: 'string', default: '20' },
   'prompt-tokens': { type: 'string', default: '20000' },
   timeout: { type: 'string', default: '60' },
+  budget: { type: 'string', default: '120' },
   yes: { type: 'boolean' },
   json: { type: 'boolean' },
   quiet: { type: 'boolean' },
@@ -73,6 +76,7 @@ export function readDoctorArguments(args: readonly string[], env: Host['env']): 
     calls: count('calls', values.calls, 1000),
     promptTokens: count('prompt-tokens', values['prompt-tokens'], mostPromptTokens),
     timeoutMs: seconds('timeout', values.timeout, 0.001),
+    budgetMs: seconds('budget', values.budget, 0.001),
     yes: values.yes ?? false,
     json: values.json ?? false,
     quiet: values.quiet ?? false

@@ -3,7 +3,7 @@ import { type DoctorArguments, readDoctorArguments } from './doctor-arguments.ts
 import type { Plan } from './doctor-checks.ts'
 import type { Gateway } from './doctor-gateway.ts'
 import { createReport } from './doctor-report.ts'
-import { plural } from './doctor-verdict.ts'
+import { oneLine, plural } from './doctor-verdict.ts'
 import { Exit, type ExitCode } from './exit.ts'
 import type { Host } from './host.ts'
 import { printable } from './printable.ts'
@@ -24,8 +24,8 @@ export async function doctorCommand(args: readonly string[], host: Host): Promis
   const sum = (of: keyof Plan): number => checks.reduce((total, check) => total + check.plan(asked)[of], 0)
   const report = createReport(host, asked)
   const plan = [
-    `Millrace gateway at ${gateway.address}, ${replica === undefined ? '' : `replica ${replica}, `}model ${gateway.model}`,
-    `Sends about ${plural(sum('calls'), 'call')} to its provider, at most ${plural(sum('tokensIn'), 'token')} in and ${sum('tokensOut').toLocaleString('en')} out, and ${sum('hits').toLocaleString('en')} that its cache answers.`
+    `Millrace gateway at ${gateway.address}, ${replica === undefined ? '' : `replica ${replica}, `}model ${oneLine(gateway.model)}`,
+    `Sends about ${plural(sum('calls'), 'call')} to its provider, at most ${plural(sum('tokensIn'), 'token')} in and ${sum('tokensOut').toLocaleString('en')} out, and ${sum('free').toLocaleString('en')} that its cache answers or it refuses. Uploads about ${Math.ceil(sum('bytes') / 1e6)} MB.`
   ]
   await agree(asked, host, plan)
   report.open(plan)
@@ -42,10 +42,14 @@ export async function doctorCommand(args: readonly string[], host: Host): Promis
 }
 
 async function open(asked: DoctorArguments): Promise<Gateway> {
-  const [{ openGateway }, { Unanswered }] = await Promise.all([import('./doctor-gateway.ts'), import('./doctor-link.ts')])
+  const [{ openGateway }, { TooSlow, Unanswered }] = await Promise.all([
+    import('./doctor-gateway.ts'),
+    import('./doctor-link.ts')
+  ])
   try {
     return await openGateway(asked)
   } catch (error) {
+    if (error instanceof TooSlow) throw new Exit(2, `${asked.address}: it does not answer within --budget`, error)
     if (!(error instanceof Unanswered)) throw error
     throw new Exit(2, `${asked.address}: ${cureOf(error.status, error.message, asked)}`, error)
   }

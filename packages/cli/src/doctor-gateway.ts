@@ -1,16 +1,19 @@
 import { isJsonObject, type Json, type JsonObject, parseJson, sleep } from '@millrace/core'
 import { type Answer, leaveStream, type Question, readAnswer, readStream, type StreamedAnswer } from './doctor-answer.ts'
 import { type Counts, readCounts } from './doctor-counts.ts'
-import { createLink, type Link, type LinkOptions, Unanswered } from './doctor-link.ts'
+import { createLink, type Link, type LinkOptions, TooSlow, Unanswered } from './doctor-link.ts'
 import { type Metrics, readMetrics } from './doctor-prometheus.ts'
+import { oneLine } from './doctor-verdict.ts'
 
-/** The gateway under examination. Every method throws `Unanswered`. */
+/** The gateway under examination. Every method throws `Unanswered`, and `TooSlow` once a check's time is over. */
 export interface Gateway extends AsyncDisposable {
   readonly address: string
   readonly model: string
   /** A gateway may tell none. */
   readonly replica: string | undefined
-  /** Chat calls that were sent so far. */
+  /** Gives the next check its time. */
+  begin(): void
+  /** Requests of chat that were sent so far, broken ones among them. */
   sent(): number
   counts(): Promise<Counts>
   /** Reads until `isSettled`, for two seconds at most: a gateway may count a call just after its answer. */
@@ -48,12 +51,12 @@ async function meet(link: Link, { address, model: asked }: GatewayOptions): Prom
   const replicas = new Set<string>()
   let sent = 0
 
-  const read = async (path: string): Promise<string> => link.textOf(await link.send('GET', path))
+  const read = async (path: string): Promise<string> => link.textOf(path, await link.send('GET', path))
 
   async function stats(): Promise<JsonObject> {
     const body = parseJson(await read('/v1/stats'))
     if (!isJsonObject(body)) throw new Unanswered('/v1/stats is no JSON object')
-    if (typeof body.replica === 'string') replicas.add(body.replica)
+    if (typeof body.replica === 'string') replicas.add(oneLine(body.replica))
     return body
   }
 
@@ -65,6 +68,7 @@ async function meet(link: Link, { address, model: asked }: GatewayOptions): Prom
     return told
   }
 
+  const refuse = (error: unknown): never => link.refuse(chatPath, error)
   const metrics = async (): Promise<Metrics> => readMetrics(await read('/metrics'))
 
   function chat({ messages, maxTokens }: Question, more: JsonObject = {}): ReturnType<Link['send']> {
@@ -91,6 +95,7 @@ async function meet(link: Link, { address, model: asked }: GatewayOptions): Prom
     address,
     model,
     replica: [...replicas][0],
+    begin: link.begin,
     sent: () => sent,
     counts,
     settled: (isSettled) => until(counts, isSettled),
@@ -99,15 +104,17 @@ async function meet(link: Link, { address, model: asked }: GatewayOptions): Prom
     async ask(question) {
       const startedAt = performance.now()
       const response = await chat(question)
-      return readAnswer(response, await link.textOf(response), performance.now() - startedAt)
+      return readAnswer(response, await link.textOf(chatPath, response), performance.now() - startedAt)
     },
     async stream(question) {
       const startedAt = performance.now()
-      return readStream(await chat(question, streaming), startedAt).catch(link.refuse)
+      return readStream(await chat(question, streaming), startedAt).catch(refuse)
     },
-    leave: async (question) => leaveStream(await chat(question, streaming)).catch(link.refuse),
+    leave: async (question) => leaveStream(await chat(question, streaming)).catch(refuse),
     async sendBroken(body) {
+      sent++
       const refused: unknown = await link.send('POST', chatPath, body).catch((error: unknown) => error)
+      if (refused instanceof TooSlow) throw refused
       if (!(refused instanceof Unanswered)) throw new Unanswered('a body that is no JSON was not refused')
       if (refused.status === undefined || refused.status >= 500) throw refused
     },

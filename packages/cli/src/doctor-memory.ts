@@ -1,19 +1,23 @@
 import { sleep } from '@millrace/core'
 import { newQuestion, type Question, shortTokens } from './doctor-answer.ts'
 import type { Gateway } from './doctor-gateway.ts'
+import { TooSlow } from './doctor-link.ts'
 import type { Metrics } from './doctor-prometheus.ts'
 import { failed, passed, plural, type Verdict } from './doctor-verdict.ts'
 
 /** Of the body that is sent again and again, in bytes; dashes, for they are few tokens. */
-const bodyBytes = 32 * 1024
+export const bodyBytes: number = 32 * 1024
 /** Bytes a call may leave behind: a gateway that kept each body would leave four times as many. */
 export const boundBytes: number = bodyBytes / 4
-export const leastRounds = 6
-const mostRounds = 14
-export const callsOfRound = 250
-const workers = 4
-/** Of 900 KiB. */
-const brokenOfRound = 200
+export const leastRounds = 3
+/** Rounds that are judged, and need a collection each. */
+export const lateRounds: number = leastRounds - 1
+const mostRounds = 7
+export const callsOfRound = 400
+const workers = 8
+/** Bodies that make the collector run, at most so many; half of them mostly do. */
+export const garbageOfRound = 150
+export const garbageBytes: number = 450 * 1024
 
 /** What stood in memory at the end of a round. */
 export interface MemoryFigures {
@@ -28,67 +32,114 @@ export interface MemoryFigures {
 
 /**
  * Rounds of a plain call, a stream, one that is left, and many hits of one large question, which cost nothing and make a
- * leak large. The heap is read meanwhile: the least of a round is what collections have left over.
+ * leak large. The heap is read meanwhile: the least of a round is what collections have left over. It takes three quarters
+ * of `budgetMs` at most, and judges by the rounds of that time.
+ *
+ * @throws {TooSlow} where they are too few
  */
-export async function measureMemory(gateway: Gateway): Promise<MemoryFigures> {
-  if (heapOf(await gateway.metrics()) === undefined) return { floors: undefined, callsOfRound: 0, running: 0, moved: false }
+export async function measureMemory(gateway: Gateway, budgetMs: number): Promise<MemoryFigures> {
+  const endsAt = performance.now() + 0.75 * budgetMs
+  const heap = createHeapReader(gateway)
+  await heap.read()
+  if (heap.lowest() === undefined) return { floors: undefined, callsOfRound: 0, running: 0, moved: false }
   const question = largeQuestion()
   await gateway.ask(question)
   // Without a cache each of them would be paid for: bodies that are refused are as large.
   const isKept = (await gateway.ask(question)).cache === 'hit'
   const small = brokenBody(bodyBytes)
-  const free = isKept ? () => gateway.ask(question) : () => gateway.sendBroken(small)
+  const large = brokenBody(garbageBytes)
+  const inTime = (): boolean => performance.now() < endsAt
+  const repeat = async (times: number, work: () => Promise<unknown>, isWanted: () => boolean): Promise<void> => {
+    let left = times
+    const worker = async (): Promise<void> => {
+      while (left-- > 0 && isWanted()) await work()
+    }
+    await Promise.all(Array.from({ length: workers }, worker))
+  }
 
   const floors: number[] = []
-  const seen = new Set<number>()
-  while (floors.length < leastRounds || (floors.length < mostRounds && isRising(floors) && !isVast(floors))) {
-    floors.push(await lowestWhile(gateway, seen, () => workRound(gateway, free)))
+  while (inTime() && (floors.length < leastRounds || (floors.length < mostRounds && isRising(floors) && !isVast(floors)))) {
+    heap.begin()
+    await heap.watch(async () => {
+      await Promise.all([
+        gateway.ask(newQuestion('Name a tree.', shortTokens)),
+        gateway.stream(newQuestion('Name a bird.', shortTokens)),
+        gateway.leave(newQuestion('Tell the story of a fish.')),
+        repeat(callsOfRound, () => (isKept ? gateway.ask(question) : gateway.sendBroken(small)), inTime)
+      ])
+      if (floors.length < leastRounds - lateRounds) return
+      // Garbage that stands for thousands of calls looks like a leak.
+      heap.beginCollection()
+      await repeat(
+        garbageOfRound,
+        () => gateway.sendBroken(large),
+        () => inTime() && !heap.wasCollected()
+      )
+    })
+    const lowest = heap.lowest()
+    if (inTime() && lowest !== undefined) floors.push(lowest)
   }
+  if (floors.length < leastRounds) throw new TooSlow()
   const atRest = await gateway.counts()
   const { running, calls } = await gateway.settled((counts) => counts.running === 0)
-  return { floors, callsOfRound: callsOfRound + 3, running: calls === atRest.calls ? running : 0, moved: seen.size > 1 }
+  return { floors, callsOfRound: callsOfRound + 3, running: calls === atRest.calls ? running : 0, moved: heap.moved() }
 }
 
-async function workRound(gateway: Gateway, free: () => Promise<unknown>): Promise<void> {
-  await Promise.all([
-    gateway.ask(newQuestion('Name a tree.', shortTokens)),
-    gateway.stream(newQuestion('Name a bird.', shortTokens)),
-    gateway.leave(newQuestion('Tell the story of a fish.')),
-    repeat(callsOfRound, free)
-  ])
-  // Garbage that stands for thousands of calls looks like a leak: these make the collector run in every round.
-  const large = brokenBody(900 * 1024)
-  await repeat(brokenOfRound, () => gateway.sendBroken(large))
+/** The least bytes of the heap since `begin`, answers in the cache taken off. */
+interface HeapReader {
+  begin(): void
+  read(): Promise<void>
+  /** Reads while `work` goes on, and once after it. */
+  watch(work: () => Promise<void>): Promise<void>
+  /** Undefined without a gauge. */
+  lowest(): number | undefined
+  /** What a collection leaves over from now on is what counts. */
+  beginCollection(): void
+  /** Whether the collector has run since; never known of a gateway that does not tell. */
+  wasCollected(): boolean
+  moved(): boolean
 }
 
-async function repeat(times: number, work: () => Promise<unknown>): Promise<void> {
-  let left = times
-  await Promise.all(
-    Array.from({ length: workers }, async () => {
-      while (left-- > 0) await work()
-    })
-  )
-}
+function createHeapReader(gateway: Gateway): HeapReader {
+  const seen = new Set<number>()
+  let lowest: number | undefined
+  let collected: number | undefined
+  let collectedBefore: number | undefined
 
-/** The least bytes of the heap that were seen; all values go to `seen`. */
-async function lowestWhile(gateway: Gateway, seen: Set<number>, work: () => Promise<void>): Promise<number> {
-  const over = new AbortController()
-  let lowest = Number.POSITIVE_INFINITY
   async function read(): Promise<void> {
     const [metrics, { cacheBytes }] = await Promise.all([gateway.metrics(), gateway.counts()])
-    const heap = heapOf(metrics) ?? Number.POSITIVE_INFINITY
-    seen.add(heap)
-    lowest = Math.min(lowest, heap - cacheBytes)
+    const used = heapOf(metrics)
+    if (used === undefined) return
+    seen.add(used)
+    const now = metrics.sum('millrace_memory_heap_after_gc') ?? metrics.sum('millrace_memory_heap_after_gc_bytes')
+    const least = now !== undefined && collected !== undefined && now !== collected ? Math.min(now, used) : used
+    collected = now
+    lowest = Math.min(lowest ?? Number.POSITIVE_INFINITY, least - cacheBytes)
   }
-  async function watch(): Promise<void> {
-    while (!over.signal.aborted) {
+
+  return {
+    read,
+    begin() {
+      lowest = undefined
+    },
+    async watch(work) {
+      const over = new AbortController()
+      const reading = async (): Promise<void> => {
+        while (!over.signal.aborted) {
+          await read()
+          await sleep(50)
+        }
+      }
+      await Promise.all([work().finally(() => over.abort()), reading()])
       await read()
-      await sleep(100)
-    }
+    },
+    lowest: () => lowest,
+    beginCollection() {
+      collectedBefore = collected
+    },
+    wasCollected: () => collected !== collectedBefore,
+    moved: () => seen.size > 1
   }
-  await Promise.all([work().finally(() => over.abort()), watch()])
-  await read()
-  return lowest
 }
 
 /** Bytes of the heap in use: as OpenTelemetry's conventions, Node's older ones and prom-client call it. */

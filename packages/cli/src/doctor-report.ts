@@ -1,6 +1,6 @@
 import { styleText } from 'node:util'
 import type { DoctorArguments } from './doctor-arguments.ts'
-import type { Verdict } from './doctor-verdict.ts'
+import { oneLine, type Verdict } from './doctor-verdict.ts'
 import type { Host } from './host.ts'
 import { printable } from './printable.ts'
 
@@ -32,7 +32,8 @@ export function createReport({ stdout, env }: Host, { json, quiet }: Pick<Doctor
     begin(title) {
       if (terminal && !json && !quiet) write(dim(`… ${title}`))
     },
-    end(name, title, verdict) {
+    end(name, title, found) {
+      const verdict = folded(found)
       verdicts.push({ name, ...verdict })
       if (json) return
       if (terminal && !quiet) write('\r\u001b[2K')
@@ -49,5 +50,15 @@ export function createReport({ stdout, env }: Host, { json, quiet }: Pick<Doctor
       if (json) write(`${JSON.stringify({ ...about, pass, elapsedMs: Math.round(elapsedMs), checks: verdicts }, null, 2)}\n`)
       else if (!quiet) write(`\n${mark(pass)} ${count} of ${verdicts.length} passed in ${(elapsedMs / 1000).toFixed(0)} s\n`)
     }
+  }
+}
+
+/** Parts of it are words of a server. */
+function folded({ pass, figure, cause, cure }: Verdict): Verdict {
+  return {
+    pass,
+    figure: oneLine(figure),
+    ...(cause !== undefined && { cause: oneLine(cause) }),
+    ...(cure !== undefined && { cure: oneLine(cure) })
   }
 }

@@ -14,6 +14,8 @@ export interface StreamFigures {
   readonly finished: boolean
   readonly done: boolean
   readonly usage: boolean
+  /** Whether the cache keeps another text of this answer; undefined where it keeps none. */
+  readonly garbled: boolean | undefined
 }
 
 export interface StreamingFigures {
@@ -26,7 +28,10 @@ export interface StreamingFigures {
 export async function measureStreaming(gateway: Gateway): Promise<StreamingFigures> {
   let best: StreamFigures | undefined
   for (let attempt = 0; attempt < streamTries && (best === undefined || problemOf(best) !== undefined); attempt++) {
-    const figures = figuresOf(await gateway.stream(longAnswer()))
+    const question = longAnswer()
+    const answer = await gateway.stream(question)
+    const whole = await gateway.ask(question)
+    const figures = { ...figuresOf(answer), garbled: whole.cache === 'hit' ? whole.text !== answer.text : undefined }
     if (best === undefined || figures.bursts > best.bursts || problemOf(figures) === undefined) best = figures
   }
   const before = await gateway.counts()
@@ -37,7 +42,7 @@ export async function measureStreaming(gateway: Gateway): Promise<StreamingFigur
 }
 
 /** Nothing less than two milliseconds apart counts as apart. */
-export function figuresOf({ arrivals, elapsedMs, finished, done, usage }: StreamedAnswer): StreamFigures {
+export function figuresOf({ arrivals, elapsedMs, finished, done, usage }: StreamedAnswer): Omit<StreamFigures, 'garbled'> {
   let last = Number.NEGATIVE_INFINITY
   let bursts = 0
   for (const arrival of arrivals) {
@@ -71,9 +76,10 @@ export function judgeStreaming({ best, leftMs }: StreamingFigures): Verdict {
 
 /** Cause and cure. */
 function problemOf(figures: StreamFigures): readonly [string, string] | undefined {
-  const { firstTextMs, lastTextMs, totalMs, bursts, finished, done, usage } = figures
+  const { firstTextMs, lastTextMs, totalMs, bursts, finished, done, usage, garbled } = figures
   if (bursts === 0) return ['no text came', 'see that the model answers in text; give another --model']
-  if (bursts < 4 || lastTextMs - firstTextMs < 0.1 * totalMs) {
+  // The wait for the first text says nothing: a model may think for long and then be fast.
+  if (bursts < 4 || lastTextMs - firstTextMs < 0.1 * (totalMs - firstTextMs)) {
     return [
       'all text came at once instead of bit by bit',
       'take buffering out of the way: a proxy (nginx: `proxy_buffering off`), compression, or a provider that does not stream'
@@ -81,6 +87,11 @@ function problemOf(figures: StreamFigures): readonly [string, string] | undefine
   }
   if (!finished || !done)
     return ['the stream ended without a finish reason and [DONE]', 'see the log of the gateway: the provider breaks off']
+  if (garbled === true)
+    return [
+      'the stream had another text than the same answer asked for at once',
+      'see what lies between and changes events: text is lost, or comes twice'
+    ]
   if (!usage) return ['the stream told no usage', 'see that the provider tells usage with streams (`stream_options`)']
   return undefined
 }

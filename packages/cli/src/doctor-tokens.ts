@@ -60,6 +60,15 @@ export function judgeTokens({ sentTokens, messages, dropped, promptTokens, fitte
       'messages were dropped, and no token was counted as saved',
       'report it: `tokensFitted` of /v1/stats stands still'
     )
+  // Of a vocabulary with more tokens a word than ours, the provider's own count tells.
+  const most = Math.max(sentTokens, (promptTokens * messages) / Math.max(1, messages - dropped))
+  if (fitted > most) {
+    return failed(
+      figure,
+      `the gateway counts ${plural(fitted, 'token')} as saved, more than were sent`,
+      'see what else is counted: others that call meanwhile, or a count of `tokensFitted` in /v1/stats that is wrong (report it)'
+    )
+  }
   if (promptTokens >= 0.9 * sentTokens) {
     return failed(
       figure,

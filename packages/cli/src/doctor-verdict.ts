@@ -11,6 +11,11 @@ export function passed(figure: string): Verdict {
   return { pass: true, figure }
 }
 
+/** What a server wrote, as part of a line. */
+export function oneLine(text: string): string {
+  return text.replace(/[\s\u0085]+/g, ' ')
+}
+
 export function failed(figure: string, cause: string, cure: string): Verdict {
   return { pass: false, figure, cause, cure }
 }

@@ -50,6 +50,7 @@ in use meanwhile; it must be one replica, not a balancer.
   --calls N            in the row by which pooling is judged (20, at most 1000)
   --prompt-tokens N    of the talk that must lose messages; more than MILLRACE_CONTEXT_WINDOW (20000, at most 150000)
   --timeout SECONDS    of each request (60)
+  --budget SECONDS     of each check, which has failed when it needs longer (120)
   --yes                do not ask before calls are sent to a gateway on another machine
   --allow-insecure     plain http to another machine
   --json               the result as one JSON object

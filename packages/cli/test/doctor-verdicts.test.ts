@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { type CacheFigures, judgeCache } from '../src/doctor-cache.ts'
+import { type CacheFigures, judgeCache, mixedIn } from '../src/doctor-cache.ts'
 import { readCounts, rise } from '../src/doctor-counts.ts'
 import { boundBytes, heapOf, judgeMemory, slopeOf } from '../src/doctor-memory.ts'
 import { judgeMetrics, type Tracked } from '../src/doctor-metrics.ts'
@@ -40,6 +40,7 @@ describe('cache', () => {
     firstMs: 400,
     secondMs: 2,
     sameText: true,
+    mixed: undefined,
     states,
     allSame: true,
     requests: 1,
@@ -64,9 +65,24 @@ describe('cache', () => {
     [{ first: 'hit' }, /nobody asked before was a hit/],
     [{ sameText: false }, /another text/],
     [{ allSame: false }, /another text/],
+    [{ mixed: 'empty' }, /without text/],
+    [{ mixed: 'foreign' }, /code of another question/],
+    [{ mixed: 'alike' }, /one and the same text/],
     [{ secondMs: 401 }, /no faster/],
     [{ states: states.map(() => 'miss'), requests: 10, others: true }, /not answered by one request/]
   ])('fails for %j', (wrong, cause) => expectFailed(judgeCache({ ...right, ...wrong }), cause))
+})
+
+describe('texts of three questions', () => {
+  it.each([
+    ['with their own codes', ['a red', 'b red', 'c Rhine'], undefined],
+    ['without codes, two alike', ['red', 'red', 'Rhine'], undefined],
+    ['one without text', ['a red', '', 'c Rhine'], 'empty'],
+    ['one with another’s code', ['a red', 'a red', 'c Rhine'], 'foreign'],
+    ['all alike', ['secret', 'secret', 'secret'], 'alike']
+  ] as const)('%s', (_, texts, found) => {
+    expect(mixedIn(['a ', 'b ', 'c '].map((code, at) => ({ code, text: texts[at] as string })))).toBe(found)
+  })
 })
 
 describe('tokens', () => {
@@ -81,7 +97,8 @@ describe('tokens', () => {
       /CONTEXT_WINDOW/
     ],
     [{ fitted: 0 }, /no token was counted as saved/, /tokensFitted/],
-    [{ promptTokens: 19_900 }, /nearly all tokens/, /CONTEXT_WINDOW/]
+    [{ promptTokens: 19_900 }, /nearly all tokens/, /CONTEXT_WINDOW/],
+    [{ fitted: 33_528 }, /33,528 tokens as saved, more than were sent/, /tokensFitted/]
   ])('fails for %j', (wrong, cause, cure) => {
     expectFailed(judgeTokens({ ...right, ...wrong }), cause)
     expect(judgeTokens({ ...right, ...wrong }).cure).toMatch(cure)
@@ -100,7 +117,8 @@ describe('streaming', () => {
     bursts: 60,
     finished: true,
     done: true,
-    usage: true
+    usage: true,
+    garbled: false
   }
 
   it('passes for text that comes bit by bit and a stream that lets go', () => {
@@ -108,6 +126,11 @@ describe('streaming', () => {
       pass: true,
       figure: 'first text after 250 ms of 1010 ms, in 60 arrivals; a stream that was left let go within 4.0 ms'
     })
+  })
+
+  it('passes for a fast model that thinks first: ten arrivals in 60 ms after 3.5 s', () => {
+    const fast = { ...best, firstTextMs: 3500, lastTextMs: 3560, totalMs: 3562, bursts: 10, garbled: undefined }
+    expect(judgeStreaming({ best: fast, leftMs: 4 }).pass).toBe(true)
   })
 
   it('passes for a model that thinks long before it speaks', () => {
@@ -118,7 +141,8 @@ describe('streaming', () => {
 
   it.each<[Partial<StreamFigures>, RegExp]>([
     [{ bursts: 1, firstTextMs: 1000 }, /all text came at once/],
-    [{ firstTextMs: 990 }, /all text came at once/],
+    [{ firstTextMs: 250, lastTextMs: 260 }, /all text came at once/],
+    [{ garbled: true }, /another text than the same answer/],
     [{ bursts: 0 }, /no text/],
     [{ finished: false }, /without a finish reason/],
     [{ done: false }, /without a finish reason/],
@@ -204,6 +228,24 @@ describe('metrics', () => {
     expectFailed(judgeMetrics([round(2, undefined)]), /^count 1 is missing$/)
     expectFailed(judgeMetrics([round(0, 2)]), /^count 0 rose by 0 of 2$/)
     expectFailed(judgeMetrics([round(4, 2), round(4, 2), round(4, 2)]), /in each of 3 rounds count 0 rose by 4 of 2/)
+  })
+})
+
+describe('the sum of durations', () => {
+  const seconds = (risen: number): Tracked => ({ name: 'seconds', expected: 0, most: 3.6, risen })
+  const calls: Tracked = { name: 'calls', expected: 3, risen: 3 }
+
+  it('passes above 0 and within the time that has passed', () => {
+    expect(judgeMetrics([[calls, seconds(0.8761)]]).figure).toContain('exactly what was done: calls +3, seconds +0.876')
+  })
+
+  it('fails where it stands still, and where calls cannot have taken so long', () => {
+    expectFailed(judgeMetrics([[calls, seconds(0)]]), /seconds rose by 0 of more than 0 and at most 3\.60/)
+    expectFailed(judgeMetrics([[calls, seconds(876)]]), /seconds rose by 876 of/)
+  })
+
+  it('may be more where others call too', () => {
+    expect(judgeMetrics([[{ ...calls, risen: 5 }, seconds(9)]]).pass).toBe(true)
   })
 })
 

@@ -24,6 +24,7 @@ describe('what is wrong in the arguments of doctor is told in one line', () => {
     ['--calls must be a whole number from 1 to 1000', ['http://127.0.0.1', '--calls', '0']],
     ['--prompt-tokens must be a whole number', ['http://127.0.0.1', '--prompt-tokens', '1e9']],
     ['--timeout must be a number of seconds', ['http://127.0.0.1', '--timeout', 'x']],
+    ['--budget must be a number of seconds', ['http://127.0.0.1', '--budget', '0']],
     ['--only takes names of pooling, cache', ['http://127.0.0.1', '--only', 'cache,tea']],
     ['there is no option --token', ['http://127.0.0.1', '--token', 'sk-canary']],
     ['--model needs a name', ['http://127.0.0.1', '--model', '']],
@@ -50,7 +51,8 @@ describe('what is wrong in the arguments of doctor is told in one line', () => {
       calls: 20,
       only: ['pooling', 'cache', 'tokens', 'streaming', 'memory', 'metrics'],
       promptTokens: 20_000,
-      timeoutMs: 60_000
+      timeoutMs: 60_000,
+      budgetMs: 120_000
     })
     expect(readDoctorArguments(['https://gateway.example/llm', '--token-env', 'NONE'], env)).toMatchObject({
       address: 'https://gateway.example/llm',
@@ -105,7 +107,9 @@ describe('doctor ends with 2 and one line, and sends no call', () => {
     const url = server.url.replace('127.0.0.1', '0.0.0.0')
     const { code, stdout, stderr } = await run(['doctor', url, '--allow-insecure'])
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
-    expect(stderr).toMatch(/is on another machine\. Sends about \d+ calls .* tokens in .*\. Add --yes to agree\n$/)
+    expect(stderr).toMatch(
+      /is on another machine\. Sends about \d+ calls .* tokens in .*\. Uploads about \d+ MB\. Add --yes to agree\n$/
+    )
     expect(server.seen.filter(({ url: path }) => path.includes('chat'))).toEqual([])
     const agreed = await run(['doctor', url, '--allow-insecure', '--yes', '--quiet'])
     expect(agreed.code).toBe(1)
@@ -145,4 +149,58 @@ it('a gateway that answers no call has failed each check that needs one, with it
   })
   expect(quiet.stdout).toMatch(/^✗ connection pooling is active\n/)
   expect(quiet.stdout).not.toMatch(/Sends about|of 6/)
+})
+
+describe('a gateway whose answers take long', () => {
+  /** It answers after `ms`, as a hit. */
+  function slow(ms: number): (seen: Seen, response: ServerResponse) => void {
+    return answerFirst(({ url }, response) => {
+      if (url === '/v1/stats') sendJson(response, 200, { ...stats, model: 'large' })
+      else if (url === '/metrics') response.end(`nodejs_heap_size_used_bytes ${1e7 + Math.random()}\n`)
+      else {
+        setTimeout(() => {
+          if (response.destroyed) return
+          response.setHeader('x-millrace-cache', 'hit')
+          sendJson(response, 200, { choices: [{ message: { content: 'x' }, finish_reason: 'stop' }] })
+        }, ms).unref()
+      }
+    })
+  }
+
+  it.each(['memory', 'pooling'])(
+    'has failed %s when its time is over, which is told with the calls that were made',
+    async (name) => {
+      await using server = await startServer(slow(300))
+      const startedAt = performance.now()
+      const { code, stdout } = await run(['doctor', server.url, '--only', name, '--budget', '1'])
+      expect(code).toBe(1)
+      expect(stdout).toMatch(
+        /not examined: \d+ of about [\d,]+ calls in \d s\n {4}why: {2}the gateway, or its provider, is too slow/
+      )
+      expect(performance.now() - startedAt).toBeLessThan(20_000)
+    }
+  )
+
+  it('is told which path was slower than --timeout', async () => {
+    await using server = await startServer(slow(5000))
+    const { stdout } = await run(['doctor', server.url, '--only', 'cache', '--timeout', '0.2'])
+    expect(stdout).toMatch(
+      /why: {2}\/v1\/chat\/completions gave no whole answer within 0\.2 s \(--timeout SECONDS gives it longer\)\n/
+    )
+  })
+})
+
+it('an error of several lines is told in one', async () => {
+  await using server = await startServer(
+    answerFirst(({ url }, response) => {
+      if (url === '/v1/stats') sendJson(response, 200, { ...stats, model: 'large\nmodel' })
+      else sendJson(response, 502, { error: { message: 'one\r\ntwo\u2028three\tfour' } })
+    })
+  )
+  const { stdout } = await run(['doctor', server.url, '--only', 'cache'])
+  expect(stdout).toMatch(/, model large model\n/)
+  expect(stdout).toMatch(/why: {2}\/v1\/chat\/completions answered 502: one two three four\n {4}cure/)
+  await using refusing = await startServer((_, response) => sendJson(response, 418, { error: { message: 'one\ntwo' } }))
+  const { stderr } = await run(['doctor', refusing.url])
+  expect(stderr).toMatch(/^[^\n]+one two\n$/)
 })

@@ -24,9 +24,12 @@ export function wireCall(url: string, body: BodySeen): WireCall {
   return {
     subject: { provider: host, model },
     inputGuess: typeof body === 'object' && 'tokens' in body ? body.tokens : estimateBodyTokens(text ?? ''),
-    maxOutputTokens: body === undefined ? 0 : bound === undefined ? undefined : Number(bound)
+    maxOutputTokens: body === undefined || writesNothing.test(pathname) ? 0 : bound === undefined ? undefined : Number(bound)
   }
 }
+
+/** What is answered with numbers: it has no tokens of output, and its models have no price for them. */
+const writesNothing = /\/(?:embeddings|rerank|moderations|count_tokens)$/
 
 /** Who writes a body puts its settings before the messages or behind them; of a long one the middle is not searched. */
 function endsOf(text: string): string {

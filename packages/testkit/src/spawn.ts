@@ -34,7 +34,8 @@ export interface SpawnedProvider extends AsyncDisposable {
 export async function spawnScriptedProvider(options: Omit<ScriptedOptions, 'reply'> = {}): Promise<SpawnedProvider> {
   // `.ts` when run from source, `.js` when built: the program lies beside this file either way.
   const program = fileURLToPath(new URL(`./provider-main${extname(import.meta.url)}`, import.meta.url))
-  const child = spawn(process.execPath, [program, ...argumentsOf(options)], { stdio: ['pipe', 'pipe', 'pipe'] })
+  // Apart from the terminal's group: Ctrl+C is for the one who started this, who may still have answers to finish.
+  const child = spawn(process.execPath, [program, ...argumentsOf(options)], { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
   let errors = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     errors = (errors + text).slice(-2000)

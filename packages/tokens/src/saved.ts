@@ -1,5 +1,4 @@
 import type { BesideMessages, Message } from '@millrace/core'
-import { charged } from './charged.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /** A message that was left out, or changed into another. */
@@ -19,17 +18,13 @@ export interface Saving {
 const maxChars = 65_536
 
 /**
- * How many tokens `after` takes less than `before`, times the safety factor. Extrapolated where more than 64 KiB of text
- * changed: nobody should wait while megabytes are counted that are not even sent.
+ * How many tokens `after` takes less than `before`, as they are counted: the safety factor is for what must fit, and would
+ * make savings look larger than the talk was. Extrapolated where more than 64 KiB of text changed: nobody should wait while
+ * megabytes are counted that are not even sent.
  */
 export function savedTokens({ before, after, changes }: Saving, tokenizer: Tokenizer, beside: BesideMessages): number {
-  const { safetyFactor } = tokenizer
   const chars = changes.reduce((sum, change) => sum + charsOf(change.before), 0)
-  if (chars <= maxChars)
-    return (
-      charged(tokenizer.countMessages(before, beside), safetyFactor) -
-      charged(tokenizer.countMessages(after, beside), safetyFactor)
-    )
+  if (chars <= maxChars) return tokenizer.countMessages(before, beside) - tokenizer.countMessages(after, beside)
 
   const bare = tokenizer.countMessages([])
   let tokens = 0
@@ -42,7 +37,7 @@ export function savedTokens({ before, after, changes }: Saving, tokenizer: Token
     tokens -= change.after === undefined ? bare : tokenizer.countMessages([change.after])
   }
   // Every one of them longer than that: then by the rule of thumb.
-  return charged(counted === 0 ? chars / 4 : (tokens * chars) / counted, safetyFactor)
+  return Math.ceil(counted === 0 ? chars / 4 : (tokens * chars) / counted)
 }
 
 /** At least one, so that a message without text counts too. */
