@@ -31,6 +31,7 @@ export function createFaults(api) {
   const place = byId('faults', HTMLElement)
   /** @type {Map<string, HTMLInputElement>} */
   const inputs = new Map()
+  let underWay = 0
 
   for (const { of, title, names } of groups) {
     const choices = names.map((name) => {
@@ -51,12 +52,15 @@ export function createFaults(api) {
   /** @param {Record<string, string>} wanted */
   async function set(wanted) {
     const possible = Object.entries(wanted).filter(([of, name]) => inputs.get(`${of} ${name}`)?.disabled === false)
+    underWay++
     try {
       const body = JSON.stringify(Object.fromEntries(possible))
       const response = await api.fetch('/v1/faults', { method: 'PUT', headers: { 'content-type': 'application/json' }, body })
       show(await response.json())
     } catch (error) {
       write(note, `That could not be switched: ${error instanceof Error ? error.message : String(error)}`)
+    } finally {
+      underWay--
     }
   }
 
@@ -81,5 +85,11 @@ export function createFaults(api) {
     else write(note, resting)
   }
 
-  return { show }
+  return {
+    /** @param {Snapshot['faults']} faults */
+    show(faults) {
+      // A snapshot may be older than what was switched just now, and would switch it back under the finger.
+      if (underWay === 0) show(faults)
+    }
+  }
 }

@@ -82,7 +82,7 @@ export function createPass(parts: Parts): Pass {
     const api = dialect === 'messages' ? 'anthropic' : 'openai'
     const door = doors[api]
     if (door === undefined) throw noDoor(api)
-    const text = typeof body === 'string' ? body : new TextDecoder().decode(body)
+    const text = typeof body === 'string' ? body : textOf(body)
     checkShape(text)
     const asked = parseJson(text)
     if (!isJsonObject(asked)) throw wrong('the body is not a JSON object')
@@ -208,6 +208,15 @@ function createDoor({ transport, limiter, cache }: Parts): typeof globalThis.fet
 function dialectOf(path: string): EventDialect {
   if (path.startsWith('/messages')) return 'messages'
   return path === '/responses' ? 'responses' : 'chat'
+}
+
+/** Strictly: bytes that are no UTF-8 would go up as they are, and be judged as something else. */
+function textOf(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+  } catch {
+    throw wrong('the body is not UTF-8')
+  }
 }
 
 /** Of an embedding's inputs there may be more: they are no conversation. */

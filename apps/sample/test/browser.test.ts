@@ -256,6 +256,22 @@ describe.skipIf(started.skip !== undefined)('the page in a real browser', { time
     await expect.poll(() => page.locator('#calls tbody tr').count(), { timeout: 5000 }).toBe(30)
   })
 
+  test('a switch stays where it was put while the gateway is told', async () => {
+    await using page = await open()
+    await page.route('**/v1/faults', async (route) => {
+      await delay(1500)
+      await route.continue()
+    })
+    const slow = page.locator('input[name="provider"][value="slow"]')
+    await slow.dispatchEvent('click')
+    // A snapshot has come meanwhile, which does not know of it yet.
+    await delay(1200)
+    expect(await slow.isChecked()).toBe(true)
+    await page.waitForSelector('#fault-banner:not([hidden])')
+    await page.click('#fault-off')
+    await page.waitForSelector('#fault-banner', { state: 'hidden' })
+  })
+
   test('stop ends the answer at the gateway', async () => {
     await using page = await open()
     await ask(page, 'Tell me all about turbines, at length.')

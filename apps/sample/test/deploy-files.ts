@@ -36,7 +36,7 @@ export async function yaml<T>(name: string): Promise<T> {
 }
 
 /** The variables of a file such as `.env`. */
-export async function variables(name: string): Promise<Record<string, string>> {
+export async function variablesOf(name: string): Promise<Record<string, string>> {
   return Object.fromEntries([...(await text(name)).matchAll(/^(\w+)=(.*)$/gm)].map(([, key = '', value = '']) => [key, value]))
 }
 

@@ -15,7 +15,7 @@ import { Ajv2019 } from 'ajv/dist/2019.js'
 import { afterAll, describe, expect, test } from 'vitest'
 import { type Config, readConfig } from '../src/config.ts'
 import { dashboard } from './dashboard-file.ts'
-import { type Compose, filled, folder, text, variables, yaml } from './deploy-files.ts'
+import { type Compose, filled, folder, text, variablesOf, yaml } from './deploy-files.ts'
 
 const run = promisify(execFile)
 const temporary = await mkdtemp(join(tmpdir(), 'millrace-deploy-'))
@@ -35,7 +35,7 @@ const promtool = await requireProgram({
 const secrets = { MILLRACE_TOKEN: 'a-token-of-more-than-16-letters', GRAFANA_PASSWORD: 'secret' }
 
 /** `.env` as it is copied, with the required ones filled in: a scripted provider answers. */
-const scripted = { ...(await variables('.env.example')), ...secrets }
+const scripted = { ...(await variablesOf('.env.example')), ...secrets }
 
 /**
  * The gateway's configuration as Compose would make it of `.env` and, where that names no other file, of `gateway.env`. A file
@@ -48,7 +48,7 @@ async function gatewayConfig(
 ): Promise<{ readonly config: Config; readonly asked: ReadonlySet<string>; readonly set: readonly string[] }> {
   const { environment = {}, env_file: envFile = '', volumes: [mount = ''] = [] } = services.gateway ?? {}
   const name = filled(envFile, env)
-  const file = name === './gateway.env' ? own : await variables(name)
+  const file = name === './gateway.env' ? own : await variablesOf(name)
   const given = Object.entries(environment).map(([key, value]) => [key, filled(String(value), env)])
   const all = { HOST: '0.0.0.0', PORT: '8787', ...file, ...Object.fromEntries(given) }
   const [path = ''] = filled(mount, env).split(':')
@@ -120,7 +120,7 @@ describe('compose.yaml', () => {
       ['OPENAI_API_KEY', 'openai'],
       ['ANTHROPIC_API_KEY', 'anthropic']
     ] as const) {
-      const { config } = await gatewayConfig(secrets, { ...(await variables('gateway.env.example')), [variable]: 'sk-canary' })
+      const { config } = await gatewayConfig(secrets, { ...(await variablesOf('gateway.env.example')), [variable]: 'sk-canary' })
       expect(config.providers.map((provider) => [provider.name, provider.apiKey])).toEqual([[name, 'sk-canary']])
       expect(config.faults).toBe(false)
       // A budget in money refuses what has no price.

@@ -179,16 +179,27 @@ describe('a gateway that is broken fails the check with cause and cure, and exit
     await expectFailure(gateway.url, 'tokens', /no message was dropped from a talk of about 20,000 tokens/)
   })
 
-  it('streaming, before a provider that answers in one lump', { timeout: 60_000 }, async () => {
-    await using gateway = await startGateway({ firstTokenMs: 200 })
-    await expectFailure(gateway.url, 'streaming', /all text came at once/)
-  })
-
   it.concurrent('streaming, behind a proxy that reads on for a client that has left', { timeout: 60_000 }, async () => {
     // Slow enough that the stream does not end by itself while doctor looks.
     await using gateway = await startGateway({ tokensPerSecond: 30, firstTokenMs: 60 })
     await using proxy = await startProxy(gateway.url, () => false)
     await expectFailure(proxy.url, 'streaming', /went on, and costs/)
+  })
+
+  it.concurrent('memory and metrics, behind a proxy whose /metrics stand still', { timeout: 120_000 }, async () => {
+    const headers = { authorization: `Bearer ${token}` }
+    const frozen = await (await fetch(`${shared.url}/metrics`, { headers })).text()
+    await using proxy = await startProxy(shared.url, ({ url }, response) => {
+      if (url === '/metrics') response.end(frozen)
+      return url === '/metrics'
+    })
+    await expectFailure(proxy.url, 'metrics', /calls/)
+    await expectFailure(proxy.url, 'memory', /stands still/)
+  })
+
+  it('streaming, before a provider that answers in one lump', { timeout: 60_000 }, async () => {
+    await using gateway = await startGateway({ firstTokenMs: 200 })
+    await expectFailure(gateway.url, 'streaming', /all text came at once/)
   })
 
   it('memory, where each body is kept', { timeout: 120_000 }, async () => {
@@ -205,17 +216,6 @@ describe('a gateway that is broken fails the check with cause and cure, and exit
     }`)
     await expectFailure(gateway.url, 'memory', /the heap grew by \d+\.\d KB with each call/)
   })
-
-  it.concurrent('memory and metrics, behind a proxy whose /metrics stand still', { timeout: 120_000 }, async () => {
-    const headers = { authorization: `Bearer ${token}` }
-    const frozen = await (await fetch(`${shared.url}/metrics`, { headers })).text()
-    await using proxy = await startProxy(shared.url, ({ url }, response) => {
-      if (url === '/metrics') response.end(frozen)
-      return url === '/metrics'
-    })
-    await expectFailure(proxy.url, 'metrics', /calls/)
-    await expectFailure(proxy.url, 'memory', /stands still/)
-  })
 })
 
 describe('a proxy that changes what the gateway says fails the check, though the counts are right', () => {
@@ -228,9 +228,9 @@ describe('a proxy that changes what the gateway says fails the check, though the
   }
   const content = (text: string): string => text.replace(/("message":\{.*?"content":)"(?:[^"\\]|\\.)*"/, '$1""')
 
-  it('empty answers', { timeout: 60_000 }, () => expectCaught('cache', content, /why: {2}an answer was without text/))
+  it.concurrent('empty answers', { timeout: 60_000 }, () => expectCaught('cache', content, /why: {2}an answer was without text/))
 
-  it('one answer for everybody', { timeout: 60_000 }, () =>
+  it.concurrent('one answer for everybody', { timeout: 60_000 }, () =>
     expectCaught(
       'cache',
       (text) => content(text).replace('"content":""', '"content":"another’s secret"'),
@@ -238,7 +238,7 @@ describe('a proxy that changes what the gateway says fails the check, though the
     )
   )
 
-  it('each chunk of a stream twice', { timeout: 60_000 }, () =>
+  it.concurrent('each chunk of a stream twice', { timeout: 60_000 }, () =>
     expectCaught(
       'streaming',
       (text) => text.replace(/^data: \{.*"delta":\{.*"content":.*\n\n/gm, '$&$&'),
@@ -246,7 +246,7 @@ describe('a proxy that changes what the gateway says fails the check, though the
     )
   )
 
-  it('durations that never rise', { timeout: 60_000 }, () =>
+  it.concurrent('durations that never rise', { timeout: 60_000 }, () =>
     expectCaught(
       'metrics',
       (text, path) => (path === '/metrics' ? text.replace(/^(gen_ai_client_operation_duration_sum\S* )\S+/gm, '$10') : text),
