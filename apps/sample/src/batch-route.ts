@@ -1,16 +1,20 @@
 import { createHash } from 'node:crypto'
-import { isJsonObject, isMillraceError, type Json, type JsonObject, parseJson } from '@millrace/core'
+import type { HttpBindings } from '@hono/node-server'
+import { isJsonObject, isMillraceError, type Json, type JsonObject, MillraceError, parseJson } from '@millrace/core'
 import { openaiError } from '@millrace/streaming'
 import { type Context, Hono } from 'hono'
-import type { BatchItem, LineFault } from './batches.ts'
+import { createAdmission } from './admission.ts'
+import { type BatchItem, type LineFault, maxBatches } from './batches.ts'
 import type { GatewayEnv, Parts } from './context.ts'
 import { checkURLs, createNameLookup } from './image-urls.ts'
+import { checkShape } from './json-shape.ts'
 import { report } from './report-error.ts'
 import { type RequestLine, requestLines } from './request-lines.ts'
 
 /** As many as OpenAI's own batches take: each name is remembered, so that none is answered twice. */
 const maxLines = 50_000
 const maxIdChars = 512
+const maxBatchesPerClient = 4
 
 /**
  * Batches in OpenAI's file format, one request a line, answered line by line as answers are known. The body is read as
@@ -20,10 +24,23 @@ const maxIdChars = 512
 export function batchRoutes(parts: Parts): Hono<GatewayEnv> {
   const { config, batches } = parts
   const lookup = createNameLookup()
+  const running = createAdmission({ maxRequests: maxBatches, maxRequestsPerClient: maxBatchesPerClient })
   const app = new Hono<GatewayEnv>()
 
   app.post('/v1/batch', (context) => {
+    if (context.req.header('content-type')?.startsWith('multipart/') === true) {
+      throw new MillraceError(
+        'invalid-request',
+        'a form is no batch: send the lines themselves, as curl --data-binary @in.jsonl does',
+        {
+          details: { path: 'body' }
+        }
+      )
+    }
     if (parts.redis !== undefined) context.get('record').tell({ isShared: true })
+    const leave = running.enter(context.get('caller').countedAs)
+    const { outgoing } = context.env as HttpBindings
+    outgoing.once('close', leave)
     const lines = new BatchLines(context.get('requestId'))
     const outcomes = batches.run(items(context, lines), context.req.raw.signal)[Symbol.asyncIterator]()
     const body = new ReadableStream<Uint8Array>(
@@ -64,7 +81,7 @@ export function batchRoutes(parts: Parts): Hono<GatewayEnv> {
       const callId = lines.begin()
       try {
         const request = await readLine(line, lines)
-        yield { body: request, callId, ...(tenant !== undefined && { tenant }) }
+        yield { body: request, bytes: bytesOf(line), callId, ...(tenant !== undefined && { tenant }) }
       } catch (error) {
         if (error instanceof FaultyLine) yield { refused: error.fault }
         // Of checks; what is wrong with the input as a whole ends the batch.
@@ -82,6 +99,7 @@ export function batchRoutes(parts: Parts): Hono<GatewayEnv> {
   /** @throws {FaultyLine} */
   async function readLine(line: RequestLine, lines: BatchLines): Promise<JsonObject> {
     if ('tooLong' in line) throw new FaultyLine('line_too_long', `the line is longer than ${config.maxBodyBytes} bytes`)
+    checkShape(line.text)
     const request = parseJson(line.text)
     if (!isJsonObject(request)) throw new FaultyLine('invalid_json_line', 'the line is not a JSON object')
     lines.name(request.custom_id)
@@ -101,6 +119,10 @@ export function batchRoutes(parts: Parts): Hono<GatewayEnv> {
   }
 
   return app
+}
+
+function bytesOf(line: RequestLine): number {
+  return 'text' in line ? Buffer.byteLength(line.text) : 0
 }
 
 const chatPath = '/v1/chat/completions'

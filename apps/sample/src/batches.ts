@@ -1,6 +1,7 @@
 import type { Adapter } from '@millrace/adapter'
 import { batch, type Outcome } from '@millrace/batch'
-import { checkRequest, isMillraceError, type JsonObject, onAbort } from '@millrace/core'
+import { checkRequest, isMillraceError, type JsonObject, onAbort, sleep } from '@millrace/core'
+import { withRoom } from './batch-room.ts'
 import { writeCompletion } from './openai-answer.ts'
 import { readRequest } from './openai-request.ts'
 
@@ -16,6 +17,8 @@ export type BatchItem =
   | {
       /** A chat request in OpenAI's shape. */
       readonly body: JsonObject
+      /** Of its line. */
+      readonly bytes: number
       readonly tenant?: string
       readonly callId: string
     }
@@ -26,8 +29,8 @@ export type BatchAnswer = { readonly text: string } | { readonly refused: LineFa
 /** Where the lines of batches are answered: here, or by all replicas. */
 export interface Batches extends AsyncDisposable {
   /**
-   * One outcome for each item, as it is known. Items are pulled as outcomes are taken, at
-   * most 160 ahead. Leaving the loop ends what runs.
+   * One outcome for each item, as it is known. At most 16 items are under way, and fewer where lines or answers are large or
+   * outcomes are not taken: see `withRoom`. Leaving the loop ends what runs.
    */
   run(items: AsyncIterable<BatchItem>, signal: AbortSignal): AsyncIterable<Outcome<BatchAnswer>>
   /**
@@ -43,14 +46,22 @@ export interface BatchesOptions {
   readonly itemMs: number
 }
 
+/** Lines of one batch under way at a time, on all replicas together. */
 const concurrency = 16
-const window = concurrency * 10
+
+/** Batches that run at a time in one process. */
+export const maxBatches = 32
+
+/** Of one answer as JSON. */
+const maxAnswerBytes = 1024 * 1024
 
 /** Batches whose items are all answered by this process. */
 export function localBatches(options: BatchesOptions): Batches {
   return {
     run: (items, signal) =>
-      batch(items, (item, context) => answer(options, item, context), { concurrency, maxBuffered: window, signal }),
+      withRoom(items, (admitted) =>
+        batch(admitted, (item, context) => answer(options, item, context), { concurrency, maxBuffered: concurrency, signal })
+      ),
     async close() {},
     async [Symbol.asyncDispose]() {}
   }
@@ -69,10 +80,15 @@ export async function queuedBatches(
   const common = { name: 'gateway-batches', connection: url }
   const worker = createBatchWorker<BatchItem, BatchAnswer>({
     ...common,
-    concurrency,
+    // A place for each line that may be in the queue: in one with fewer, the lines of one batch would wait behind another's.
+    concurrency: maxBatches * concurrency,
+    // An answer is JSON text within JSON, which at most doubles it.
+    maxResultBytes: 2 * maxAnswerBytes + envelopeBytes,
+    // A pause would be everybody's: each line waits by itself.
+    pause: () => undefined,
     async work(item, context) {
       try {
-        return await answer(options, item, context)
+        return await patiently(() => answer(options, item, context), options.itemMs, context.signal)
       } catch (error) {
         if (!isMillraceError(error, 'closed')) throw error
         // This replica closes, which is no outcome: held until the worker hands it on.
@@ -90,7 +106,7 @@ export async function queuedBatches(
   }
 
   const batches: Batches = {
-    run: (items, signal) => queue.run(items, { window, signal }),
+    run: (items, signal) => withRoom(items, (admitted) => queue.run(admitted, { window: concurrency, signal })),
     close({ graceMs } = {}) {
       closing ??= end(graceMs)
       return closing
@@ -120,7 +136,35 @@ async function answer(
   checkRequest(request)
   const timeouts = { totalMs: itemMs }
   const completion = await adapter.complete(request, { signal, tenant, callId, idempotencyKey, timeouts })
-  return { text: JSON.stringify(writeCompletion(completion, `chatcmpl-${callId}`, Math.floor(Date.now() / 1000))) }
+  const text = JSON.stringify(writeCompletion(completion, `chatcmpl-${callId}`, Math.floor(Date.now() / 1000)))
+  return Buffer.byteLength(text) > maxAnswerBytes ? { refused: tooLarge } : { text }
+}
+
+const tooLarge: LineFault = {
+  code: 'answer_too_large',
+  message: `the answer is longer than ${maxAnswerBytes} bytes: ask for it by /v1/chat/completions`
+}
+
+/** Works again when it is told to come back later, as long as `totalMs` allows. */
+async function patiently<T>(work: () => Promise<T>, totalMs: number, signal: AbortSignal): Promise<T> {
+  const endsAt = performance.now() + totalMs
+  for (let tries = 1; ; tries++) {
+    try {
+      return await work()
+    } catch (error) {
+      const ms = laterMs(error, tries)
+      if (ms === undefined || tries > maxTries || performance.now() + ms > endsAt) throw error
+      await sleep(ms, signal)
+    }
+  }
+}
+
+const maxTries = 20
+
+function laterMs(error: unknown, tries: number): number | undefined {
+  if (isMillraceError(error, 'rate-limited') || isMillraceError(error, 'overloaded')) return error.details.retryAfterMs
+  // Of this process: there is a place when another line has gone.
+  return isMillraceError(error, 'queue-full') ? Math.min(100 * 2 ** tries, 10_000) : undefined
 }
 
 /** What the contract of the adapter has no words for. */

@@ -45,7 +45,9 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
     else request.once('end', heard)
     open.add(response)
     response.once('close', () => open.delete(response))
-    cutStalled(response, { stallMs: config.stallMs, totalMs: config.streamMs + config.stallMs })
+    // A batch takes its time: each of its lines has a limit of its own.
+    const totalMs = request.url?.startsWith('/v1/batch') === true ? Number.POSITIVE_INFINITY : config.streamMs + config.stallMs
+    cutStalled(response, { stallMs: config.stallMs, totalMs })
   })
   const { port } = server.address() as AddressInfo
   const url = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
@@ -91,10 +93,10 @@ export async function startGateway(given: Omit<Parts, 'isClosing'>): Promise<Gat
   return gateway
 }
 
-function listen(app: Hono<GatewayEnv>, { host, port, streamMs }: Parts['config']): Promise<Server> {
+function listen(app: Hono<GatewayEnv>, { host, port }: Parts['config']): Promise<Server> {
   return new Promise((resolve, reject) => {
-    // A batch is taken as it is answered, and may take its time.
-    const serverOptions = { requestTimeout: streamMs }
+    // A batch is read as it is answered, and may take its time; `cutStalled` ends the others.
+    const serverOptions = { requestTimeout: 0 }
     const server = serve({ fetch: app.fetch, hostname: host, port, serverOptions }, () => {
       server.off('error', reject)
       resolve(server as Server)

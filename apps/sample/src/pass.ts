@@ -82,9 +82,9 @@ export function createPass(parts: Parts): Pass {
     const api = dialect === 'messages' ? 'anthropic' : 'openai'
     const door = doors[api]
     if (door === undefined) throw noDoor(api)
-    const text = typeof body === 'string' ? body : textOf(body)
-    checkShape(text)
-    const asked = parseJson(text)
+    const json = typeof body === 'string' ? body : textOf(body)
+    checkShape(json)
+    const asked = parseJson(json)
     if (!isJsonObject(asked)) throw wrong('the body is not a JSON object')
     checkLength(asked, dialect, config.maxMessages)
     await checkURLs(asked, config.imageURLs, lookup)

@@ -229,3 +229,11 @@ test('lines are the same, wherever the body is cut', async () => {
     expect(lines).toEqual([{ text: 'one' }, { text: '' }, { tooLong: true }, { text: 'three' }])
   }
 })
+
+test('a form is refused with the cure', async () => {
+  const { url } = await start()
+  const form = new FormData()
+  form.set('file', new Blob([line('a', 'x')]))
+  const refused = await fetch(`${url}/v1/batch`, { method: 'POST', body: form })
+  expect([refused.status, await refused.text()]).toEqual([400, expect.stringContaining('--data-binary @in.jsonl')])
+})

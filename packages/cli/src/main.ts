@@ -10,5 +10,3 @@ if (major < 22 || (major === 22 && minor < 19)) {
   const { command } = await import('./command.ts')
   process.exitCode = await command(process.argv.slice(2), process)
 }
-
-export {}
