@@ -130,7 +130,7 @@ export function createPass(parts: Parts): Pass {
       })
     }
 
-    const isStream = response.headers.get('content-type')?.startsWith('text/event-stream') === true
+    const isStream = response.headers.get('content-type')?.toLowerCase().startsWith('text/event-stream') === true
     const state = response.headers.get('x-millrace-cache')
     const notes = { retry: { attempts: tally.attempts }, ...(state !== null && { cache: { state } }) }
     if (isStream) context.get('record').tell({ firstTextMs: performance.now() - context.get('arrivedAt') })

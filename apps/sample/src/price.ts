@@ -13,7 +13,8 @@ const embedded: PriceConfig = { inputPerMillion: 2, outputPerMillion: 8 }
 
 /**
  * What a call cost: by the prices of the configuration, else by the table of `@millrace/tokens`, where the address of a
- * provider says who sells, for its name is whatever the configuration calls it. The table is loaded here: it takes 30 ms,
+ * provider says who sells, for its name is whatever the configuration calls it; at an address nobody knows, such as a proxy
+ * of one's own, the name says it, or nobody does, and there is no price. The table is loaded here: it takes 30 ms,
  * which no call should wait.
  */
 export function createPrice(
@@ -25,11 +26,10 @@ export function createPrice(
 ): PriceOf {
   const prices = createPrices({ overrides: { ...own, 'scripted-*': embedded } })
   prices.priceOf(model)
-  const sellers = new Map(providers.map(({ name, baseURL }) => [name, sellerAt(new URL(baseURL).hostname)]))
-  return (usage, named, provider) => prices.cost(usage, named, { provider: sellers.get(provider) })?.total
+  const sellers = new Map(providers.map(({ name, baseURL }) => [name, sellerAt(new URL(baseURL).hostname) ?? name]))
+  return (usage, named, provider) => prices.cost(usage, named, { provider: sellers.get(provider) ?? provider })?.total
 }
 
-/** Undefined where nobody knows: then the model's maker names the price. */
 function sellerAt(host: string): string | undefined {
   return sellers.find(([end]) => host === end || host.endsWith(`.${end}`))?.[1]
 }
@@ -43,7 +43,10 @@ const sellers: readonly (readonly [end: string, seller: string])[] = [
   ['openrouter.ai', 'openrouter'],
   ['api.mistral.ai', 'mistral'],
   ['api.deepseek.com', 'deepseek'],
+  ['cognitiveservices.azure.com', 'azure'],
+  ['generativelanguage.googleapis.com', 'google'],
   ['api.together.xyz', 'together'],
+  ['api.together.ai', 'together'],
   ['api.fireworks.ai', 'fireworks'],
   ['api.x.ai', 'x-ai']
 ]

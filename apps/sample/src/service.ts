@@ -18,6 +18,7 @@ import { startProcessMetrics } from './process-metrics.ts'
 import { createRecorder } from './recorder.ts'
 import { createStreamIds } from './stream-ids.ts'
 import { startExport } from './telemetry.ts'
+import { maxEventBytes } from './whole-events.ts'
 
 export interface Service extends AsyncDisposable {
   readonly url: string
@@ -54,7 +55,13 @@ export async function startService(config: Config, env: Readonly<Record<string, 
     )
     // Each request under way may be a stream that holds a connection: with fewer of them those that came in would wait for others to end.
     const transport = open(
-      createTransport({ maxConnections: config.maxRequests, limits: limiter.send, traceHeaders: telemetry.traceHeaders })
+      createTransport({
+        maxConnections: config.maxRequests,
+        // What is passed on may bring an image in one event; the adapter reads none beyond 1 Mi.
+        maxEventChars: maxEventBytes,
+        limits: limiter.send,
+        traceHeaders: telemetry.traceHeaders
+      })
     )
     const cache =
       config.cache &&

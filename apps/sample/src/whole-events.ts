@@ -16,7 +16,7 @@ export interface WholeEventsOptions {
 }
 
 /** As long as the transport lets an event be: images come in one. */
-const maxEventBytes = 16 * 1024 * 1024
+export const maxEventBytes: number = 16 * 1024 * 1024
 
 /**
  * The bytes of a stream of events as they come, whole events at a time. A stream that breaks, or ends before its answer
@@ -65,7 +65,10 @@ export function wholeEvents(body: ReadableStream<Uint8Array>, options: WholeEven
           return reader.cancel(error).catch(() => {}) // it is its own error that it fails with, told already
         }
         if (scanner.ended || scanner.errorStatus !== undefined) {
-          for (const piece of cleaned(held.take())) controller.enqueue(piece)
+          const rest = held.take()
+          for (const piece of cleaned(rest)) controller.enqueue(piece)
+          // A client drops an event that has no blank line behind it.
+          if (rest.length > 0) controller.enqueue(blankLine)
         }
         close(incomplete())
       },
@@ -74,6 +77,8 @@ export function wholeEvents(body: ReadableStream<Uint8Array>, options: WholeEven
     { highWaterMark: 0 }
   )
 }
+
+const blankLine: Uint8Array = Buffer.from('\n\n')
 
 /** What has come of an event whose blank line has not. */
 class HeldBytes {

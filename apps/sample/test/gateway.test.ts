@@ -422,6 +422,23 @@ describe('what a client cannot do', () => {
   })
 })
 
+test('a client that reads slowly but steadily gets all of a large plain answer', async () => {
+  const hasty = await start({ stallMs: 800 })
+  const body = JSON.stringify(ask('huge'))
+  const socket = connect(Number(new URL(hasty.url).port), '127.0.0.1')
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+  let words = 0
+  const startedAt = performance.now()
+  for await (const piece of socket) {
+    words += (piece as Buffer).toString('latin1').split('w').length - 1
+    // 7.5 MB in pieces of 64 KiB: about three seconds.
+    await delay(25)
+    if (words >= 1_500_000) break
+  }
+  expect(words).toBeGreaterThan(1_499_999)
+  expect(performance.now() - startedAt).toBeGreaterThan(1600)
+}, 30_000)
+
 async function requestsOf({ url }: Gateway): Promise<{ total: number; running: number }> {
   const { requests } = (await (await fetch(`${url}/v1/stats`)).json()) as { requests: { total: number; running: number } }
   return requests

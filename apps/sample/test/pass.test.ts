@@ -484,6 +484,15 @@ describe.each(streamed)('a stream of %s with an event of more than 1 MiB', (path
   })
 })
 
+test.each(streamed)(
+  'an error event of %s that lacks its blank line gets one, for without it a client would drop it',
+  async (path) => {
+    const half = 'data: {"type":"error","error":{"type":"api_error","message":"boom","code":500}}'
+    const routes = await startStream([whole[path].begin, half], 'end')
+    expect(await (await askStream(routes, path)).text()).toBe(`${whole[path].begin}${half}\n\n`)
+  }
+)
+
 test('a stream whose event has no end is told as one that broke, and read no further', async () => {
   let gone = false
   const { begin } = whole['/responses']

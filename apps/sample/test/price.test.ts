@@ -19,11 +19,14 @@ test('a price goes by whose address it is, whatever the provider is called', () 
   const providers = [
     provider('main', 'https://api.openai.com/v1'),
     provider('mine', 'http://127.0.0.1:8000/v1'),
+    provider('openai', 'http://127.0.0.1:8001/v1'),
     provider('router', 'https://openrouter.ai/api/v1')
   ]
   const price = createPrice('gpt-4.1-mini', { providers })
   expect(price(usage, 'gpt-4.1-mini', 'main')).toBeGreaterThan(0)
-  expect(price(usage, 'gpt-4.1-mini', 'mine')).toBe(price(usage, 'gpt-4.1-mini', 'main'))
+  expect(price(usage, 'gpt-4.1-mini', 'openai')).toBe(price(usage, 'gpt-4.1-mini', 'main'))
+  // What a server of one's own costs, the maker of its model does not know.
+  expect(price(usage, 'gpt-4.1-mini', 'mine')).toBeUndefined()
   expect(price(usage, 'openai/gpt-4.1-mini', 'router')).toBeGreaterThan(0)
   expect(price(usage, 'no-such-model', 'main')).toBeUndefined()
 })

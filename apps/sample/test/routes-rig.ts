@@ -10,6 +10,7 @@ import { Hono } from 'hono'
 import type { Config, ProviderConfig } from '../src/config.ts'
 import type { GatewayEnv, Parts } from '../src/context.ts'
 import { anthropicError } from '../src/pass.ts'
+import { maxEventBytes } from '../src/whole-events.ts'
 import { partsOf } from './parts.ts'
 
 export interface RoutesOptions {
@@ -38,7 +39,12 @@ const key = 'upstream-key'
 /** Routes of the gateway behind a real server, without its guards. `x-tenant` names the tenant. */
 export async function startRoutes(routes: (parts: Parts) => Hono<GatewayEnv>, options: RoutesOptions = {}): Promise<Routes> {
   const limiter = createLimiter(options.limits)
-  const transport = createTransport({ limits: limiter.send, retry: { baseMs: 1 }, ...options.transport })
+  const transport = createTransport({
+    limits: limiter.send,
+    retry: { baseMs: 1 },
+    maxEventChars: maxEventBytes,
+    ...options.transport
+  })
   const cache = options.cache === 'off' ? undefined : createCache({ scope: 'test' })
   const common = { apiKey: key, model: options.model, weight: undefined, allowInsecure: true }
   const providers: ProviderConfig[] = []

@@ -31,11 +31,7 @@ export interface TransportOptions {
   readonly maxResponseBytes?: number | undefined
   /** The longest body of a response that says no (4xx, 5xx), in bytes; the rest of a longer one is not read. @default 65536 */
   readonly maxErrorBytes?: number | undefined
-  /**
-   * The longest event of a stream whose silences are timed, in UTF-16 code units. Adapters read none beyond 1 Mi; what passes
-   * a stream on, or reads it with an SDK, may get an image in one event.
-   * @default 16777216
-   */
+  /** The longest event of a stream whose silences are timed, in UTF-16 code units. @default 1048576 */
   readonly maxEventChars?: number | undefined
   /** False: every request is tried once. @default { maxAttempts: 3 } */
   readonly retry?: RetryOptions | false | undefined
@@ -69,7 +65,7 @@ export interface Limits extends ExchangeLimits {
 export function checkTransportOptions(options: TransportOptions): Limits {
   checkOptions<TransportOptions>('createTransport', options, names)
   const { maxConnections, maxQueue, keepAliveMs, http2, ca, proxy, limits, traceHeaders } = options
-  const { maxResponseBytes = 16_777_216, maxErrorBytes = 65_536, maxEventChars = 16_777_216 } = options
+  const { maxResponseBytes = 16_777_216, maxErrorBytes = 65_536, maxEventChars = 1_048_576 } = options
   checkCount('maxConnections', maxConnections)
   if (maxQueue !== 0) checkCount('maxQueue', maxQueue)
   checkAbove0({ keepAliveMs, maxResponseBytes, maxErrorBytes, maxEventChars })
