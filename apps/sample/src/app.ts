@@ -5,6 +5,7 @@ import { openaiError } from '@millrace/streaming'
 import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { accessMiddleware, corsMiddleware, requireOperator } from './access.ts'
+import { anthropicError } from './anthropic-error.ts'
 import { batchRoutes } from './batch-route.ts'
 import { attemptsAt } from './call-facts.ts'
 import { chatRoutes } from './chat.ts'
@@ -14,8 +15,10 @@ import { liveRoutes } from './live.ts'
 import { modelRoutes } from './models.ts'
 import { errorBody } from './openai-answer.ts'
 import { pageRoutes } from './page.ts'
-import { anthropicError, passRoutes } from './pass.ts'
+import { passRoutes } from './pass.ts'
+import { looking } from './recorder.ts'
 import { report } from './report-error.ts'
+import { stateOf } from './snapshot.ts'
 import { streamRoutes } from './stream-routes.ts'
 
 /**
@@ -28,8 +31,7 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
 
   app.get('/healthz', (context) => context.json({ status: 'ok' }))
   app.get('/readyz', (context) => {
-    const redis = parts.redis === undefined ? 'off' : parts.redis.ready ? 'up' : 'down'
-    return context.json({ status: isLeaving() ? 'closing' : 'ready', redis }, isLeaving() ? 503 : 200)
+    return context.json({ status: isLeaving() ? 'closing' : 'ready', redis: stateOf(parts.redis) }, isLeaving() ? 503 : 200)
   })
   app.route('/', pageRoutes())
 
@@ -50,9 +52,7 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
   })
   app.use('/v1/*', accessMiddleware(config))
   app.use('/metrics', accessMiddleware(config), requireOperator(config))
-  app.use('/v1/stats', requireOperator(config))
-  app.use('/v1/live', requireOperator(config))
-  app.use('/v1/faults', requireOperator(config))
+  for (const path of looking) app.use(path, requireOperator(config))
   app.use('/v1/*', async (context, next) => {
     // Behind the guard: strangers have no part in what the operator sees.
     const record = recorder.begin({
@@ -70,8 +70,8 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
   })
   app.use('/v1/*', async (context, next) => {
     if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
-    // Watching is no call; a reader of a stream is one.
-    if (watching.has(context.req.path)) return next()
+    // A reader of a stream is a call, too.
+    if (looking.has(context.req.path)) return next()
     const leave = admission.enter(context.get('caller').countedAs)
     const { outgoing } = context.env as HttpBindings
     outgoing.once('close', leave)
@@ -111,9 +111,6 @@ export function createApp(parts: Parts, isLeaving: () => boolean): Hono<GatewayE
   app.onError((error, context) => failed(context, error))
   return app
 }
-
-/** What the operator looks at has bounds of its own. */
-const watching: ReadonlySet<string> = new Set(['/v1/stats', '/v1/live', '/v1/faults'])
 
 /** In the words of the API that was called. */
 function failed(context: Context<GatewayEnv>, thrown: unknown): Response {

@@ -14,8 +14,7 @@ export function factsOf(
   context.get('record').tell({ provider, overheadMs, cache, attempts })
   return {
     ...(cache !== undefined && { 'x-millrace-cache': cache }),
-    'x-millrace-attempts': String(attempts),
-    ...(provider !== undefined && { 'x-millrace-provider': headerText(provider) }),
+    ...attemptsAt(provider, attempts),
     ...(overheadMs !== undefined && { 'x-millrace-overhead-ms': overheadMs.toFixed(2) }),
     ...(dropped !== undefined && { 'x-millrace-dropped-messages': dropped })
   }
@@ -25,7 +24,7 @@ function plain(fact: Json | undefined): string | undefined {
   return typeof fact === 'string' || typeof fact === 'number' ? String(fact) : undefined
 }
 
-/** What is known of a call that failed. */
+/** Also what is known of a call that failed. */
 export function attemptsAt(provider: string | undefined, attempts: number | undefined): Record<string, string> {
   return {
     ...(attempts !== undefined && { 'x-millrace-attempts': String(attempts) }),

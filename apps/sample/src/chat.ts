@@ -39,7 +39,7 @@ export function chatRoutes(parts: Parts): Hono<GatewayEnv> {
     }
     await checkURLs(body, config.imageURLs, lookup)
     const request = readRequest(body)
-    if (request === undefined) return pass(context, { path: '/chat/completions', body: text })
+    if (request === undefined) return pass(context, { path: '/chat/completions', body: text, asked: body })
     checkRequest(request)
     context.get('record').tell({ model: request.model, stream: body.stream === true })
     if (body.stream !== true) return complete(context, request)

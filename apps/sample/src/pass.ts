@@ -20,8 +20,6 @@ import { report } from './report-error.ts'
 import { anthropicVersion, credentialsOf, upstreamURL } from './upstream.ts'
 import { type EventDialect, wholeEvents } from './whole-events.ts'
 
-export { anthropicError } from './anthropic-error.ts'
-
 /**
  * What of a request goes up. Credentials are ours, traces are telemetry's, and what a client says about itself is no
  * business of the provider's.
@@ -48,6 +46,8 @@ interface Passed {
   readonly path: string
   /** As it came. It is another only where the configuration gives the model another name. */
   readonly body: string | Uint8Array<ArrayBuffer>
+  /** The body as its route has read and checked it. @default it is read and checked here */
+  readonly asked?: JsonObject | undefined
 }
 
 /** Sends a request to the provider of its API and gives back what that answers, both byte by byte. */
@@ -76,18 +76,24 @@ export function createPass(parts: Parts): Pass {
   const fetch = createDoor(parts)
   const lookup = createNameLookup()
 
-  return async (context, { path, body }) => {
-    if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
-    const dialect = dialectOf(path)
-    const api = dialect === 'messages' ? 'anthropic' : 'openai'
-    const door = doors[api]
-    if (door === undefined) throw noDoor(api)
+  /** What the body says, where it may go up. */
+  async function read(body: Passed['body'], dialect: EventDialect): Promise<JsonObject> {
     const json = typeof body === 'string' ? body : textOf(body)
     checkShape(json)
     const asked = parseJson(json)
     if (!isJsonObject(asked)) throw wrong('the body is not a JSON object')
     checkLength(asked, dialect, config.maxMessages)
     await checkURLs(asked, config.imageURLs, lookup)
+    return asked
+  }
+
+  return async (context, { path, body, asked: given }) => {
+    if (isClosing()) throw new MillraceError('closed', 'the gateway is closing', { details: {} })
+    const dialect = dialectOf(path)
+    const api = dialect === 'messages' ? 'anthropic' : 'openai'
+    const door = doors[api]
+    if (door === undefined) throw noDoor(api)
+    const asked = given ?? (await read(body, dialect))
     const model = modelOf(asked, door)
     context.get('record').tell({ model, provider: door.name, stream: asked.stream === true })
 

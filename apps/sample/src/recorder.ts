@@ -79,7 +79,8 @@ export interface Recorder extends Disposable {
 const maxCalls = 50
 /** Requests under way that are listened for; beyond, the oldest gets no further spans. */
 const maxOpen = 2000
-const looking: ReadonlySet<string> = new Set(['/v1/live', '/v1/stats', '/v1/faults'])
+/** Paths by which the operator looks at the gateway: they are no calls, and have bounds of their own. */
+export const looking: ReadonlySet<string> = new Set(['/v1/live', '/v1/stats', '/v1/faults'])
 
 /** Keeps the last requests of a gateway, and draws their spans from what is published under their ids. */
 export function createRecorder(): Recorder {

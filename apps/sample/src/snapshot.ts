@@ -51,6 +51,12 @@ export interface Snapshot {
   readonly calls: readonly CallRecord[]
 }
 
+/** Whether Redis can be asked at this moment. */
+export function stateOf(redis: Parts['redis']): Snapshot['redis'] {
+  if (redis === undefined) return 'off'
+  return redis.ready ? 'up' : 'down'
+}
+
 /** A short name for this process. */
 export function replicaName(): string {
   return `${hostname().slice(0, 20)}-${process.pid}`
@@ -83,7 +89,7 @@ export async function takeSnapshot(parts: Parts, named: Pick<Snapshot, 'replica'
     limits: Object.fromEntries(Object.entries(limits).map(([label, state]) => [label, limitSnapshot(state)])),
     streams: streams.stats(),
     requests: admission.stats(),
-    redis: redis === undefined ? 'off' : redis.ready ? 'up' : 'down',
+    redis: stateOf(redis),
     memory: { heapUsedBytes: heapUsed, rssBytes: rss },
     histograms: {
       firstText: histogramOf(samples, 'gen_ai_client_operation_time_to_first_chunk'),
