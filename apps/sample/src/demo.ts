@@ -1,12 +1,9 @@
-import { fork } from 'node:child_process'
 import diagnostics from 'node:diagnostics_channel'
-import { once } from 'node:events'
-import { extname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { CallFailed, type CallResult, call, type Target } from './caller.ts'
 import { ConfigError, embeddedKey, readConfig } from './config.ts'
 import { gatewayFigures } from './demo-figures.ts'
+import { forkGateway, type GatewayAddresses } from './replica.ts'
 import { createProgress, type Run, table } from './report.ts'
 import { type Conversation, createWorkload } from './workload.ts'
 
@@ -44,26 +41,16 @@ async function main(): Promise<void> {
   }
 }
 
-interface GatewayProcess {
-  readonly url: string
-  readonly upstream: { readonly baseURL: string }
-  readonly model: string
+interface GatewayProcess extends GatewayAddresses {
   close(): Promise<void>
 }
 
 async function startGateway(embedded: boolean): Promise<GatewayProcess> {
-  const program = fileURLToPath(new URL(`./main${extname(import.meta.url)}`, import.meta.url))
   const env = { ...process.env, PORT: '0', ...(embedded && { MILLRACE_CONTEXT_WINDOW: String(embeddedContextWindow) }) }
-  const child = fork(program, { env })
-  // Not 'close': with the IPC channel disconnected it never comes.
-  const ended = once(child, 'exit')
-  const started: unknown = await Promise.race([
-    once(child, 'message').then(([message]) => message as unknown),
-    ended.then(() => undefined)
-  ])
-  if (started === undefined) throw new CallFailed('the gateway did not start')
+  const { child, ended, said } = await forkGateway(env)
+  if (said === undefined) throw new CallFailed('the gateway did not start')
   return {
-    ...(started as Omit<GatewayProcess, 'close'>),
+    ...said,
     async close() {
       child.disconnect()
       await ended
